@@ -1,0 +1,25 @@
+"""Sound bounds of spiking networks: `margin_bounds`, `certify`, `layer_bounds`."""
+
+from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.verify import (
+    METHODS,
+    LayerBounds,
+    Status,
+    Verdict,
+    bind,
+    certify,
+    layer_bounds,
+    margin_bounds,
+)
+
+__all__ = [
+    "METHODS",
+    "Interval",
+    "LayerBounds",
+    "Status",
+    "Verdict",
+    "bind",
+    "certify",
+    "layer_bounds",
+    "margin_bounds",
+]

@@ -1,0 +1,151 @@
+r"""Interval arithmetic through affine operators, with or without the rounding of the executed network.
+
+A certificate must hold for the float32 network as it is executed, in any summation order. One output of an
+affine operator, a dot product of n terms computed in float32, is off by at most
+
+.. math:: \gamma_{n+2} (|A| |x| + |b|), \qquad \gamma_k = k u / (1 - k u), \quad u = 2^{-24}
+
+(Higham 2002, section 3.1; two more terms for the bias and for a division or scaling). `RIGOROUS` widens by
+this and computes in float64, whose own error is at most :math:`2^{-29}` of that and is covered by enlarging
+:math:`\gamma` by a factor :math:`1 + 2^{-20}`; numbers that underflow are covered by an absolute term.
+
+Everything else in the network works elementwise and is a monotone function, computed by the same float32
+operations in the same order as in the forward pass. Rounding is monotone, so those operations applied to
+float32 end points bound the executed values *exactly*, without any widening: also the rounding of a float64
+end point to float32, for the executed value is a float32 number on the same side.
+
+`PLAIN`, for training, computes in the network's own dtype and widens nothing. Source: design, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Affine
+
+FLOAT32_UNIT = 2.0**-24
+UNDERFLOW = 2.0**-125
+"""More than any one float32 operation loses to underflow, also where subnormal numbers are flushed."""
+
+
+class Interval(NamedTuple):
+    """Elementwise bounds, ``lower <= x <= upper``."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+class Enclosure(NamedTuple):
+    """An interval of sums over steps, and a bound on the sums of magnitudes (for rounding errors)."""
+
+    interval: Interval
+    magnitude: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Arithmetic:
+    """How bounds are computed.
+
+    Args:
+        unit: unit roundoff of the executed network's arithmetic; 0 to leave rounding out.
+        dtype: what the products of bounds are computed in; None for the network's own dtype.
+    """
+
+    unit: float
+    dtype: torch.dtype | None
+
+    def gamma(self, terms: int) -> float:
+        """The relative error of a dot product of this many terms."""
+        error = (terms + 2) * self.unit
+        return error / (1 - error) * (1 + 2.0**-20)
+
+    def raised(self, x: Tensor) -> Tensor:
+        """x in the dtype of the products."""
+        return x if self.dtype is None else x.to(self.dtype)
+
+    def operator(self, operator: Affine) -> Affine:
+        """The operator with its numbers in the dtype of the products."""
+        return operator if self.dtype is None else operator.to(self.dtype)
+
+    def chain(
+        self, operators: Sequence[Affine], interval: Interval, repeats: Tensor | None = None
+    ) -> Interval:
+        """Bounds of a chain of operators on a batch ``[N, ...]``.
+
+        Args:
+            operators: the operators, first to last.
+            interval: bounds of the inputs, or of sums of ``repeats`` inputs that are all >= 0.
+            repeats: how many inputs each row sums up, ``[N]`` (so the bias counts that often); None is 1.
+
+        Returns:
+            Bounds of the executed outputs (of their exact sums), in the dtype of the products.
+        """
+        interval = Interval(self.raised(interval.lower), self.raised(interval.upper))
+        magnitude = torch.maximum(-interval.lower, interval.upper) if self.unit else interval.upper
+        return self.resume(operators, Enclosure(interval, magnitude), repeats)
+
+    def resume(
+        self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None
+    ) -> Interval:
+        """`chain` from an enclosure whose magnitudes are known."""
+        if not operators:
+            return enclosure.interval
+        enclosure = self.enclose(operators[:-1], enclosure, repeats)
+        return self._interval(self.operator(operators[-1]), enclosure, repeats)
+
+    def enclose(
+        self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None
+    ) -> Enclosure:
+        """`resume` with the magnitudes of the outputs (the inputs' own where rounding is left out)."""
+        for plain in operators:
+            operator = self.operator(plain)
+            interval = self._interval(operator, enclosure, repeats)
+            enclosure = Enclosure(interval, self._magnitude(operator, enclosure.magnitude, repeats))
+        return enclosure
+
+    def _interval(
+        self, operator: Affine, enclosure: Enclosure, repeats: Tensor | None
+    ) -> Interval:
+        (lower, upper), magnitude = enclosure
+        if not operator.terms:
+            return Interval(operator.linear(lower), operator.linear(upper))
+        radius = (upper - lower) / 2
+        if self.unit:
+            radius = radius + self.gamma(operator.terms) * magnitude
+        centre, radius = operator.linear((lower + upper) / 2), operator.magnitude(radius)
+        if operator.bias is not None:
+            bias = operator.bias * _rows(repeats, centre)
+            centre = centre + bias
+            if self.unit:
+                radius = radius + self.gamma(operator.terms) * bias.abs()
+        if self.unit:
+            radius = radius + (operator.terms + 2) * UNDERFLOW * _rows(repeats, centre)
+        return Interval(centre - radius, centre + radius)
+
+    def _magnitude(self, operator: Affine, magnitude: Tensor, repeats: Tensor | None) -> Tensor:
+        if not self.unit:
+            return magnitude
+        size = operator.magnitude(magnitude)
+        if operator.bias is not None:
+            size = size + operator.bias.abs() * _rows(repeats, size)
+        if not operator.terms:
+            return size
+        lost = (operator.terms + 2) * UNDERFLOW * _rows(repeats, size)
+        return size * (1 + 2 * self.gamma(operator.terms)) + lost
+
+
+def _rows(repeats: Tensor | None, outputs: Tensor) -> Tensor | int:
+    """``repeats [N]`` as factors for the outputs ``[N, ...]``; 1 where every row is a single output."""
+    if repeats is None:
+        return 1
+    return repeats.to(outputs.dtype).view(-1, *[1] * (outputs.ndim - 1))
+
+
+PLAIN = Arithmetic(0.0, None)
+RIGOROUS = Arithmetic(FLOAT32_UNIT, torch.float64)

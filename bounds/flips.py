@@ -1,0 +1,218 @@
+r"""Currents of the first weighted layer under a joint budget of flipped spikes.
+
+A flip of bit i moves a current by ``w_i (1 - 2 x_i)``, so within one step a current rises by at most the sum
+of the ``budget`` largest gains among the flips that are allowed, and falls by at most the same of the
+losses. Over several steps the gains of all steps compete for the one budget: the best k of a union are the
+best k among the bests of its parts, so the top-k of the steps so far is carried along and merged with that
+of each new step (a weight that can be hit at several steps enters as often). Source: design, section 3.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Dense, Reshape, Weighted, apply_chain
+from certsnn.bounds.arithmetic import Arithmetic, Enclosure, Interval
+from certsnn.bounds.sources import Operators, Source, step_numbers
+from certsnn.inputsets import SpikeFlips
+from certsnn.networks import over_time
+
+WINDOW_ELEMENTS = 2**24
+"""How many candidate flips are ranked at a time: bounds the memory, not the result."""
+LARGEST_COMPOSED = 2**28
+"""The largest dense matrix that layers before the first weights are composed into."""
+
+
+class Gains(NamedTuple):
+    """The largest changes ``[k, T, B, ...]`` (or broadcastable), >= 0, that single flips make."""
+
+    rise: Tensor
+    fall: Tensor
+
+
+class Ranking(ABC):
+    """Which flips compete for the budget."""
+
+    @abstractmethod
+    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
+        """The best ``budget`` gains of each output at each step, for spikes ``[T, B, ...]``."""
+
+
+@final
+@dataclass(frozen=True)
+class FeasibleFlips(Ranking):
+    """Only flips that x0 admits: a 1 can fall and a 0 can rise. Tight; for verification."""
+
+    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
+        allowed = flips.allowed(x0)
+        frames = x0.flatten(0, 1)
+        added = (allowed & (x0 == 0)).to(x0.dtype).flatten(0, 1)
+        dropped = (allowed & (x0 == 1)).to(x0.dtype).flatten(0, 1)
+        locations = operator.windows(frames[:1])
+        per_frame = operator.rows.numel() * locations.shape[-1]
+        size = max(1, WINDOW_ELEMENTS // max(per_frame, 1))
+        rise, fall = [], []
+        for add, drop in zip(added.split(size), dropped.split(size), strict=True):
+            up, down = self._ranked(operator, add, drop, flips.budget)
+            rise.append(up)
+            fall.append(down)
+        shape = x0.shape[:2]
+        return Gains(
+            torch.cat(rise, 1).unflatten(1, shape), torch.cat(fall, 1).unflatten(1, shape)
+        )
+
+    def _ranked(
+        self, operator: Weighted, added: Tensor, dropped: Tensor, budget: int
+    ) -> tuple[Tensor, Tensor]:
+        def windows(x: Tensor) -> Tensor:  # [N, G, 1, L, n]
+            return operator.windows(x).transpose(-1, -2)[:, :, None]
+
+        add, drop = windows(added), windows(dropped)
+        rows = operator.rows[None, :, :, None, :]  # [1, G, O, 1, n]
+        positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
+        count = min(budget, rows.shape[-1])
+
+        def best(gain: Tensor) -> Tensor:
+            ranked = gain.topk(count, dim=-1).values
+            return torch.stack([operator.unwindow(r, added) for r in ranked.unbind(-1)])
+
+        return best(positive * add + negative * drop), best(positive * drop + negative * add)
+
+
+@final
+@dataclass(frozen=True)
+class AnyWeights(Ranking):
+    """All flips of the kind, whatever x0 is: the top weights, once an update. Cheap; for training."""
+
+    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
+        rows = operator.rows
+        positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
+        rise, fall = {
+            "any": (rows.abs(), rows.abs()),
+            "add": (positive, negative),
+            "drop": (negative, positive),
+        }[flips.kind]
+        count = min(flips.budget, rows.shape[-1])
+        frame = x0[0, :1]
+
+        def best(gain: Tensor) -> Tensor:  # [k, 1, 1, ...], spread over the locations
+            ranked = gain.topk(count, dim=-1).values  # [G, O, k]
+            places = operator.windows(frame).shape[-1]
+            spread = ranked.movedim(-1, 0)[..., None].expand(-1, -1, -1, places)
+            return operator.unwindow(spread, frame.expand(count, *frame.shape[1:]))[:, None, None]
+
+        return Gains(best(rise), best(fall))
+
+
+@final
+@dataclass(frozen=True)
+class _FirstLayer:
+    """The operators up to the first weighted one, and what the flips do to its outputs.
+
+    ``magnitude`` bounds the spikes for the rounding error of ``operators``; where it already covers the
+    flipped spikes, ``flipped_terms`` is 0, else the number of terms of the operator that they enter.
+    """
+
+    operators: Operators
+    rest: Operators
+    gains: Gains
+    magnitude: Tensor
+    flipped_terms: int
+
+
+@final
+@dataclass(frozen=True)
+class FlippedSpikes(Source):
+    """Spikes ``[T, B, ...]`` of which at most ``flips.budget >= 1`` are flipped, over all steps together."""
+
+    x0: Tensor
+    flips: SpikeFlips
+    ranking: Ranking
+
+    def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+        first = self._first(operators, arithmetic)
+        rise, fall = (gain.sum(0) for gain in first.gains)
+        return self._moved(first, self.x0, first.magnitude, Gains(rise, fall), None, arithmetic)
+
+    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+        first = self._first(operators, arithmetic)
+        rise, fall = (_best_so_far(gain, len(self.x0), self.flips.budget) for gain in first.gains)
+        times = step_numbers(self.x0, len(self.x0)).repeat_interleave(self.x0.shape[1])
+        counts, magnitude = self.x0.cumsum(0), first.magnitude.cumsum(0)
+        return self._moved(first, counts, magnitude, Gains(rise, fall), times, arithmetic)
+
+    def _first(self, operators: Operators, arithmetic: Arithmetic) -> _FirstLayer:
+        weighted = [isinstance(operator, Weighted) for operator in operators]
+        end = weighted.index(True) + 1 if any(weighted) else len(operators)
+        prefix, rest = tuple(operators[:end]), tuple(operators[end:])
+        x0 = arithmetic.raised(self.x0)
+        before, last = prefix[:-1], arithmetic.operator(prefix[-1])
+        if isinstance(last, Weighted) and all(isinstance(operator, Reshape) for operator in before):
+            shaped = _reshaped(before, x0)
+            gains = self.ranking.gains(last, shaped, self.flips)
+            return _FirstLayer(prefix, rest, gains, x0, last.terms)
+        matrix, shape = _composed([arithmetic.operator(operator) for operator in prefix], x0)
+        flat = self.ranking.gains(Dense(matrix, None), x0.flatten(2), self.flips)
+        gains = Gains(*(gain.unflatten(-1, shape) for gain in flat))
+        return _FirstLayer(prefix, rest, gains, self.flips.box(x0)[1], 0)
+
+    def _moved(
+        self,
+        first: _FirstLayer,
+        sums: Tensor,
+        magnitude: Tensor,
+        moves: Gains,
+        repeats: Tensor | None,
+        arithmetic: Arithmetic,
+    ) -> Interval:
+        frames = arithmetic.raised(sums).flatten(0, 1)
+        nominal = Enclosure(Interval(frames, frames), magnitude.flatten(0, 1))
+        (low, high), size = arithmetic.enclose(first.operators, nominal, repeats)
+        rise, fall = (move.expand(*sums.shape[:2], *move.shape[2:]).flatten(0, 1) for move in moves)
+        rounding = arithmetic.gamma(first.flipped_terms) * (rise + fall)
+        moved = Interval(low - fall - rounding, high + rise + rounding)
+        if arithmetic.unit:
+            size = (size + rise + fall) * (1 + 2.0**-20)
+        low, high = arithmetic.resume(first.rest, Enclosure(moved, size), repeats)
+        return Interval(low.unflatten(0, sums.shape[:2]), high.unflatten(0, sums.shape[:2]))
+
+
+def _reshaped(operators: Operators, x: Tensor) -> Tensor:
+    """Reshaping operators on every frame of ``[T, B, ...]``."""
+    return over_time(lambda frames: apply_chain(operators, frames), x)
+
+
+def _best_so_far(gains: Tensor, steps: int, budget: int) -> Tensor:
+    """The sum ``[T, B, ...]`` of the ``budget`` largest gains in steps 1..t, from those of each step."""
+    gains = gains.expand(-1, steps, *gains.shape[2:])
+    best, sums = gains[:, 0], []
+    for step in range(steps):
+        if step:
+            union = torch.cat([best, gains[:, step]])
+            best = union.topk(min(budget, len(union)), dim=0).values
+        sums.append(best.sum(0))
+    return torch.stack(sums)
+
+
+def _composed(operators: Operators, x0: Tensor) -> tuple[Tensor, torch.Size]:
+    """The operators as one matrix ``[out, in]`` on flattened inputs, and the shape of an output.
+
+    Raises:
+        ValueError: where the matrix would be too large.
+    """
+    inputs = x0[0, 0].numel()
+    outputs = apply_chain(operators, x0[0, :1]).numel()
+    if inputs * outputs > LARGEST_COMPOSED:
+        raise ValueError(
+            f"under a flip budget the layers before the first weights are composed into a {outputs} x "
+            f"{inputs} matrix, which is too large; begin the network with its Conv2d or Linear layer"
+        )
+    columns = torch.eye(inputs, dtype=x0.dtype, device=x0.device).unflatten(1, x0.shape[2:])
+    for operator in operators:
+        columns = operator.linear(columns)
+    return columns.flatten(1).T, columns.shape[1:]

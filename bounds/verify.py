@@ -1,0 +1,190 @@
+"""The entry points: margin bounds, certificates, and the bounds of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.flips import FeasibleFlips
+from certsnn.bounds.ibp import margins, propagate, rates, source_of
+from certsnn.bounds.sources import Layer
+from certsnn.inputsets import InputSet, Threat
+from certsnn.networks import Program, SpikingNetwork
+
+Method = Literal["s-ibp"]
+Status = Literal["certified", "unknown", "timeout", "error"]
+
+
+def s_ibp(
+    program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic
+) -> Tensor:
+    """S-IBP's lower bounds ``[B, K-1]`` of the margins; see `margin_bounds`."""
+    steps = program.input.frames(x0, None)[1]
+    source = source_of(input_set, x0, steps, FeasibleFlips())
+    last = propagate(program, source, arithmetic)[-1]
+    rate = rates(last, steps, x0.dtype)
+    return margins(program.readout, rate, y, arithmetic)
+
+
+METHODS: Mapping[str, Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor]] = {
+    "s-ibp": s_ibp
+}
+"""The bound propagators by name."""
+
+
+class LayerBounds(NamedTuple):
+    """Bounds ``[T, B, ...]`` of one layer's membranes before firing and of its spikes."""
+
+    membranes: Interval
+    spikes: Interval
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """What `certify` found: ``margins [B, K-1]`` are sound lower bounds, ``status`` one word a sample.
+
+    "certified": no member of the input set changes the class. "unknown": the bound does not decide.
+    "error": the bounds are not finite numbers, so nothing is known.
+    """
+
+    margins: Tensor
+    status: list[Status]
+
+    @property
+    def certified(self) -> Tensor:
+        """``bool [B]``."""
+        words = [word == "certified" for word in self.status]
+        return torch.tensor(words, dtype=torch.bool, device=self.margins.device)
+
+
+def margin_bounds(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str = "s-ibp",
+    *,
+    rounding: bool = False,
+    index: Tensor | None = None,
+) -> Tensor:
+    """Lower bounds of the margins over everything that the threat allows.
+
+    Args:
+        network: bounded as it acts in eval mode.
+        x: images ``[B, ...]`` or spikes ``[T, B, ...]``, as the threat takes them.
+        y: classes ``[B]``, int64.
+        threat: a threat, or an input set that is bound already (then x is the network's nominal input).
+        method: a name in `METHODS`.
+        rounding: also cover the rounding errors of the executed network (then computed in float64 and not
+            meant to be differentiated).
+        index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
+
+    Returns:
+        ``[B, K-1]``: lower bounds of ``logit[y] - logit[j]`` for j != y in ascending order.
+
+    Raises:
+        ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
+    """
+    program, x0, input_set, bound = _prepared(network, x, y, threat, method, rounding, index)
+    return bound(program, x0, y, input_set, RIGOROUS if rounding else PLAIN)
+
+
+def certify(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str = "s-ibp",
+    *,
+    rounding: bool = True,
+    index: Tensor | None = None,
+) -> Verdict:
+    """Decide for each sample whether its class is proved; arguments as `margin_bounds`.
+
+    A margin of 0 (a tie) is not certified. With ``rounding=True`` the verdict holds for the float32 network
+    as executed in eval mode, in any summation order.
+    """
+    with torch.no_grad():
+        bound = margin_bounds(network, x, y, threat, method, rounding=rounding, index=index)
+    finite, positive = bound.isfinite().all(1).tolist(), (bound > 0).all(1).tolist()
+    words: list[Status] = [
+        "error" if not fine else "certified" if proved else "unknown"
+        for fine, proved in zip(finite, positive, strict=True)
+    ]
+    return Verdict(bound, words)
+
+
+def layer_bounds(
+    network: SpikingNetwork,
+    x: Tensor,
+    threat: Threat,
+    *,
+    rounding: bool = False,
+    index: Tensor | None = None,
+) -> list[LayerBounds]:
+    """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
+    x0, input_set = bind(network, x, threat, index)
+    source = source_of(input_set, x0, network.input.frames(x0, None)[1], FeasibleFlips())
+    layers: list[Layer] = propagate(network.freeze(), source, RIGOROUS if rounding else PLAIN)
+    return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+
+
+def bind(
+    network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | None
+) -> tuple[Tensor, InputSet]:
+    """The network's nominal input and the input set around it.
+
+    Raises:
+        ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
+    """
+    if threat.network_input != network.input.kind:
+        raise ValueError(
+            f"{threat.describe()} needs a network with input={threat.network_input!r}, this one has "
+            f"input={network.input.kind!r}"
+        )
+    if index is None:
+        index = torch.arange(x.shape[0 if threat.domain == "image" else 1])
+    x0, input_set = threat.bind(x, index)
+    network.check(x0)
+    return x0, input_set
+
+
+def _prepared(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str,
+    rounding: bool,
+    index: Tensor | None,
+) -> tuple[
+    Program,
+    Tensor,
+    InputSet,
+    Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor],
+]:
+    if method not in METHODS:
+        raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
+    x0, input_set = bind(network, x, threat, index)
+    batch = x0.shape[network.input.batch_axis]
+    if y.shape != (batch,) or y.dtype != torch.int64:
+        raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
+    if y.device != x0.device:
+        raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
+    program = network.freeze()
+    if rounding:
+        for name, values in network.state_dict().items():
+            if values.is_floating_point() and values.dtype != torch.float32:
+                raise TypeError(
+                    f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
+                    "network with .float()"
+                )
+            if not values.isfinite().all():
+                raise ValueError(f"the network's {name} holds NaN or infinite values")
+    return program, x0, input_set, METHODS[method]

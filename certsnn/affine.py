@@ -1,0 +1,387 @@
+"""Affine operators ``y = A x + b``: what lies between two layers of neurons, frozen for bounds.
+
+Each operator answers what a bound propagator asks: ``A x``, ``|A| x``, the bias, and how many products one
+output sums up (for its rounding error). Operators act on a batch ``[N, ...]``, hold no state and share the
+numbers of the module they were made from (so gradients reach it).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+class Affine(ABC):
+    """``y = A x + b`` on a batch ``[N, ...]``."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """The number of products that one output sums up; 0 if nothing is computed."""
+
+    @property
+    @abstractmethod
+    def bias(self) -> Tensor | None:
+        """``b``, broadcastable to a batch of outputs, or None if it is zero."""
+
+    @abstractmethod
+    def apply(self, x: Tensor) -> Tensor:
+        """``A x + b``."""
+
+    @abstractmethod
+    def linear(self, x: Tensor) -> Tensor:
+        """``A x``."""
+
+    @abstractmethod
+    def magnitude(self, x: Tensor) -> Tensor:
+        """``|A| x``."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> Affine:
+        """The same operator with its numbers in another dtype."""
+
+
+class Weighted(Affine):
+    """An operator with weights of its own, whose outputs each sum up a window of the inputs."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Tensor:
+        """Weights ``[G, O, n]``: output ``(g, o, l)`` is ``rows[g, o] . windows(x)[:, g, :, l] + b``."""
+
+    @abstractmethod
+    def windows(self, x: Tensor) -> Tensor:
+        """Inputs ``[N, ...]`` as ``[N, G, n, L]``: what the L locations of group g see (padding is 0)."""
+
+    @abstractmethod
+    def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y [N, G, O, L]`` in the shape of the outputs for the inputs ``x [N, ...]``."""
+
+    @abstractmethod
+    def rescaled(self, scale: Tensor, shift: Tensor) -> Weighted:
+        """This operator followed by ``scale y + shift`` per output channel (``[C]`` both)."""
+
+
+@final
+@dataclass(frozen=True)
+class Dense(Weighted):
+    """A fully connected layer: ``weight [out, in]``, ``shift [out]``; x is ``[N, in]``."""
+
+    weight: Tensor
+    shift: Tensor | None
+
+    @property
+    def terms(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.shift
+
+    def apply(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.shift)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.abs())
+
+    def to(self, dtype: torch.dtype) -> Dense:
+        return Dense(self.weight.to(dtype), None if self.shift is None else self.shift.to(dtype))
+
+    @property
+    def rows(self) -> Tensor:
+        return self.weight[None]
+
+    def windows(self, x: Tensor) -> Tensor:
+        return x[:, None, :, None]
+
+    def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.flatten(1)
+
+    def rescaled(self, scale: Tensor, shift: Tensor) -> Dense:
+        offset = shift if self.shift is None else self.shift * scale + shift
+        return Dense(self.weight * scale[:, None], offset)
+
+
+@final
+@dataclass(frozen=True)
+class Convolution(Weighted):
+    """A 2-d convolution: ``weight [out, in/groups, kh, kw]``, ``shift [out]``, zero padding."""
+
+    weight: Tensor
+    shift: Tensor | None
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    @property
+    def terms(self) -> int:
+        return self.weight[0].numel()
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.shift is None else self.shift[:, None, None]
+
+    def _convolve(self, x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.shift)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, None)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight.abs(), None)
+
+    def _with(self, weight: Tensor, shift: Tensor | None) -> Convolution:
+        return Convolution(weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+    def to(self, dtype: torch.dtype) -> Convolution:
+        return self._with(self.weight.to(dtype), None if self.shift is None else self.shift.to(dtype))
+
+    @property
+    def rows(self) -> Tensor:
+        return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
+
+    def windows(self, x: Tensor) -> Tensor:
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        patches = F.unfold(x, kernel, self.dilation, self.padding, self.stride)
+        return patches.unflatten(1, (self.groups, -1))
+
+    def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
+        height, width = (
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                x.shape[-2:],
+                self.padding,
+                self.dilation,
+                self.weight.shape[2:],
+                self.stride,
+                strict=True,
+            )
+        )
+        return y.reshape(len(y), -1, height, width)
+
+    def rescaled(self, scale: Tensor, shift: Tensor) -> Convolution:
+        offset = shift if self.shift is None else self.shift * scale + shift
+        return self._with(self.weight * scale[:, None, None, None], offset)
+
+
+@final
+@dataclass(frozen=True)
+class AveragePool(Affine):
+    """Mean over windows, as ``torch.nn.AvgPool2d``; its weights are nonnegative, so ``|A| = A``."""
+
+    module: nn.AvgPool2d
+
+    @property
+    def terms(self) -> int:
+        kernel = self.module.kernel_size
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        return height * width
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None
+
+    def apply(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.module.forward(x)
+        return pooled
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    def to(self, dtype: torch.dtype) -> AveragePool:
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class Diagonal(Affine):
+    """``scale x + shift`` per channel; both ``[C]``, channels are axis 1, ``dims`` axes follow it."""
+
+    scale: Tensor
+    shift: Tensor
+    dims: int
+
+    def _aligned(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *[1] * self.dims)
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self._aligned(self.shift)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self._aligned(self.shift)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x * self._aligned(self.scale)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return x * self._aligned(self.scale.abs())
+
+    def to(self, dtype: torch.dtype) -> Diagonal:
+        return Diagonal(self.scale.to(dtype), self.shift.to(dtype), self.dims)
+
+
+@final
+@dataclass(frozen=True)
+class Reshape(Affine):
+    """``torch.nn.Flatten``: nothing is computed."""
+
+    start: int
+    end: int
+
+    @property
+    def terms(self) -> int:
+        return 0
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.flatten(self.start, self.end)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    def to(self, dtype: torch.dtype) -> Reshape:
+        return self
+
+
+def fold(operators: Sequence[Affine]) -> tuple[Affine, ...]:
+    """The same chain with each `Diagonal` that follows a `Weighted` operator taken into its weights."""
+    folded: list[Affine] = []
+    for operator in operators:
+        previous = folded[-1] if folded else None
+        if isinstance(operator, Diagonal) and isinstance(previous, Weighted):
+            folded[-1] = previous.rescaled(operator.scale, operator.shift)
+        else:
+            folded.append(operator)
+    return tuple(folded)
+
+
+def apply_chain(operators: Sequence[Affine], x: Tensor) -> Tensor:
+    """The operators one after the other on a batch ``[N, ...]``."""
+    for operator in operators:
+        x = operator.apply(x)
+    return x
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel of images ``[N, C, H, W]``, so that eps stays in raw input units.
+
+    Raises:
+        ValueError: if a std is not > 0 or the lengths differ.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise ValueError(f"Normalize needs as many std > 0 as means, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_affine(self).apply(x)
+
+
+def diagonal_of(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Diagonal:
+    """Batch norm with the given statistics ``[C]`` as ``scale x + shift``."""
+    scale = (variance + norm.eps).rsqrt()
+    shift = -mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    return Diagonal(scale, shift, 2 if isinstance(norm, nn.BatchNorm2d) else 0)
+
+
+@singledispatch
+def as_affine(module: nn.Module) -> Affine:
+    """A torch layer, as it acts in eval mode, as an operator; register a function here to add a layer.
+
+    Raises:
+        TypeError: for a layer that has no bound.
+    """
+    known = "Linear, Conv2d, AvgPool2d, Flatten, BatchNorm1d/2d, Dropout, Normalize, LIF, IF"
+    raise TypeError(
+        f"certsnn has no bound for the layer {type(module).__name__}; it knows {known}. Another affine "
+        "layer can be added with certsnn.affine.as_affine.register"
+    )
+
+
+@as_affine.register
+def _(module: nn.Linear) -> Affine:
+    return Dense(module.weight, module.bias)
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+@as_affine.register
+def _(module: nn.Conv2d) -> Affine:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise TypeError("Conv2d is supported with zero padding given as numbers only")
+    return Convolution(
+        module.weight,
+        module.bias,
+        _pair(module.stride),
+        _pair(module.padding),
+        _pair(module.dilation),
+        module.groups,
+    )
+
+
+@as_affine.register
+def _(module: nn.AvgPool2d) -> Affine:
+    return AveragePool(module)
+
+
+@as_affine.register
+def _(module: nn.Flatten) -> Affine:
+    return Reshape(module.start_dim, module.end_dim)
+
+
+@as_affine.register
+def _(module: nn.Dropout) -> Affine:
+    return Reshape(1, 1)
+
+
+@as_affine.register
+def _(module: Normalize) -> Affine:
+    return Diagonal(1 / module.std, -module.mean / module.std, 2)
+
+
+@as_affine.register(nn.BatchNorm1d)
+@as_affine.register(nn.BatchNorm2d)
+def _(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine:
+    if module.running_mean is None or module.running_var is None:
+        raise TypeError("batch norm needs running statistics (track_running_stats=True)")
+    return diagonal_of(module, module.running_mean, module.running_var)

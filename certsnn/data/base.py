@@ -1,0 +1,170 @@
+"""Labelled images held in memory, and the loader that batches them.
+
+Every batch carries its samples' positions in the data set they came from: a random encoding is
+keyed on them (design section 3), so a sample meets the same noise in whatever batch or subset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from typing_extensions import Self
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images [B, C, H, W], labels [B], and the samples' positions in their data set [B]."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ImageDataset(Dataset[Batch]):
+    """Images with their labels.
+
+    Args:
+        name: what reports and error messages call it.
+        images: float32 [N, C, H, W], raw values in [0, 1].
+        labels: int64 [N], in [0, classes).
+        classes: the number of classes K.
+
+    `index` [N] holds the samples' positions in the data set as loaded: 0..N-1 here, and what is
+    left of them in a subset, a split or a head.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, no samples, NaN, or a value out of range.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: int
+    index: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_images(self.name, self.images)
+        _check_labels(self.name, self.labels, len(self.images), self.classes)
+        object.__setattr__(self, "index", torch.arange(len(self.images)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Sequence[int] | Tensor) -> Batch:
+        """The samples at these positions (0..len-1) as one batch."""
+        chosen = self._positions(indices)
+        return self.images[chosen], self.labels[chosen], self.index[chosen]
+
+    def subset(self, positions: Sequence[int] | Tensor) -> Self:
+        """The samples at these positions (0..len-1), in this order; each keeps its `index`."""
+        images, labels, index = self[positions]
+        part = type(self)(self.name, images, labels, self.classes)
+        object.__setattr__(part, "index", index)
+        return part
+
+    def head(self, n: int) -> Self:
+        """The first n samples, or all of them where there are fewer."""
+        if n < 1:
+            raise ValueError(f"{self.name}: head({n}) asks for no samples; n must be at least 1")
+        return self.subset(torch.arange(min(n, len(self))))
+
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """(train, validation): a random `share` of every class is set aside for validation.
+
+        The same share and seed give the same split; within each part the samples stay in order.
+
+        Raises:
+            ValueError: the share is not in (0, 1), or too small or too large for a class.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"{self.name}: share must be in (0, 1), not {share}")
+        train, validation = stratified(self.labels, max(1, round(share * len(self))), seed)
+        return self.subset(train), self.subset(validation)
+
+    def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
+        positions = torch.as_tensor(indices)
+        if positions.dim() != 1 or len(positions) == 0:
+            raise ValueError(
+                f"{self.name}: positions must be a non-empty list or 1-D tensor, "
+                f"not of shape {list(positions.shape)}"
+            )
+        if positions.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{self.name}: positions must be integers, not {positions.dtype}")
+        low, high = (int(v) for v in positions.aminmax())
+        if low < 0 or high >= len(self):
+            raise ValueError(
+                f"{self.name}: positions {low}..{high} asked of samples 0..{len(self) - 1}"
+            )
+        return positions
+
+
+def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions (kept, held out), each ascending, in every class's proportion.
+
+    Raises:
+        ValueError: a class has a single sample, or a part is smaller than the number of classes.
+    """
+    from sklearn.model_selection import train_test_split  # here: a second to import
+
+    kept, out = train_test_split(
+        torch.arange(len(labels)).numpy(),
+        test_size=held_out,
+        stratify=labels.numpy(),
+        random_state=seed,
+    )
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(out).sort().values
+
+
+def loader(
+    dataset: ImageDataset, batch_size: int, shuffle_seed: int | None = None
+) -> DataLoader[Batch]:
+    """Batches (x, y, index) of the data set; the last one may be smaller.
+
+    Without a seed the samples come in order. With one each pass has a new order, and a new loader
+    with the same seed repeats the same sequence of orders. The global random state is left alone.
+
+    Raises:
+        ValueError: the batch size is not a positive integer.
+    """
+    generator = torch.Generator()
+    order: RandomSampler | SequentialSampler = SequentialSampler(dataset)
+    if shuffle_seed is not None:
+        order = RandomSampler(dataset, generator=generator.manual_seed(shuffle_seed))
+    # One indexing operation a batch: the sampler hands over whole batches of positions.
+    return DataLoader(
+        dataset,
+        sampler=BatchSampler(order, batch_size, drop_last=False),
+        batch_size=None,
+        collate_fn=_as_is,
+        generator=generator,
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if images.dtype != torch.float32:
+        raise TypeError(f"{name}: images must be float32, not {images.dtype}")
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(
+            f"{name}: images must be a non-empty [N, C, H, W], not {list(images.shape)}"
+        )
+    low, high = (float(v) for v in images.aminmax())
+    if low != low:  # aminmax hands NaN on
+        raise ValueError(f"{name}: images hold NaN")
+    if low < 0 or high > 1:
+        raise ValueError(f"{name}: images must lie in [0, 1], but span [{low:g}, {high:g}]")
+
+
+def _check_labels(name: str, labels: Tensor, samples: int, classes: int) -> None:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"{name}: labels must be int64, not {labels.dtype}")
+    if labels.shape != (samples,):
+        raise ValueError(f"{name}: {samples} images, but labels of shape {list(labels.shape)}")
+    low, high = (int(v) for v in labels.aminmax())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name}: labels must lie in 0..{classes - 1}, but span {low}..{high}")

@@ -1,0 +1,18 @@
+"""Threats (what configs name) and input sets (what an adversary may feed in); design section 3."""
+
+from certsnn.inputsets.base import InputSet, Threat
+from certsnn.inputsets.box import FreeSpikes, SpikeBox
+from certsnn.inputsets.coupled import CoupledBernoulli, NestedTrains
+from certsnn.inputsets.flips import SpikeFlips
+from certsnn.inputsets.linf import LinfBall
+
+__all__ = [
+    "CoupledBernoulli",
+    "FreeSpikes",
+    "InputSet",
+    "LinfBall",
+    "NestedTrains",
+    "SpikeBox",
+    "SpikeFlips",
+    "Threat",
+]

@@ -1,0 +1,314 @@
+"""Spiking networks: affine layers and neurons unrolled over T steps, and their frozen form for bounds.
+
+Forward runs layer by layer over all steps at once (one product over T*B rows), and only the neurons scan
+over time. In eval mode a network is what its `Program` computes: batch norm folded into the weights, dropout
+gone, plain IEEE products. That is the semantics that certificates speak about. Source: design, section 2.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from certsnn.affine import Affine, apply_chain, as_affine, diagonal_of, fold
+from certsnn.neurons import Dynamics, Neuron, Trace, scan
+
+BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@contextmanager
+def ieee_products() -> Iterator[None]:
+    """Products as sums of float32 products in some order: no TF32, autocast, Winograd or FFT.
+
+    The rounding terms of a certificate hold for dot products only. cuDNN may choose Winograd or FFT
+    convolutions, so it is left aside here.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+class Input(ABC):
+    """How a batch enters the network."""
+
+    kind: ClassVar[Literal["image", "spikes"]]
+
+    @property
+    @abstractmethod
+    def batch_axis(self) -> int:
+        """The axis of the batch: 0 for images ``[B, ...]``, 1 for spikes ``[T, B, ...]``."""
+
+    @abstractmethod
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError or TypeError if x cannot enter."""
+
+    @abstractmethod
+    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
+        """What the first affine layers see, ``[F, B, ...]`` with F = 1 or T, and the number of steps T."""
+
+
+def _check_values(x: Tensor, what: str) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{what} must be a float tensor, got {x.dtype}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{what} hold NaN or infinite values")
+
+
+@final
+@dataclass(frozen=True)
+class ImageInput(Input):
+    """Direct encoding: the image ``[B, ...]`` is the current source of every step."""
+
+    kind: ClassVar[Literal["image", "spikes"]] = "image"
+    steps: int
+
+    @property
+    def batch_axis(self) -> int:
+        return 0
+
+    def check(self, x: Tensor) -> None:
+        if x.ndim < 2:
+            raise ValueError(f"images must be [B, ...], got the shape {tuple(x.shape)}")
+        _check_values(x, "images")
+
+    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
+        return x[None], self.steps if steps is None else steps
+
+
+@final
+@dataclass(frozen=True)
+class SpikeInput(Input):
+    """Spikes ``[T, B, ...]`` of any length T, taken as they come."""
+
+    kind: ClassVar[Literal["image", "spikes"]] = "spikes"
+
+    @property
+    def batch_axis(self) -> int:
+        return 1
+
+    def check(self, x: Tensor) -> None:
+        if x.ndim < 3 or len(x) == 0:
+            raise ValueError(f"spikes must be [T, B, ...] with T >= 1, got the shape {tuple(x.shape)}")
+        _check_values(x, "spikes")
+        if not ((x == 0) | (x == 1)).all():
+            raise ValueError("spikes must be 0 or 1; encode images first (certsnn.encoding)")
+
+    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
+        if steps is not None and steps > len(x):
+            raise ValueError(f"steps={steps}, but the spikes have only {len(x)} steps")
+        x = x[:steps]
+        return x, len(x)
+
+
+def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B."""
+    return function(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+def hold(currents: Tensor, steps: int) -> Tensor:
+    """Currents ``[T, B, ...]``; those of a constant input (``[1, B, ...]``) repeated without a copy."""
+    return currents.expand(steps, *currents.shape[1:])
+
+
+@final
+@dataclass(frozen=True)
+class Stage:
+    """Affine operators and the layer of neurons that they drive."""
+
+    operators: tuple[Affine, ...]
+    neuron: Dynamics
+
+
+@final
+@dataclass(frozen=True)
+class Program:
+    """A network frozen for bounds: its stages, and the affine readout (empty: rate readout).
+
+    With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
+    it is one product a sample instead of T.
+    """
+
+    input: Input
+    stages: tuple[Stage, ...]
+    readout: tuple[Affine, ...]
+
+    def traces(self, x: Tensor, steps: int | None = None) -> list[Trace]:
+        """Membranes and spikes ``[T, B, ...]`` of every layer of neurons."""
+        frames, steps = self.input.frames(x, steps)
+        traces: list[Trace] = []
+        for stage in self.stages:
+            currents = over_time(partial(apply_chain, stage.operators), frames)
+            traces.append(scan(hold(currents, steps), stage.neuron))
+            frames = traces[-1].spikes
+        return traces
+
+    def logits(self, spikes: Tensor) -> Tensor:
+        """Logits ``[B, K]`` from the last layer's spikes ``[T, B, ...]``."""
+        return apply_chain(self.readout, spikes.sum(0) / len(spikes))
+
+    def run(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """Logits ``[B, K]``."""
+        return self.logits(self.traces(x, steps)[-1].spikes)
+
+
+@final
+class SpikingNetwork(nn.Module):
+    """Layers of affine operators and neurons, unrolled over time.
+
+    Args:
+        layers: Linear, Conv2d, AvgPool2d, Flatten, BatchNorm1d/2d, Dropout, Normalize, LIF and IF.
+        steps: simulation steps T for images; for spikes the length comes with them.
+        readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
+            affine layers; logits are their mean output over T).
+        input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
+
+    Raises:
+        TypeError: for a layer without a bound.
+        ValueError: where layers and readout do not fit, or steps < 1.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        steps: int,
+        readout: Literal["rate", "membrane"] = "rate",
+        input: Literal["image", "spikes"] = "image",
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
+        if input not in inputs:
+            raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
+        if readout not in ("rate", "membrane"):
+            raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
+        self.layers = nn.ModuleList(layers)
+        self.steps, self.readout, self.input = steps, readout, inputs[input]
+        for layer in layers:
+            if not isinstance(layer, Neuron):
+                as_affine(layer)
+        blocks, last = self._blocks()
+        if not blocks:
+            raise ValueError("a spiking network needs at least one layer of neurons (LIF, IF)")
+        if readout == "rate" and last:
+            raise ValueError(
+                f"the rate readout ends with a neuron, but the last layer is {last[-1]}; add a neuron or "
+                "use readout='membrane'"
+            )
+        if readout == "membrane" and not last:
+            raise ValueError(
+                "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
+                "a Linear or use readout='rate'"
+            )
+
+    def _blocks(self) -> tuple[list[tuple[list[nn.Module], Neuron]], list[nn.Module]]:
+        """The layers as (affine layers, neuron) pairs, and the affine layers that are left."""
+        blocks: list[tuple[list[nn.Module], Neuron]] = []
+        pending: list[nn.Module] = []
+        for layer in self.layers:
+            if isinstance(layer, Neuron):
+                blocks.append((pending, layer))
+                pending = []
+            else:
+                pending.append(layer)
+        return blocks, pending
+
+    def freeze(self) -> Program:
+        """The network as it acts in eval mode, sharing its parameters (so bounds are differentiable)."""
+        blocks, last = self._blocks()
+        stages = tuple(
+            Stage(fold([as_affine(layer) for layer in layers]), neuron.dynamics())
+            for layers, neuron in blocks
+        )
+        return Program(self.input, stages, fold([as_affine(layer) for layer in last]))
+
+    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
+
+        Raises:
+            TypeError, ValueError: for an x that the network cannot take (`check`).
+        """
+        self.check(x, steps)
+        if self.training:
+            return self.forward_and_freeze(x, steps)[0]
+        with ieee_products():
+            return self.freeze().run(x, steps)
+
+    def forward_and_freeze(self, x: Tensor, steps: int | None = None) -> tuple[Tensor, Program]:
+        """A training pass: logits ``[B, K]``, and the network frozen with this batch's statistics.
+
+        Batch norm uses (and updates its running means with) the statistics of the batch, taken over time
+        too; dropout is active for the logits and absent from the frozen network.
+        """
+        blocks, last = self._blocks()
+        frames, steps = self.input.frames(x, steps)
+        stages: list[Stage] = []
+        for layers, neuron in blocks:
+            currents, operators = _train_chain(layers, frames)
+            stages.append(Stage(operators, neuron.dynamics()))
+            frames = scan(hold(currents, steps), stages[-1].neuron).spikes
+        logits, readout = _train_chain(last, (frames.sum(0) / len(frames))[None])
+        return logits[0], Program(self.input, tuple(stages), readout)
+
+    def check(self, x: Tensor, steps: int | None = None) -> None:
+        """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""
+        weight = next(self.parameters())
+        if x.device != weight.device:
+            raise ValueError(
+                f"the input is on {x.device}, the network on {weight.device}; move one of them"
+            )
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.input.check(x)
+        if x.dtype != weight.dtype:
+            raise TypeError(f"the input is {x.dtype}, the network {weight.dtype}; convert one of them")
+
+
+def _train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
+    """Affine layers in training mode on ``[F, B, ...]``, and their operators with these statistics."""
+    x = frames.flatten(0, 1)
+    operators: list[Affine] = []
+    for layer in layers:
+        if isinstance(layer, BatchNorm):
+            operator: Affine = _with_batch_statistics(layer, x)
+        else:
+            operator = as_affine(layer)
+        operators.append(operator)
+        x = operator.apply(x)
+        if isinstance(layer, nn.Dropout):
+            x = layer(x)
+    return x.unflatten(0, frames.shape[:2]), fold(operators)
+
+
+def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
+    """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    count = x.numel() // x.shape[1]
+    if count < 2:
+        raise ValueError("batch norm needs more than one value per channel in training")
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+            batches = 1 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+            momentum = 1 / batches if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, momentum)
+            norm.running_var.lerp_(variance * count / (count - 1), momentum)
+    return diagonal_of(norm, mean, variance)

@@ -1,0 +1,93 @@
+"""Surrogate gradients: what stands for the derivative of the spike in a backward pass.
+
+A spike ``s = 1[u >= threshold]`` has no useful derivative. Training, the bound passes and the attacks
+all replace ``ds/du`` by one of the functions below, evaluated at ``x = u - threshold``. Each has area one,
+so a wider surrogate is a flatter one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+
+class Surrogate(ABC):
+    """A pseudo-derivative of the spike."""
+
+    @abstractmethod
+    def derivative(self, x: Tensor) -> Tensor:
+        """``ds/du`` at ``x = u - threshold``; any shape in, the same shape out."""
+
+
+@final
+@dataclass(frozen=True)
+class Rectangle(Surrogate):
+    """``1[|x| <= half_width] / (2 half_width)`` (Wu et al. 2018, STBP, equation 24)."""
+
+    half_width: float = 0.5
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (x.abs() <= self.half_width).to(x.dtype) / (2 * self.half_width)
+
+
+@final
+@dataclass(frozen=True)
+class Triangle(Surrogate):
+    """``max(0, 1 - |x| / half_width) / half_width`` (Bellec et al. 2018)."""
+
+    half_width: float = 1.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (1 - x.abs() / self.half_width).clamp_min(0) / self.half_width
+
+
+@final
+@dataclass(frozen=True)
+class ArcTan(Surrogate):
+    """``(alpha / 2) / (1 + (pi alpha x / 2)^2)`` (Fang et al. 2021)."""
+
+    alpha: float = 2.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (self.alpha / 2) / (1 + (math.pi * self.alpha / 2 * x).square())
+
+
+@final
+@dataclass(frozen=True)
+class FastSigmoid(Surrogate):
+    """``(slope / 2) / (1 + slope |x|)^2`` (Zenke and Ganguli 2018, SuperSpike)."""
+
+    slope: float = 5.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (self.slope / 2) / (1 + self.slope * x.abs()).square()
+
+
+class _Spike(torch.autograd.Function):
+    """The comparison itself forward, the surrogate backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
+        ctx.save_for_backward(u, threshold)
+        ctx.surrogate = surrogate
+        return (u >= threshold).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        u, threshold = ctx.saved_tensors
+        toward_u = gradients[0] * ctx.surrogate.derivative(u - threshold)
+        toward_threshold = (
+            -toward_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
+        )
+        return toward_u, toward_threshold, None
+
+
+def spike(u: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
+    """``1[u >= threshold]`` as a float tensor of u's shape, with the surrogate's gradient."""
+    result: Tensor = _Spike.apply(u, threshold, surrogate)
+    return result

@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Tests are small: one thread is faster than two, and sums are taken in one order.
+torch.set_num_threads(1)
+
+# The same examples in every run; the first one may be slow (imports), so no deadline.
+settings.register_profile("certsnn", derandomize=True, deadline=None)
+settings.load_profile("certsnn")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data sets that stands beside the checkout, where there is one."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "MNIST").is_dir():
+        pytest.skip(f"no data sets in {folder}")
+    return folder
