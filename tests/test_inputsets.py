@@ -459,6 +459,14 @@ def test_linf_samples_inside_and_corners() -> None:
     assert min(shares) > 0.2 and sum(shares) == pytest.approx(1)
 
 
+def test_linf_samples_of_low_precision_stay_inside() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn((500, 40), generator=generator).bfloat16()
+    for eps in (0.03, 0.1, 0.7):
+        ball = LinfBall(eps, low=None, high=None)
+        assert ball.contains(x0, ball.sample(x0, generator)).all()
+
+
 def test_linf_of_no_radius_is_the_image() -> None:
     x0 = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
     (only,) = LinfBall(0).enumerate(x0)
