@@ -120,10 +120,10 @@ class Arithmetic:
             radius = radius + self.gamma(operator.terms) * magnitude
         centre, radius = operator.linear((lower + upper) / 2), operator.magnitude(radius)
         if operator.bias is not None:
-            bias = operator.bias * _rows(repeats, centre)
-            centre = centre + bias
+            bias, times = operator.bias, _rows(repeats, centre)
+            centre = torch.addcmul(centre, bias, times)
             if self.unit:
-                radius = radius + self.gamma(operator.terms) * bias.abs()
+                radius = torch.addcmul(radius, bias.abs(), self.gamma(operator.terms) * times)
         if self.unit:
             radius = radius + (operator.terms + 2) * UNDERFLOW * _rows(repeats, centre)
         return Interval(centre - radius, centre + radius)
@@ -140,10 +140,10 @@ class Arithmetic:
         return size * (1 + 2 * self.gamma(operator.terms)) + lost
 
 
-def _rows(repeats: Tensor | None, outputs: Tensor) -> Tensor | int:
+def _rows(repeats: Tensor | None, outputs: Tensor) -> Tensor:
     """``repeats [N]`` as factors for the outputs ``[N, ...]``; 1 where every row is a single output."""
     if repeats is None:
-        return 1
+        return outputs.new_ones(())
     return repeats.to(outputs.dtype).view(-1, *[1] * (outputs.ndim - 1))
 
 

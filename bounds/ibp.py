@@ -43,10 +43,10 @@ def propagate(program: Program, source: Source, arithmetic: Arithmetic) -> list[
     return layers
 
 
-def rates(layer: Layer, steps: int, dtype: torch.dtype) -> Interval:
+def rates(layer: Layer, dtype: torch.dtype) -> Interval:
     """Bounds ``[B, ...]`` of the mean spikes as executed: counts are exact, and division is monotone."""
     low, high = layer.totals
-    return Interval(low.to(dtype) / steps, high.to(dtype) / steps)
+    return Interval(low.to(dtype) / layer.steps, high.to(dtype) / layer.steps)
 
 
 def others(y: Tensor, classes: int) -> Tensor:
@@ -89,3 +89,17 @@ def _merged_margins(
         size = size + dense.shift.abs()
     error = arithmetic.gamma(dense.terms) * size + (dense.terms + 2) * UNDERFLOW
     return margin - error.gather(1, y[:, None]) - error.gather(1, rivals)
+
+
+def interval_margins(
+    program: Program,
+    x0: Tensor,
+    y: Tensor,
+    input_set: InputSet,
+    arithmetic: Arithmetic,
+    ranking: Ranking,
+) -> tuple[Tensor, list[Layer]]:
+    """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of the layers they come from."""
+    steps = program.input.frames(x0, None)[1]
+    layers = propagate(program, source_of(input_set, x0, steps, ranking), arithmetic)
+    return margins(program.readout, rates(layers[-1], x0.dtype), y, arithmetic), layers

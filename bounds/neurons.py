@@ -18,14 +18,14 @@ Source: design, section 4.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import UNDERFLOW, Interval
 from certsnn.neurons import Dynamics, branch, carry_above, carry_below, integrate
-from certsnn.surrogates import spike
+from certsnn.surrogates import Surrogate, spike
 
 
 class StepScan(NamedTuple):
@@ -38,63 +38,95 @@ class StepScan(NamedTuple):
 def scan_steps(currents: Interval, dynamics: Dynamics) -> StepScan:
     """Bounds of a layer's membranes and spikes at every step, for currents ``[T, B, ...]``."""
     threshold, surrogate = dynamics.threshold, dynamics.surrogate
-    least_fired = carry_above(threshold, dynamics)
-    most_silent = carry_below(threshold, dynamics)
+    least_fired, most_silent = carry_above(threshold, dynamics), carry_below(threshold, dynamics)
     v_low = v_high = dynamics.initial.expand(currents.lower.shape[1:])
     rows = []
-    for low, high in zip(currents.lower, currents.upper, strict=True):
-        low, high = integrate(v_low, low), integrate(v_high, high)
-        s_low, s_high = spike(low, threshold, surrogate), spike(high, threshold, surrogate)
+    for low, high in zip(*currents, strict=True):
+        u_low, u_high = integrate(v_low, low), integrate(v_high, high)
+        s_low, s_high = spike(u_low, threshold, surrogate), spike(u_high, threshold, surrogate)
+        v_low = branch(s_low, carry_above(u_low, dynamics), carry_below(u_low, dynamics))
+        v_high = branch(s_high, carry_above(u_high, dynamics), carry_below(u_high, dynamics))
         unstable = s_low != s_high
-        v_low = branch(s_low, carry_above(low, dynamics), carry_below(low, dynamics))
-        v_high = branch(s_high, carry_above(high, dynamics), carry_below(high, dynamics))
         v_low = torch.where(unstable, torch.minimum(v_low, least_fired), v_low)
         v_high = torch.where(unstable, torch.maximum(v_high, most_silent), v_high)
-        rows.append((low, high, s_low, s_high))
-    low, high, s_low, s_high = (torch.stack(column) for column in zip(*rows, strict=True))
-    return StepScan(Interval(low, high), Interval(s_low, s_high))
+        rows.append((u_low, u_high, s_low, s_high))
+    u_low, u_high, s_low, s_high = (torch.stack(column) for column in zip(*rows, strict=True))
+    return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
 
 
 class CountScan(NamedTuple):
-    """Bounds ``[T, B, ...]`` of the spikes so far, and of the accumulated rounding error of membranes."""
+    """Bounds ``[T, B, ...]`` of the spikes so far, and of membranes' rounding errors (None: left out)."""
 
     counts: Interval
-    error: Tensor
+    error: Tensor | None
+
+
+class _Counts(torch.autograd.Function):
+    """``n_t = n_{t-1} + 1[charge_t + offset n_{t-1} >= threshold]``; the surrogate's gradient backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, charge: Tensor, threshold: Tensor, offset: Tensor, surrogate: Surrogate
+    ) -> Tensor:
+        counts, above = torch.empty_like(charge), torch.empty_like(charge)
+        n = torch.zeros_like(charge[0])
+        for t, charged in enumerate(charge):
+            u = charged + offset * n
+            above[t] = u - threshold
+            n = n + (u >= threshold)
+            counts[t] = n
+        ctx.save_for_backward(above, counts, threshold, offset)
+        ctx.surrogate = surrogate
+        return counts
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        above, counts, threshold, offset = ctx.saved_tensors
+        slopes = ctx.surrogate.derivative(above)
+        to_charge, to_n = torch.empty_like(above), torch.zeros_like(above[0])
+        for t in reversed(range(len(above))):
+            to_n = to_n + gradients[0][t]
+            to_charge[t] = to_n * slopes[t]
+            to_n = to_n + offset * to_charge[t]
+        before = torch.cat([torch.zeros_like(counts[:1]), counts[:-1]])
+        _, to_threshold, to_offset, _ = ctx.needs_input_grad
+        return (
+            to_charge,
+            -to_charge.sum_to_size(threshold.shape) if to_threshold else None,
+            (to_charge * before).sum_to_size(offset.shape) if to_offset else None,
+            None,
+        )
 
 
 def scan_counts(cumulative: Interval, dynamics: Dynamics, unit: float) -> CountScan:
     r"""Bounds of a layer's spike counts, for cumulative currents ``[T, B, ...]``.
 
-    The executed membrane is ``u_t = initial + C_t + offset N_{t-1}`` up to the rounding errors of its
-    additions, at most ``unit`` times the results: ``E_t = E_{t-1} + unit (|u_t| + |v_t|)``. The lower count
-    is simulated on ``C - E``, the upper one on ``C + E``. ``unit = 0`` leaves rounding out.
+    The executed membrane is ``u_t = initial + C_t + offset N_{t-1}`` up to the rounding error E of its
+    additions: the lower count is simulated on ``C - E``, the upper one on ``C + E``. ``unit`` is the unit
+    roundoff; 0 leaves rounding out.
     """
-    threshold, initial, offset, surrogate = (
-        dynamics.threshold,
-        dynamics.initial,
-        dynamics.offset,
-        dynamics.surrogate,
-    )
-    charge_low, charge_high = initial + cumulative.lower, initial + cumulative.upper
-    n_low = n_high = error = torch.zeros_like(charge_low[0])
-    rows = []
-    for low, high in zip(charge_low, charge_high, strict=True):
-        reset_low, reset_high = offset * n_low, offset * n_high
-        if unit:
-            least = low + torch.minimum(reset_low, reset_high)
-            most = high + torch.maximum(reset_low, reset_high)
-            size = torch.maximum(least.abs(), most.abs()) + error
-            # The float64 operations of these very lines are off by far less than the added 2^-49.
-            own = 2.0**-49 * (low.abs() + high.abs() + reset_low.abs() + reset_high.abs())
-            error = error + unit * (1 + 2.0**-10) * size + (own + UNDERFLOW)
-            low, high = low - error, high + error
-        n_low = n_low + spike(low + reset_low, threshold, surrogate)
-        n_high = n_high + spike(high + reset_high, threshold, surrogate)
-        rows.append((n_low, n_high, error))
-        if unit:
-            error = error + unit * (1 + 2.0**-10) * (size + offset.abs())
-    n_low, n_high, error = (torch.stack(column) for column in zip(*rows, strict=True))
-    return CountScan(Interval(n_low, n_high), error)
+    low, high = dynamics.initial + cumulative.lower, dynamics.initial + cumulative.upper
+    error = None
+    if unit:
+        error = accumulated_rounding(torch.maximum(low.abs(), high.abs()), dynamics, unit)
+        low, high = low - error, high + error
+    rule = (dynamics.threshold, dynamics.offset, dynamics.surrogate)
+    return CountScan(Interval(_Counts.apply(low, *rule), _Counts.apply(high, *rule)), error)
+
+
+def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Tensor:
+    r"""A bound ``[T, B, ...]`` of a membrane's rounding error, from a bound of its charge's magnitude.
+
+    Up to step t there are t additions of currents and t - 1 of the reset. Each is off by at most ``unit``
+    times its result, which the largest charge so far and t resets bound (``|v| <= |u| + |offset|``). This is
+    doubled to cover the errors' own effect on the results, and the float64 arithmetic of these bounds:
+
+    .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
+    """
+    steps = torch.arange(1, len(charge) + 1, dtype=charge.dtype, device=charge.device)
+    steps = steps.view(-1, *[1] * (charge.ndim - 1))
+    size = charge.cummax(0).values + steps * dynamics.offset.abs()
+    return 4 * unit * size.cumsum(0) + steps * (2 * UNDERFLOW)
 
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:
@@ -102,10 +134,11 @@ def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamic
     low, high = (
         dynamics.offset * torch.cat([torch.zeros_like(n[:1]), n[:-1]]) for n in scan.counts
     )
-    return Interval(
-        dynamics.initial + cumulative.lower + torch.minimum(low, high) - scan.error,
-        dynamics.initial + cumulative.upper + torch.maximum(low, high) + scan.error,
-    )
+    lower = dynamics.initial + cumulative.lower + torch.minimum(low, high)
+    upper = dynamics.initial + cumulative.upper + torch.maximum(low, high)
+    if scan.error is None:
+        return Interval(lower, upper)
+    return Interval(lower - scan.error, upper + scan.error)
 
 
 def steps_of_counts(counts: Interval) -> Interval:

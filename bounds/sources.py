@@ -57,6 +57,11 @@ class Layer(Source):
 
     @property
     @abstractmethod
+    def steps(self) -> int:
+        """The number of steps T."""
+
+    @property
+    @abstractmethod
     def totals(self) -> Interval:
         """Bounds ``[B, ...]`` of the spike counts over all steps."""
 
@@ -128,6 +133,10 @@ class SteppedLayer(Layer):
         return self.scan.spikes
 
     @property
+    def steps(self) -> int:
+        return len(self.scan.spikes.lower)
+
+    @property
     def totals(self) -> Interval:
         return Interval(self.scan.spikes.lower.sum(0), self.scan.spikes.upper.sum(0))
 
@@ -156,6 +165,10 @@ class CountedLayer(Layer):
         return steps_of_counts(self.scan.counts)
 
     @property
+    def steps(self) -> int:
+        return len(self.scan.counts.lower)
+
+    @property
     def totals(self) -> Interval:
         return Interval(self.scan.counts.lower[-1], self.scan.counts.upper[-1])
 
@@ -164,8 +177,7 @@ class CountedLayer(Layer):
 
     def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         counts = self.scan.counts
-        times = step_numbers(counts.lower, len(counts.lower))
-        return framewise(operators, counts, arithmetic, times)
+        return framewise(operators, counts, arithmetic, step_numbers(counts.lower, self.steps))
 
 
 def layer_of(

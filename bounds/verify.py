@@ -11,7 +11,7 @@ from torch import Tensor
 
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.ibp import margins, propagate, rates, source_of
+from certsnn.bounds.ibp import interval_margins, propagate, source_of
 from certsnn.bounds.sources import Layer
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program, SpikingNetwork
@@ -24,11 +24,7 @@ def s_ibp(
     program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic
 ) -> Tensor:
     """S-IBP's lower bounds ``[B, K-1]`` of the margins; see `margin_bounds`."""
-    steps = program.input.frames(x0, None)[1]
-    source = source_of(input_set, x0, steps, FeasibleFlips())
-    last = propagate(program, source, arithmetic)[-1]
-    rate = rates(last, steps, x0.dtype)
-    return margins(program.readout, rate, y, arithmetic)
+    return interval_margins(program, x0, y, input_set, arithmetic, FeasibleFlips())[0]
 
 
 METHODS: Mapping[str, Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -64,6 +64,11 @@ def check_seed(seed: int) -> None:
         raise TypeError(f"seed must be an integer, not {type(seed).__name__}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), not {seed}")
+
+
+def redrawn_seed(seed: int, draw: int) -> int:
+    """The seed of draw number ``draw``: draw 0 keeps the seed, each other one gets a seed of its own."""
+    return (seed + draw * 0x9E3779B97F4A7C15) % 2**64  # an odd factor: no two draws below 2**64 agree
 
 
 def keyed_uniform(
@@ -137,6 +142,9 @@ class Bernoulli(Encoding):
         check_index(index, x.shape[0])
         return bernoulli(x, bernoulli_noise(x.shape[1:], self.steps, self.seed, index, x.device))
 
+    def redrawn(self, draw: int) -> Bernoulli:
+        return replace(self, seed=redrawn_seed(self.seed, draw))
+
 
 @final
 @dataclass(frozen=True)
@@ -154,3 +162,6 @@ class Latency(Encoding):
         step = torch.arange(self.steps, device=x.device).view(-1, *[1] * x.dim())
         firing = ((1 - x) * (self.steps - 1)).round()
         return ((step == firing) & (x > 0)).to(x.dtype)
+
+    def redrawn(self, draw: int) -> Latency:
+        return self

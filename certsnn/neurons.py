@@ -94,11 +94,11 @@ def step(v: Tensor, current: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor
         dynamics: the neuron.
 
     Returns:
-        ``(spikes, u, v)``: spikes (0 or 1), the membrane before firing and the potential carried on.
+        ``(fired, u, v)``: whether it fired (bool), the membrane before firing and the potential carried on.
     """
     u = integrate(v, current)
-    spikes = spike(u, dynamics.threshold, dynamics.surrogate)
-    return spikes, u, branch(spikes, carry_above(u, dynamics), carry_below(u, dynamics))
+    fired = u >= dynamics.threshold
+    return fired, u, torch.where(fired, carry_above(u, dynamics), carry_below(u, dynamics))
 
 
 class Trace(NamedTuple):
@@ -108,20 +108,61 @@ class Trace(NamedTuple):
     spikes: Tensor
 
 
+class _Scan(torch.autograd.Function):
+    """All steps at once, keeping the membranes alone: the graph of the single steps is never built.
+
+    Backward, with ``a_t`` the gradient towards s_t and ``c_t`` that towards v_t:
+    ``du_t = (a_t + c_t (above - below)) surrogate'(u_t - threshold) + c_t (gain or decay)``, ``c_{t-1} = du_t``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
+        v = dynamics.initial.expand(currents.shape[1:])
+        membranes, spikes = (torch.empty_like(currents) for _ in range(2))
+        for t, current in enumerate(currents):
+            fired, membranes[t], v = step(v, current, dynamics)
+            spikes[t] = fired
+        ctx.save_for_backward(membranes)
+        ctx.dynamics = dynamics
+        return membranes, spikes
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        to_membranes, to_spikes = gradients
+        (membranes,) = ctx.saved_tensors
+        dynamics: Dynamics = ctx.dynamics
+        to_currents = torch.empty_like(membranes)
+        shapes = [parameter.shape for parameter in dynamics[:5]]
+        sums = [torch.zeros(shape).to(membranes) for shape in shapes]
+        wanted = ctx.needs_input_grad[2:]
+        to_v = torch.zeros_like(membranes[0])
+        for t in reversed(range(len(membranes))):
+            u = membranes[t]
+            fired = u >= dynamics.threshold
+            jump = carry_above(u, dynamics) - carry_below(u, dynamics)
+            slope = dynamics.surrogate.derivative(u - dynamics.threshold)
+            through_spike = (to_spikes[t] + to_v * jump) * slope
+            if any(wanted):
+                above, below = to_v * fired, to_v * ~fired
+                zero = torch.zeros_like(u)
+                parts = (-through_spike, below * u, zero, above * u, above)
+                sums = [s + p.sum_to_size(s.shape) for s, p in zip(sums, parts, strict=True)]
+            carried = to_v * torch.where(fired, dynamics.gain, dynamics.decay)
+            to_v = to_membranes[t] + through_spike + carried
+            to_currents[t] = to_v
+        sums[2] = to_v.sum_to_size(sums[2].shape)
+        return to_currents, None, *(s if w else None for s, w in zip(sums, wanted, strict=True))
+
+
 def scan(currents: Tensor, dynamics: Dynamics) -> Trace:
     """Run a layer of neurons over time.
 
     Args:
         currents: ``[T, B, ...]``.
-        dynamics: the neurons.
+        dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
     """
-    v = dynamics.initial.expand(currents.shape[1:])
-    membranes, spikes = [], []
-    for current in currents:
-        fired, u, v = step(v, current, dynamics)
-        membranes.append(u)
-        spikes.append(fired)
-    return Trace(torch.stack(membranes), torch.stack(spikes))
+    membranes, spikes = _Scan.apply(currents, dynamics, *dynamics[:5])
+    return Trace(membranes, spikes)
 
 
 def _finite(name: str, value: float) -> float:

@@ -41,6 +41,14 @@ class Threat(ABC):
         """
 
     @abstractmethod
+    def redrawn(self, draw: int) -> Threat:
+        """The same threat with fresh randomness: draw 0 is its own, each other number another one.
+
+        Training draws anew every epoch; clean, attacked and certified evaluation share draw 0. Threats
+        without randomness return themselves.
+        """
+
+    @abstractmethod
     def describe(self) -> str:
         """A short name for tables, e.g. "LinfBall(eps=0.1)"."""
 
@@ -56,6 +64,11 @@ class InputSet(Threat):
         """(x, self): an input set is its own threat; index is not needed."""
         self.check(x)
         return x, self
+
+    @final
+    def redrawn(self, draw: int) -> InputSet:
+        """Itself: nothing is random about an input set."""
+        return self
 
     @final
     @property

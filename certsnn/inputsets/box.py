@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from certsnn.encoding import check_index, check_seed, keyed_uniform
+from certsnn.encoding import check_index, check_seed, keyed_uniform, redrawn_seed
 from certsnn.inputsets.base import (
     Domain,
     InputSet,
@@ -132,6 +132,9 @@ class FreeSpikes(Threat):
         """The threat with density times factor, at most 1."""
         check_size("factor", factor)
         return replace(self, density=min(1.0, self.density * factor))
+
+    def redrawn(self, draw: int) -> FreeSpikes:
+        return replace(self, seed=redrawn_seed(self.seed, draw))
 
     def describe(self) -> str:
         return f"FreeSpikes(density={self.density:g}, seed={self.seed})"

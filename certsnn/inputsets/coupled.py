@@ -16,6 +16,7 @@ from certsnn.encoding import (
     check_index,
     check_seed,
     check_steps,
+    redrawn_seed,
 )
 from certsnn.inputsets.base import (
     Domain,
@@ -208,6 +209,9 @@ class CoupledBernoulli(Threat):
     def scaled(self, factor: float) -> CoupledBernoulli:
         check_size("factor", factor)
         return replace(self, eps=self.eps * factor)
+
+    def redrawn(self, draw: int) -> CoupledBernoulli:
+        return replace(self, seed=redrawn_seed(self.seed, draw))
 
     def describe(self) -> str:
         return f"CoupledBernoulli(eps={self.eps:g}, steps={self.steps}, seed={self.seed})"

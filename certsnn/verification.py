@@ -1,0 +1,130 @@
+"""Clean and verified error over a data set, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds import Status, certify
+from certsnn.data import Batch
+from certsnn.encoding import Encoding
+from certsnn.inputsets import Threat
+from certsnn.networks import SpikingNetwork
+
+
+@final
+@dataclass(frozen=True)
+class SampleResult:
+    """One sample: its position in the data set, its class, and what was found.
+
+    ``correct``: the class has strictly the largest logit (a tie is an error). ``margin``: the least lower
+    bound of its margins; > 0 is what certifies.
+    """
+
+    index: int
+    label: int
+    correct: bool
+    status: Status
+    margin: float
+
+
+@final
+@dataclass(frozen=True)
+class Summary:
+    """Errors in percent, over ``samples`` samples.
+
+    A sample counts as verified only with the status "certified"; the others are counted by status.
+    """
+
+    samples: int
+    clean_error: float
+    verified_error: float
+    certified: int
+    unknown: int
+    timeout: int
+    error: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
+    own = logits.gather(1, y[:, None])
+    return (logits >= own).sum(1) == 1
+
+
+@torch.no_grad()
+def verify(
+    network: SpikingNetwork,
+    batches: Iterable[Batch],
+    threat: Threat,
+    *,
+    encoding: Encoding | None = None,
+    method: str = "s-ibp",
+    rounding: bool = True,
+) -> Iterator[list[SampleResult]]:
+    """Clean and certified results, a list for each batch.
+
+    Args:
+        network: in eval mode during the call, then as it was.
+        batches: ``(x, y, index)`` from a loader.
+        threat: what the adversary may do.
+        encoding: turns images into the spikes that the threat takes; None where it takes x itself.
+        method: the bound method; rounding: cover the executed network's rounding (see `certify`).
+    """
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    try:
+        for x, y, index in batches:
+            x = (x if encoding is None else encoding(x, index)).to(device)
+            y = y.to(device)
+            x0, input_set = threat.bind(x, index)
+            verdict = certify(network, x0, y, input_set, method, rounding=rounding)
+            correct = strictly_correct(network(x0), y)
+            rows = zip(
+                index.tolist(),
+                y.tolist(),
+                correct.tolist(),
+                verdict.status,
+                verdict.margins.amin(1).tolist(),
+                strict=True,
+            )
+            yield [SampleResult(*row) for row in rows]
+    finally:
+        network.train(training)
+
+
+def summarise(results: Iterable[SampleResult]) -> Summary:
+    """Errors over all samples.
+
+    Raises:
+        ValueError: without samples.
+        RuntimeError: if a misclassified sample is certified, which only an unsound bound can do.
+    """
+    results = list(results)
+    if not results:
+        raise ValueError("there are no samples to summarise")
+    for result in results:
+        if result.status == "certified" and not result.correct:
+            raise RuntimeError(
+                f"sample {result.index} is misclassified and yet certified: the bounds are unsound. "
+                "Please report this with the model and the command"
+            )
+    counts = {
+        status: sum(result.status == status for result in results)
+        for status in ("certified", "unknown", "timeout", "error")
+    }
+    total = len(results)
+    return Summary(
+        samples=total,
+        clean_error=100 * sum(not result.correct for result in results) / total,
+        verified_error=100 * (total - counts["certified"]) / total,
+        **counts,
+    )

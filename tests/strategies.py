@@ -1,0 +1,263 @@
+"""Hypothesis strategies: random small networks with an input set around a batch of inputs.
+
+Hypothesis draws the structure (which it can shrink); the numbers come from a seeded generator.
+There are three kinds of numbers, because rounding and ties need different care:
+
+- ``smooth``: normal weights; ties have probability zero.
+- ``dyadic``: few-bit multiples of a dyadic threshold. All sums are exact in float32, so membranes
+  meet the threshold exactly (``l = h``, ``h = threshold``, ``l = threshold``) and bounds need no
+  tolerance at all.
+- ``grid``: multiples of a tenth of a threshold like 0.3, inexact: ties that rounding errors decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from certsnn.affine import Normalize
+from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, Threat
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF, LIF, Neuron, Reset
+
+Numbers = Literal["smooth", "dyadic", "grid"]
+Way = Literal["linf", "flips", "free", "box", "coupled"]
+WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled")
+PIXEL = 1 / 16
+"""Dyadic images and radii are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A network in eval mode, a threat and a batch ``x`` as the threat takes it."""
+
+    network: SpikingNetwork
+    threat: Threat
+    x: Tensor
+    numbers: Numbers
+    seed: int
+
+    def __repr__(self) -> str:
+        layers = ", ".join(str(layer) for layer in self.network.layers)
+        return (
+            f"Example({self.numbers}, seed={self.seed}, {self.threat.describe()}, "
+            f"x={list(self.x.shape)}, steps={self.network.steps}, {self.network.readout}, "
+            f"[{layers}])"
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether all currents and membranes are computed without rounding errors."""
+        return self.numbers == "dyadic"
+
+
+class _Numbers:
+    """Weights and inputs of one kind from one seed."""
+
+    def __init__(self, kind: Numbers, threshold: float, seed: int) -> None:
+        self.kind, self.threshold = kind, threshold
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator)
+
+    def weights(self, shape: torch.Size, fan_in: int) -> Tensor:
+        if self.kind == "smooth":
+            scale = self.threshold * 1.5 / math.sqrt(fan_in)
+            return scale * torch.randn(shape, generator=self.generator)
+        parts = 4 if self.kind == "dyadic" else 10
+        steps = torch.randint(-parts, parts + 1, shape, generator=self.generator)
+        # The product is taken in float32, as a user's grid would be.
+        return steps * (self.threshold / parts)
+
+    def images(self, shape: Sequence[int]) -> Tensor:
+        x = self.uniform(*shape)
+        if self.kind == "dyadic":
+            return (x / PIXEL).round() * PIXEL
+        return torch.where(self.uniform(*shape) < 0.2, (x > 0.5).float(), x)
+
+    def spikes(self, shape: Sequence[int], rate: float) -> Tensor:
+        return (self.uniform(*shape) < rate).float()
+
+
+def _thresholds(numbers: Numbers) -> st.SearchStrategy[float]:
+    return st.sampled_from(
+        {
+            "smooth": [1.0, 0.25, 0.3, 1e-6],
+            "dyadic": [1.0, 0.5, 0.25, 0.75],
+            "grid": [0.1, 0.3, 0.7],
+        }[numbers]
+    )
+
+
+@st.composite
+def neurons(draw: st.DrawFn, numbers: Numbers, threshold: float) -> Neuron:
+    """LIF and IF with all resets, initial potentials and extreme decays."""
+    share = st.sampled_from([0.0, 0.5, -0.5, 1.0, 1.5])
+    initial = threshold * draw(st.sampled_from([0.0, 0.0, 0.5, -0.5, 1.0]))
+    gains = [0.0, 0.5, 1.0, 1.5] if numbers == "dyadic" else [0.0, 0.3, 0.5, 1.0, 1.7]
+    pairs = st.tuples(st.sampled_from(gains), share.map(lambda part: part * threshold))
+    resets: st.SearchStrategy[Reset] = st.one_of(
+        st.sampled_from(["zero", "subtract"]), share.map(lambda part: part * threshold), pairs
+    )
+    reset = draw(resets)
+    if draw(st.booleans()):
+        return IF(threshold, reset, initial=initial)
+    decays = [0.5, 0.0, 1.0] if numbers == "dyadic" else [0.5, 0.0, 1.0, 0.25, 0.9]
+    return LIF(threshold, draw(st.sampled_from(decays)), reset, initial=initial)
+
+
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.Module:
+    channels = norm.num_features
+    norm.running_mean = numbers.uniform(channels) - 0.5
+    norm.running_var = numbers.uniform(channels) + 0.05
+    norm.weight.data = 2 * numbers.uniform(channels) - 0.8  # some negative: they swap the bounds
+    norm.bias.data = numbers.threshold * (numbers.uniform(channels) - 0.5)
+    return norm
+
+
+def _weighted(layer: nn.Linear | nn.Conv2d, numbers: _Numbers) -> nn.Module:
+    with torch.no_grad():
+        layer.weight.copy_(numbers.weights(layer.weight.shape, layer.weight[0].numel()))
+        if layer.bias is not None:
+            layer.bias.copy_(numbers.weights(layer.bias.shape, 4) / 2)
+    return layer
+
+
+def _shape_after(layers: Sequence[nn.Module], shape: Sequence[int]) -> tuple[int, ...]:
+    x = torch.zeros(2, *shape)
+    for layer in layers:
+        x = layer.eval()(x)
+    return tuple(x.shape[1:])
+
+
+@st.composite
+def _spatial_block(
+    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool
+) -> list[nn.Module]:
+    """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    if draw(st.booleans()) and min(height, width) >= 2:
+        layers.append(
+            nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1)))
+        )
+        shape = _shape_after(layers, shape)
+        channels, height, width = shape
+    if draw(st.sampled_from([True, True, False])) or not layers:
+        groups = draw(st.sampled_from([1, channels]))
+        kernel = (draw(st.integers(1, min(2, height))), draw(st.integers(1, min(3, width))))
+        padding = draw(st.integers(0, 2))
+        room = min(
+            (size + 2 * padding - 1) // max(k - 1, 1)
+            for size, k in zip((height, width), kernel, strict=True)
+        )
+        convolution = nn.Conv2d(
+            channels,
+            groups * draw(st.integers(1, 2)),
+            kernel,
+            stride=draw(st.integers(1, 2)),
+            padding=padding,
+            dilation=draw(st.integers(1, max(1, min(2, room)))),
+            groups=groups,
+            bias=draw(st.booleans()),
+        )
+        layers.append(_weighted(convolution, numbers))
+        if not exact and draw(st.booleans()):
+            layers.append(_batch_norm(nn.BatchNorm2d(convolution.out_channels), numbers))
+    if draw(st.booleans()):
+        layers.append(nn.Dropout(0.5))
+    return layers
+
+
+@st.composite
+def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+    linear = nn.Linear(inputs, draw(st.integers(1, 4)), bias=draw(st.booleans()))
+    layers = [_weighted(linear, numbers)]
+    if not exact and draw(st.booleans()):
+        layers.append(_batch_norm(nn.BatchNorm1d(linear.out_features), numbers))
+    return layers
+
+
+@st.composite
+def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS) -> Example:
+    """Everything the bounds take, under the given kinds of threats: see the module's docstring."""
+    way: Way = draw(st.sampled_from(ways))
+    kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
+    exact = kind == "dyadic"
+    threshold = draw(_thresholds(kind))
+    seed = draw(st.integers(0, 2**32 - 1))
+    numbers = _Numbers(kind, threshold, seed)
+    steps = draw(st.integers(1, 5 if exact else 8))
+    batch = draw(st.integers(1, 3))
+    input_kind: Literal["image", "spikes"] = "image" if way == "linf" else "spikes"
+    shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
+    if draw(st.booleans()):
+        shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    x_shape = shape
+    readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
+    same_neuron = draw(st.booleans())
+    neuron = draw(neurons(kind, threshold))
+
+    layers: list[nn.Module] = []
+    if len(shape) == 3 and not exact and draw(st.booleans()):
+        layers.append(Normalize([0.3] * shape[0], [0.7] * shape[0]))
+    depth = draw(st.integers(1, 4))
+    for number in range(depth):
+        if len(shape) == 3 and draw(st.booleans()):
+            block = draw(_spatial_block(numbers, shape, exact))
+        else:
+            flat = [] if len(shape) == 1 else [nn.Flatten()]
+            block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
+        shape = _shape_after(block, shape)
+        last = number == depth - 1
+        if last:
+            if len(shape) == 3:
+                block.append(nn.Flatten())
+                shape = (math.prod(shape),)
+            classes = nn.Linear(shape[0], draw(st.integers(2, 3)), bias=draw(st.booleans()))
+            final = [_weighted(classes, numbers)]
+            if not exact and draw(st.booleans()):
+                final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
+            if draw(st.booleans()):
+                final.append(nn.Dropout(0.5))
+            block += final if readout == "rate" else [neuron, *final]
+            layers += block if readout == "membrane" else [*block, neuron]
+        else:
+            layers += [*block, neuron if same_neuron else draw(neurons(kind, threshold))]
+    network = SpikingNetwork(layers, steps, readout, input_kind).eval()
+    threat, x = draw(_threats(numbers, way, x_shape, steps, batch))
+    return Example(network, threat, x, kind, seed)
+
+
+@st.composite
+def _threats(
+    draw: st.DrawFn,
+    numbers: _Numbers,
+    way: Way,
+    shape: tuple[int, ...],
+    steps: int,
+    batch: int,
+) -> tuple[Threat, Tensor]:
+    if way == "linf":
+        eps: list[float] = [PIXEL, 0.0, 4 * PIXEL] if numbers.kind == "dyadic" else [0.03, 0.0, 0.2]
+        limits: list[dict[str, Any]] = [{}, {"low": None, "high": None}]
+        ball = LinfBall(draw(st.sampled_from(eps)), **draw(st.sampled_from(limits)))
+        return ball, numbers.images((batch, *shape))
+    x = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 0.0, 1.0])))
+    if way == "flips":
+        budget = min(draw(st.sampled_from([1, 0, 2, 3, 100])), steps * math.prod(shape))
+        return SpikeFlips(budget, draw(st.sampled_from(["any", "add", "drop"]))), x
+    if way == "free":
+        return FreeSpikes(draw(st.sampled_from([0.1, 0.0, 0.5, 1.0])), seed=7), x
+    if way == "box":
+        free = numbers.spikes(x.shape, 0.2)
+        return SpikeBox(x * (1 - free), torch.maximum(x, free)), x
+    images = numbers.uniform(batch, *shape)
+    return CoupledBernoulli(draw(st.sampled_from([0.1, 0.0, 0.4])), steps, seed=3), images

@@ -1,0 +1,230 @@
+"""Affine operators against the torch layers that they stand for, and against their dense matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from certsnn.affine import (
+    Affine,
+    Convolution,
+    Dense,
+    Diagonal,
+    Normalize,
+    Reshape,
+    Weighted,
+    apply_chain,
+    as_affine,
+    fold,
+)
+
+DOUBLE = torch.float64
+
+
+def filled(module: nn.Module) -> nn.Module:
+    """The module in eval mode and float64, its parameters and statistics random."""
+    generator = torch.Generator().manual_seed(1)
+    for name, values in module.state_dict().items():
+        if values.is_floating_point() and not isinstance(module, Normalize):
+            drawn = torch.rand(values.shape, generator=generator)
+            values.copy_(drawn + 0.1 if name == "running_var" else drawn - 0.5)
+    return module.eval().double()
+
+
+Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
+LAYERS: dict[str, Case] = {
+    "linear": (lambda: nn.Linear(5, 4), (5,)),
+    "linear without bias": (lambda: nn.Linear(5, 4, bias=False), (5,)),
+    "conv": (lambda: nn.Conv2d(2, 3, 3), (2, 5, 4)),
+    "conv without bias": (lambda: nn.Conv2d(2, 3, 2, bias=False), (2, 5, 4)),
+    "conv stride": (lambda: nn.Conv2d(2, 3, 3, stride=(2, 1)), (2, 5, 4)),
+    "conv padding": (lambda: nn.Conv2d(2, 3, (3, 2), padding=(2, 1)), (2, 5, 4)),
+    "conv dilation": (lambda: nn.Conv2d(2, 3, (2, 3), dilation=(3, 1)), (2, 5, 4)),
+    "conv groups": (lambda: nn.Conv2d(4, 6, 2, groups=2), (4, 3, 3)),
+    "conv depthwise": (lambda: nn.Conv2d(3, 6, 2, groups=3), (3, 3, 3)),
+    "conv everything": (
+        lambda: nn.Conv2d(4, 6, (2, 3), stride=(1, 2), padding=(1, 2), dilation=(2, 1), groups=2),
+        (4, 5, 4),
+    ),
+    "conv that leaves a border": (lambda: nn.Conv2d(1, 2, 2, stride=2), (1, 5, 5)),
+    "pool": (lambda: nn.AvgPool2d(2), (2, 4, 6)),
+    "pool stride": (lambda: nn.AvgPool2d((3, 2), stride=1), (2, 4, 6)),
+    "pool padding": (lambda: nn.AvgPool2d(3, stride=2, padding=1), (2, 4, 6)),
+    "pool padding not counted": (
+        lambda: nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+        (2, 4, 6),
+    ),
+    "pool ceil": (lambda: nn.AvgPool2d(2, ceil_mode=True), (2, 5, 5)),
+    "pool divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), (2, 4, 4)),
+    "batch norm 1d": (lambda: nn.BatchNorm1d(5), (5,)),
+    "batch norm 1d plain": (lambda: nn.BatchNorm1d(5, affine=False, eps=0.1), (5,)),
+    "batch norm 2d": (lambda: nn.BatchNorm2d(3), (3, 2, 4)),
+    "normalize": (lambda: Normalize([0.1, 0.5], [0.3, 2.0]), (2, 3, 3)),
+    "flatten": (lambda: nn.Flatten(), (2, 3, 4)),
+    "flatten some": (lambda: nn.Flatten(2), (2, 3, 4)),
+    "dropout": (lambda: nn.Dropout(0.9), (2, 3)),
+}
+WEIGHTED = [name for name in LAYERS if name.startswith(("linear", "conv"))]
+
+
+def case(name: str) -> tuple[nn.Module, Affine, Tensor]:
+    """A layer, its operator and a batch of three inputs."""
+    make, shape = LAYERS[name]
+    module = filled(make())
+    x = torch.randn(3, *shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
+    return module, as_affine(module), x
+
+
+def matrix(function: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
+    """The dense matrix ``[out, in]`` of a linear function on ``[N, *shape]``."""
+    basis = torch.eye(shape.numel(), dtype=DOUBLE).view(-1, *shape)
+    return function(basis).flatten(1).T
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_apply_is_the_torch_layer(name: str) -> None:
+    module, operator, x = case(name)
+    torch.testing.assert_close(operator.apply(x), module(x))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_linear_bias_and_magnitude_are_those_of_the_dense_matrix(name: str) -> None:
+    module, operator, x = case(name)
+    zero = module(torch.zeros_like(x))
+    A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
+    columns = x.flatten(1).T
+    torch.testing.assert_close(operator.linear(x).flatten(1), (A @ columns).T)
+    torch.testing.assert_close(operator.magnitude(x).flatten(1), (A.abs() @ columns).T)
+    bias = torch.zeros((), dtype=DOUBLE) if operator.bias is None else operator.bias
+    torch.testing.assert_close(bias.expand_as(zero), zero)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_terms_count_the_products_of_one_output(name: str) -> None:
+    module, operator, x = case(name)
+    A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
+    if name.startswith(("flatten", "dropout")):
+        assert operator.terms == 0
+        assert torch.equal(A, torch.eye(len(A), dtype=DOUBLE))
+    else:
+        assert operator.terms >= int((A != 0).sum(1).max())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_another_dtype(name: str) -> None:
+    module, _, x = case(name)
+    single = as_affine(module.float())
+    wide = single.to(DOUBLE)
+    y = wide.apply(x)
+    assert y.dtype == DOUBLE
+    assert wide.terms == single.terms
+    torch.testing.assert_close(y, single.apply(x.float()).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(wide.magnitude(x), single.to(DOUBLE).magnitude(x))
+    assert single.apply(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_windows_rows_and_unwindow_reproduce_the_product(name: str) -> None:
+    _, operator, x = case(name)
+    assert isinstance(operator, Weighted)
+    rows, windows = operator.rows, operator.windows(x)
+    groups, outputs, terms = rows.shape
+    assert windows.shape[:3] == (len(x), groups, terms)
+    y = torch.einsum("gon,bgnl->bgol", rows, windows)
+    assert y.shape[:3] == (len(x), groups, outputs)
+    torch.testing.assert_close(operator.unwindow(y, x), operator.linear(x))
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_rescaled(name: str) -> None:
+    _, operator, x = case(name)
+    assert isinstance(operator, Weighted)
+    y = operator.apply(x)
+    scale, shift = (torch.randn(y.shape[1], dtype=DOUBLE) for _ in range(2))
+    after = Diagonal(scale, shift, y.ndim - 2)
+    torch.testing.assert_close(operator.rescaled(scale, shift).apply(x), after.apply(y))
+
+
+def test_by_hand() -> None:
+    dense = Dense(torch.tensor([[1.0, -2.0], [0.0, 3.0]]), torch.tensor([0.5, -1.0]))
+    x = torch.tensor([[2.0, 1.0]])
+    assert dense.apply(x).tolist() == [[0.5, 2.0]]
+    assert dense.linear(x).tolist() == [[0.0, 3.0]]
+    assert dense.magnitude(x).tolist() == [[4.0, 3.0]]
+    assert dense.terms == 2
+    convolution = as_affine(nn.Conv2d(4, 6, 3, groups=2))
+    assert convolution.terms == 2 * 3 * 3
+    assert as_affine(nn.AvgPool2d((3, 2))).terms == 6
+    normalize = Normalize([0.5], [0.25])
+    assert normalize(torch.tensor([[[[0.5, 1.0]]]])).tolist() == [[[[0.0, 2.0]]]]
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "kinds"),
+    [
+        ([nn.Linear(4, 3), nn.BatchNorm1d(3)], (4,), [Dense]),
+        ([nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.BatchNorm1d(3)], (4,), [Dense]),
+        ([nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2)], (1, 3, 3), [Convolution]),
+        ([nn.Conv2d(2, 4, 2, groups=2, bias=False), nn.BatchNorm2d(4)], (2, 3, 3), [Convolution]),
+        (
+            [nn.Conv2d(1, 2, 2), nn.Flatten(), nn.BatchNorm1d(8)],
+            (1, 3, 3),
+            [Convolution, Reshape, Diagonal],
+        ),
+        (
+            [Normalize([0.5], [0.5]), nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten()],
+            (1, 3, 3),
+            [Diagonal, Convolution, Reshape],
+        ),
+    ],
+    ids=lambda value: "-".join(type(v).__name__ for v in value) if isinstance(value, list) else "",
+)
+def test_batch_norm_folds_into_the_weights_before_it(
+    layers: list[nn.Module], shape: tuple[int, ...], kinds: list[type[Affine]]
+) -> None:
+    modules = [filled(layer) for layer in layers]
+    chain = fold([as_affine(module) for module in modules])
+    assert [type(operator) for operator in chain] == kinds
+    x = torch.randn(5, *shape, dtype=DOUBLE)
+    torch.testing.assert_close(apply_chain(chain, x), nn.Sequential(*modules)(x))
+
+
+def test_operators_share_the_parameters_of_their_layer() -> None:
+    layer, norm = nn.Linear(3, 2), nn.BatchNorm1d(2).eval()
+    (chain,) = fold([as_affine(layer), as_affine(norm)])
+    chain.magnitude(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad is not None
+    assert norm.weight.grad is not None
+
+
+class Odd(nn.Module):
+    """A layer that nobody has a bound for."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Odd(), "Odd"),
+        (nn.ReLU(), "ReLU"),
+        (nn.MaxPool2d(2), "MaxPool2d"),
+        (nn.Conv1d(1, 1, 1), "Conv1d"),
+        (nn.Conv2d(1, 1, 3, padding="same"), "padding"),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding"),
+        (nn.BatchNorm1d(3, track_running_stats=False), "running statistics"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_layers_without_a_bound_are_named(layer: nn.Module, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        as_affine(layer)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], [0.0]), ([0.5], [-1.0]), ([0.5, 0.5], [1.0]), ([0.5], [float("nan")])]
+)
+def test_normalize_errors(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(ValueError, match="std"):
+        Normalize(mean, std)

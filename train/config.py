@@ -1,0 +1,90 @@
+"""What a config file says; every key is also a flag of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from certsnn.encoding import Encoding
+from certsnn.inputsets import LinfBall, Threat
+from certsnn.neurons import IF, Neuron
+from certsnn.train.initialisation import Initialisation, TorchDefault
+from certsnn.train.objectives import Certified, Objective
+from certsnn.train.schedules import LearningRate
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set.
+
+    Args:
+        name: digits, mnist, fashion-mnist or cifar10.
+        root: the folder with torchvision's data sets.
+        download: fetch a missing data set into root.
+        validation: the share of the training set that chooses the best checkpoint, in (0, 1).
+        encoding: turns images into spikes, for threats that take spikes; none for the others.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    download: bool = False
+    validation: float = 0.1
+    encoding: Encoding | None = None
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network.
+
+    Args:
+        architecture: a name in certsnn.architectures.
+        neuron: the neuron of every layer, LIF or IF with its arguments.
+        steps: simulation steps T.
+        readout: rate (spike counts of a last layer of neurons) or membrane (mean of a last affine layer).
+    """
+
+    architecture: str = "digits-fc"
+    neuron: Callable[[], Neuron] = IF
+    steps: int = 4
+    readout: Literal["rate", "membrane"] = "membrane"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it is trained.
+
+    Args:
+        objective: Natural, Certified or Adversarial.
+        initialisation: TorchDefault or ConstantWidth.
+        epochs: passes over the training set.
+        batch_size: samples in a batch.
+        learning_rate: Adam's, over the epochs.
+        gradient_norm: gradients are clipped to this norm.
+    """
+
+    objective: Objective = field(default_factory=Certified)
+    initialisation: Initialisation = field(default_factory=TorchDefault)
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: LearningRate = field(default_factory=LearningRate)
+    gradient_norm: float = 8.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Args:
+        data: the data set.
+        network: the network.
+        threat: what the adversary may do.
+        training: how the network is trained.
+        seed: of the weights, the order of the samples and all noise of training.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    threat: Threat = field(default_factory=lambda: LinfBall(0.05))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0

@@ -1,0 +1,82 @@
+"""A run from config to trained model, in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from certsnn.data import ImageDataset, load, loader
+from certsnn.files import write_text
+from certsnn.models import MODEL, Model, build_network, save_model
+from certsnn.train.config import RunConfig
+from certsnn.train.curves import plot_curves
+from certsnn.train.loop import Monitor, Progress, Task, train
+
+INITIAL_BATCH = 256
+"""Samples that a data-dependent initialisation sees."""
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    model: Model
+    progress: Progress
+
+
+def run(
+    config: RunConfig, text: str, folder: Path, device: torch.device, monitor: Monitor | None = None
+) -> Run:
+    """Train as the config says, or go on with what the folder holds of this config.
+
+    Writes config.yaml, metrics.jsonl, curves.png, checkpoints and, at the end, model.safetensors.
+
+    Args:
+        config: what to train.
+        text: the config as YAML; kept in the folder and in the model's file.
+        folder: the run folder.
+        device: where to train.
+        monitor: is told how it goes.
+
+    Raises:
+        UserError: for missing data, an unknown name, or a folder with another run's checkpoints.
+    """
+    data = load(config.data.name, "train", config.data.root, config.data.download)
+    task = task_of(config, data)
+    torch.manual_seed(config.seed)
+    shape = tuple(data.images.shape[1:])
+    network = build_network(config, shape, data.classes)
+    x0 = nominal(task, config)
+    config.training.initialisation(network, x0)
+    write_text(folder / "config.yaml", text)
+    progress = train(
+        network.to(device),
+        task,
+        config.training,
+        folder,
+        seed=config.seed,
+        identity={"config": text},
+        monitor=monitor,
+    )
+    plot_curves(progress.rows, folder / "curves.png")
+    facts = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
+    model = Model(network.eval(), config, text, shape, data.classes, facts)
+    save_model(folder / MODEL, model)
+    return Run(model, progress)
+
+
+def task_of(config: RunConfig, data: ImageDataset) -> Task:
+    """The data split into training and validation, with the config's encoding and threat."""
+    training, validation = data.split(config.data.validation, config.seed)
+    return Task(training, validation, config.threat, config.data.encoding)
+
+
+def nominal(task: Task, config: RunConfig) -> torch.Tensor:
+    """A batch of the network's nominal inputs, for a data-dependent initialisation."""
+    batch = next(iter(loader(task.train, INITIAL_BATCH, shuffle_seed=config.seed)))
+    samples = task.samples(batch, 0)
+    return task.threat.scaled(0).bind(samples.x, samples.index)[0]
