@@ -90,18 +90,14 @@ class Arithmetic:
         magnitude = torch.maximum(-interval.lower, interval.upper) if self.unit else interval.upper
         return self.resume(operators, Enclosure(interval, magnitude), repeats)
 
-    def resume(
-        self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None
-    ) -> Interval:
+    def resume(self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None) -> Interval:
         """`chain` from an enclosure whose magnitudes are known."""
         if not operators:
             return enclosure.interval
         enclosure = self.enclose(operators[:-1], enclosure, repeats)
         return self._interval(self.operator(operators[-1]), enclosure, repeats)
 
-    def enclose(
-        self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None
-    ) -> Enclosure:
+    def enclose(self, operators: Sequence[Affine], enclosure: Enclosure, repeats: Tensor | None) -> Enclosure:
         """`resume` with the magnitudes of the outputs (the inputs' own where rounding is left out)."""
         for plain in operators:
             operator = self.operator(plain)
@@ -109,9 +105,7 @@ class Arithmetic:
             enclosure = Enclosure(interval, self._magnitude(operator, enclosure.magnitude, repeats))
         return enclosure
 
-    def _interval(
-        self, operator: Affine, enclosure: Enclosure, repeats: Tensor | None
-    ) -> Interval:
+    def _interval(self, operator: Affine, enclosure: Enclosure, repeats: Tensor | None) -> Interval:
         (lower, upper), magnitude = enclosure
         if not operator.terms:
             return Interval(operator.linear(lower), operator.linear(upper))

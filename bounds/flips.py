@@ -62,9 +62,7 @@ class FeasibleFlips(Ranking):
             rise.append(up)
             fall.append(down)
         shape = x0.shape[:2]
-        return Gains(
-            torch.cat(rise, 1).unflatten(1, shape), torch.cat(fall, 1).unflatten(1, shape)
-        )
+        return Gains(torch.cat(rise, 1).unflatten(1, shape), torch.cat(fall, 1).unflatten(1, shape))
 
     def _ranked(
         self, operator: Weighted, added: Tensor, dropped: Tensor, budget: int

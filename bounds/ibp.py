@@ -55,9 +55,7 @@ def others(y: Tensor, classes: int) -> Tensor:
     return classes_but_last + (classes_but_last >= y[:, None])
 
 
-def margins(
-    readout: Sequence[Affine], rate: Interval, y: Tensor, arithmetic: Arithmetic
-) -> Tensor:
+def margins(readout: Sequence[Affine], rate: Interval, y: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Lower bounds ``[B, K-1]`` of ``logit[y] - logit[j]``, from bounds of the last layer's rates.
 
     A final Dense operator is merged with the specification: ``(w_y - w_j) . r + b_y - b_j`` is bounded, not
@@ -72,9 +70,7 @@ def margins(
     return low.gather(1, y[:, None]) - rivals
 
 
-def _merged_margins(
-    arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Tensor
-) -> Tensor:
+def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Tensor) -> Tensor:
     dense = plain.to(plain.weight.dtype if arithmetic.dtype is None else arithmetic.dtype)
     rivals = others(y, len(dense.weight))
     centre, radius = (rate.upper + rate.lower) / 2, (rate.upper - rate.lower) / 2

@@ -65,9 +65,7 @@ class _Counts(torch.autograd.Function):
     """``n_t = n_{t-1} + 1[charge_t + offset n_{t-1} >= threshold]``; the surrogate's gradient backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, charge: Tensor, threshold: Tensor, offset: Tensor, surrogate: Surrogate
-    ) -> Tensor:
+    def forward(ctx: Any, charge: Tensor, threshold: Tensor, offset: Tensor, surrogate: Surrogate) -> Tensor:
         counts, above = torch.empty_like(charge), torch.empty_like(charge)
         n = torch.zeros_like(charge[0])
         for t, charged in enumerate(charge):
@@ -131,9 +129,7 @@ def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Ten
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:
     """Bounds ``[T, B, ...]`` of the membranes before firing that the count domain implies."""
-    low, high = (
-        dynamics.offset * torch.cat([torch.zeros_like(n[:1]), n[:-1]]) for n in scan.counts
-    )
+    low, high = (dynamics.offset * torch.cat([torch.zeros_like(n[:1]), n[:-1]]) for n in scan.counts)
     lower = dynamics.initial + cumulative.lower + torch.minimum(low, high)
     upper = dynamics.initial + cumulative.upper + torch.maximum(low, high)
     if scan.error is None:
@@ -144,6 +140,4 @@ def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamic
 def steps_of_counts(counts: Interval) -> Interval:
     """Bounds of the spike at each step: ``max(0, N_L,t - N_U,t-1) <= s_t <= min(1, N_U,t - N_L,t-1)``."""
     before_low, before_high = (torch.cat([torch.zeros_like(n[:1]), n[:-1]]) for n in counts)
-    return Interval(
-        (counts.lower - before_high).clamp_min(0), (counts.upper - before_low).clamp_max(1)
-    )
+    return Interval((counts.lower - before_high).clamp_min(0), (counts.upper - before_low).clamp_max(1))

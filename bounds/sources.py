@@ -180,15 +180,11 @@ class CountedLayer(Layer):
         return framewise(operators, counts, arithmetic, step_numbers(counts.lower, self.steps))
 
 
-def layer_of(
-    source: Source, operators: Operators, dynamics: Dynamics, arithmetic: Arithmetic
-) -> Layer:
+def layer_of(source: Source, operators: Operators, dynamics: Dynamics, arithmetic: Arithmetic) -> Layer:
     """Bounds of the neurons that a source drives through a chain of operators, in the neurons' domain."""
     if dynamics.lossless:
         cumulative = source.cumulative(operators, arithmetic)
-        return CountedLayer(
-            cumulative, scan_counts(cumulative, dynamics, arithmetic.unit), dynamics
-        )
+        return CountedLayer(cumulative, scan_counts(cumulative, dynamics, arithmetic.unit), dynamics)
     low, high = source.currents(operators, arithmetic)
     if arithmetic.unit and not (low.isfinite().all() and high.isfinite().all()):
         raise FloatingPointError("bounds of the currents overflow; the weights are far too large")

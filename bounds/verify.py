@@ -20,16 +20,12 @@ Method = Literal["s-ibp"]
 Status = Literal["certified", "unknown", "timeout", "error"]
 
 
-def s_ibp(
-    program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic
-) -> Tensor:
+def s_ibp(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Tensor:
     """S-IBP's lower bounds ``[B, K-1]`` of the margins; see `margin_bounds`."""
     return interval_margins(program, x0, y, input_set, arithmetic, FeasibleFlips())[0]
 
 
-METHODS: Mapping[str, Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor]] = {
-    "s-ibp": s_ibp
-}
+METHODS: Mapping[str, Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor]] = {"s-ibp": s_ibp}
 """The bound propagators by name."""
 
 
@@ -131,9 +127,7 @@ def layer_bounds(
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
 
-def bind(
-    network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | None
-) -> tuple[Tensor, InputSet]:
+def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | None) -> tuple[Tensor, InputSet]:
     """The network's nominal input and the input set around it.
 
     Raises:

@@ -128,7 +128,7 @@ class Convolution(Weighted):
 
     @property
     def terms(self) -> int:
-        return self.weight[0].numel()
+        return self.weight.shape[1] * self.weight.shape[2] * self.weight.shape[3]
 
     @property
     def bias(self) -> Tensor | None:
@@ -159,7 +159,7 @@ class Convolution(Weighted):
     def windows(self, x: Tensor) -> Tensor:
         kernel = (self.weight.shape[2], self.weight.shape[3])
         patches = F.unfold(x, kernel, self.dilation, self.padding, self.stride)
-        return patches.unflatten(1, (self.groups, -1))
+        return patches.reshape(len(x), self.groups, -1, patches.shape[-1])
 
     def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
         height, width = (

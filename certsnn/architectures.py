@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from math import prod
 from typing import Literal
 
@@ -28,7 +29,7 @@ def fully_connected(*hidden: int) -> Body:
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         layers: list[nn.Module] = [nn.Flatten()]
         widths = (prod(shape), *hidden)
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), neuron()]
         return layers, widths[-1]
 

@@ -1,12 +1,12 @@
 """Configs: YAML text to a `RunConfig` and back, with every default written out.
 
-A config also travels inside weights files, so it is read as untrusted input: wherever `RunConfig` asks for
-one of several classes (`threat`, `training.objective`, ...), only certsnn's own subclasses of that type can
-be named, by their short names; nothing is imported or called that a config names in any other way. What is
-not a class is checked against its annotation by jsonargparse.
+A config also travels inside weights files, so it is read as untrusted input: wherever `RunConfig`
+asks for one of several classes (`threat`, `training.objective`, ...), only certsnn's own subclasses
+of that type can be named, by their short names; nothing that a config names in any other way is
+imported or called. What is not a class is checked against its annotation by jsonargparse.
 
-In a file a class reads ``threat: {class_path: LinfBall, init_args: {eps: 0.05}}``; ``threat: LinfBall`` and
-``threat: {class_path: LinfBall, eps: 0.05}`` are the same, shorter.
+In a file a class reads ``threat: {class_path: LinfBall, init_args: {eps: 0.05}}``; shorter forms of
+the same are ``threat: {class_path: LinfBall, eps: 0.05}`` and, without arguments, ``threat: Name``.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ class Factory:
 @final
 @dataclass(frozen=True)
 class Key:
-    """A key of the config: its dotted path, what it takes, its default and its meaning, for help texts."""
+    """A key of the config, for help texts.
+
+    Its dotted path, the class that has it (where there are several), what it takes, and so on.
+    """
 
     path: str
+    owner: str
     takes: str
     default: str
     meaning: str
@@ -64,7 +68,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCon
         overrides: flags as on the command line, ``["--training.epochs", "5", "--seed=3"]``.
 
     Raises:
-        ConfigError: if the file can't be read or is not YAML, or for a key or value that is not valid.
+        ConfigError: if the file can't be read or is not YAML, or a key or value is not valid.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -76,7 +80,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCon
     try:
         return override(text, overrides)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        source = f"{path} with the command line's keys" if overrides else path
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def parse_text(text: str) -> RunConfig:
@@ -102,8 +107,15 @@ def keys() -> list[Key]:
     return list(_keys(RunConfig, ""))
 
 
+def elsewhere(name: str) -> str:
+    """``"; did you mean a.b.name?"`` for a key that ends with nearly this name, or ""."""
+    ends = {key.path.rpartition(".")[2]: key.path for key in reversed(keys())}
+    near = get_close_matches(name, ends, n=1, cutoff=0.8)
+    return f"; did you mean {ends[near[0]]}?" if near else ""
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
-    """``"; did you mean x?"`` for the known word nearest to this one, or nothing where none is near."""
+    """``"; did you mean x?"`` for the known word nearest to this one, or "" if none is near."""
     near = get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -155,7 +167,7 @@ def _home(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read(hint: Any, value: Any, path: str, default: Any) -> tuple[Any, Any]:
-    """An object of the annotated type, and the plain data (all defaults written out) that give it."""
+    """An object of the annotated type, and the plain data, with all defaults, that give it."""
     hint, optional = _without_none(hint)
     if value is None and optional:
         return None, None
@@ -172,7 +184,9 @@ def _read(hint: Any, value: Any, path: str, default: Any) -> tuple[Any, Any]:
 
 def _record(cls: type, value: Any, path: str) -> tuple[Any, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{path or 'the config'} must hold keys ({', '.join(_parameters(cls))}), not {value!r}")
+        raise ConfigError(
+            f"{path or 'the config'} must hold keys ({', '.join(_parameters(cls))}), not {value!r}"
+        )
     arguments, plain = _arguments(cls, value, path)
     return _make(cls, arguments, path), plain
 
@@ -191,9 +205,9 @@ def _choice(hint: Any, base: type, value: Any, path: str, default: Any) -> tuple
     if named is None and isinstance(default, dict):
         named, given = default[CLASS], default.get(ARGS, {}) | given
     if not isinstance(named, str) or named not in classes:
-        hint_at = nearest(str(named), list(classes))
-        got = "no class is named" if named is None else f"{named!r} is not one of its classes"
-        raise ConfigError(f"{_join(path, CLASS)}: {got}{hint_at} Known: {', '.join(classes)}".replace("? K", "? K") if hint_at else f"{_join(path, CLASS)}: {got}. Known: {', '.join(classes)}")
+        near = nearest(str(named), list(classes)) or f". Known: {', '.join(classes)}"
+        wrong = "a class must be named" if named is None else f"there is no class {named!r} here"
+        raise ConfigError(f"{_join(path, CLASS)}: {wrong}{near}")
     cls = classes[named]
     arguments, plain = _arguments(cls, given, path)
     made = _make(cls, arguments, path)
@@ -225,7 +239,7 @@ def _arguments(cls: type, given: Mapping[Any, Any], path: str) -> tuple[dict[str
     parameters = _parameters(cls)
     for name in given:
         if name not in parameters:
-            raise ConfigError(_unknown(_join(path, str(name)), [_join(path, p) for p in parameters]))
+            raise ConfigError(_unknown(cls, path, str(name), list(parameters)))
     made, plain = {}, {}
     for name, (hint, default) in parameters.items():
         value = given.get(name, default)
@@ -246,15 +260,18 @@ def _make(cls: type, arguments: Mapping[str, Any], path: str) -> Any:
         raise ConfigError(f"{path}: {error}" if path else str(error)) from error
 
 
-def _unknown(path: str, siblings: Sequence[str]) -> str:
-    """The nearest key is sought among the node's own, then among all keys by their last names."""
-    hint = nearest(path, siblings)
-    if not hint:
-        every = [key.path for key in keys()]
-        ends = {known.rpartition(".")[2]: known for known in reversed(every)}
-        near = get_close_matches(path.rpartition(".")[2], ends, n=1)
-        hint = f"; did you mean {ends[near[0]]}?" if near else f". Known: {', '.join(siblings)}"
-    return f"{path} is not a key{hint}"
+def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
+    """The nearest key is sought among the class's own, then by its last name among all keys."""
+    here = _join(path, name)
+    wrong = f"{here} is not a key" + (f" of {cls.__name__}" if ABC in cls.__mro__ else "")
+    near = get_close_matches(name, siblings, n=1)
+    if near:
+        return f"{wrong}; did you mean {_join(path, near[0])}?"
+    # A key of another class in this same place would be no help.
+    hint = "" if here in {key.path for key in keys()} else elsewhere(name)
+    if hint:
+        return f"{wrong}{hint}"
+    return f"{wrong}. Known: {', '.join(_join(path, known) for known in siblings) or 'none'}"
 
 
 def _check(config: RunConfig) -> None:
@@ -263,7 +280,7 @@ def _check(config: RunConfig) -> None:
     if (domain == "spikes") != (encoding is not None):
         name = type(config.threat).__name__
         advice = (
-            f"{name} flips spikes: say how images become spikes, with data.encoding (Bernoulli or Latency)"
+            f"{name} changes spikes: say with data.encoding how images become spikes"
             if encoding is None
             else f"{name} moves the pixels of images: leave data.encoding out"
         )
@@ -271,7 +288,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
-    """A class's arguments: annotation, and default as plain data (`_REQUIRED` where there is none)."""
+    """A class's arguments: annotation, and default as plain data or `_REQUIRED`."""
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     if dataclasses.is_dataclass(cls):
@@ -301,11 +318,11 @@ def _plain(hint: Any, default: Any) -> Any:
 def _without_none(hint: Any) -> tuple[Any, bool]:
     if get_origin(hint) not in (Union, UnionType) or type(None) not in get_args(hint):
         return hint, False
-    return Union[tuple(part for part in get_args(hint) if part is not type(None))], True
+    return Union[tuple(part for part in get_args(hint) if part is not type(None))], True  # noqa: UP007
 
 
 def _base(hint: Any) -> type | None:
-    """The abstract class that an annotation offers a choice from: the class, or ``Callable[[], class]``."""
+    """The abstract class of which an annotation, it or ``Callable[[], it]``, takes a subclass."""
     if get_origin(hint) is Callable and not get_args(hint)[0]:
         hint = get_args(hint)[1]
     return hint if isinstance(hint, type) and ABC in hint.__mro__ else None
@@ -321,8 +338,8 @@ def _item(hint: Any) -> Any:
 
 def _concrete(base: type) -> list[type]:
     """certsnn's classes of this type that plain data can describe, by name."""
-    found = {}
-    pending = list(base.__subclasses__())
+    found: dict[str, type] = {}
+    pending: list[type] = list(base.__subclasses__())
     while pending:
         cls = pending.pop()
         pending += cls.__subclasses__()
@@ -338,6 +355,7 @@ def _takes_tensors(cls: type) -> bool:
 
 def _keys(hint: Any, path: str) -> Iterator[Key]:
     for part in [hint] if _base(hint) is None else _concrete(_base(hint) or object):
+        owner = "" if _base(hint) is None else part.__name__
         described = {p.arg_name: p.description for p in parse_docstring(part.__doc__ or "").params}
         for name, (inner, default) in _parameters(part).items():
             here, (inner, _) = _join(path, name), _without_none(inner)
@@ -347,12 +365,12 @@ def _keys(hint: Any, path: str) -> Iterator[Key]:
             if _base(inside) is not None:
                 names = " | ".join(cls.__name__ for cls in _concrete(_base(inside) or object))
                 default = default[CLASS] if isinstance(default, dict) else default
-                yield Key(here, names, str(default), described.get(name) or "")
+                yield Key(here, owner, names, str(default), described.get(name) or "")
                 yield from _keys(inside, here)
             elif dataclasses.is_dataclass(inside):
                 yield from _keys(inside, here)
             else:
-                yield Key(here, _named(inside), shown, described.get(name) or "")
+                yield Key(here, owner, _named(inside), shown, described.get(name) or "")
 
 
 def _named(hint: Any) -> str:

@@ -124,6 +124,10 @@ class Encoding(ABC):
     def __call__(self, x: Tensor, index: Tensor) -> Tensor:
         """Spikes [T, B, ...], 0/1 in x's dtype. Raises ValueError or TypeError on unfit input."""
 
+    @abstractmethod
+    def redrawn(self, draw: int) -> Encoding:
+        """The same encoding with fresh noise; see `certsnn.inputsets.Threat.redrawn`."""
+
 
 @final
 @dataclass(frozen=True)

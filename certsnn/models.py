@@ -52,8 +52,7 @@ def build_network(config: RunConfig, shape: Sequence[int], classes: int) -> Spik
 def save_model(path: Path, model: Model) -> None:
     """Write the weights and all that is needed to use them as one safetensors file."""
     tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.network.state_dict().items()
+        name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()
     }
     metadata = {
         "config": model.text,
@@ -117,6 +116,5 @@ def locate(run: str | Path) -> Path:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     names = ", ".join(known) or "none yet"
     raise CheckpointError(
-        f"{run} is neither a run folder, nor a weights file, nor a pretrained model{hint} "
-        f"Pretrained: {names}"
+        f"{run} is neither a run folder, nor a weights file, nor a pretrained model{hint} Pretrained: {names}"
     )

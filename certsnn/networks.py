@@ -118,7 +118,8 @@ class SpikeInput(Input):
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B."""
-    return function(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    rows = function(frames.flatten(0, 1))
+    return rows.reshape(*frames.shape[:2], *rows.shape[1:])
 
 
 def hold(currents: Tensor, steps: int) -> Tensor:
@@ -270,9 +271,7 @@ class SpikingNetwork(nn.Module):
         """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""
         weight = next(self.parameters())
         if x.device != weight.device:
-            raise ValueError(
-                f"the input is on {x.device}, the network on {weight.device}; move one of them"
-            )
+            raise ValueError(f"the input is on {x.device}, the network on {weight.device}; move one of them")
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.input.check(x)

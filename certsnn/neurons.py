@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from certsnn.surrogates import Rectangle, Surrogate, spike
+from certsnn.surrogates import Rectangle, Surrogate
 
 LEAST_THRESHOLD = 1e-6
 Reset = Literal["zero", "subtract"] | float | tuple[float, float]
@@ -112,7 +112,8 @@ class _Scan(torch.autograd.Function):
     """All steps at once, keeping the membranes alone: the graph of the single steps is never built.
 
     Backward, with ``a_t`` the gradient towards s_t and ``c_t`` that towards v_t:
-    ``du_t = (a_t + c_t (above - below)) surrogate'(u_t - threshold) + c_t (gain or decay)``, ``c_{t-1} = du_t``.
+    ``du_t = (a_t + c_t (above - below)) surrogate'(u_t - threshold) + c_t (gain or decay)``
+    and ``c_{t-1} = du_t``.
     """
 
     @staticmethod
@@ -188,6 +189,8 @@ class Neuron(nn.Module, ABC):
         ValueError: for parameters outside the ranges above.
     """
 
+    initial: Tensor
+
     def __init__(
         self,
         threshold: float,
@@ -224,7 +227,7 @@ class Neuron(nn.Module, ABC):
         """The neuron's current parameters, differentiable where they are trained."""
         threshold, decay = self.threshold.clamp_min(LEAST_THRESHOLD), self.decay.clamp(0, 1)
         gain, offset = self._upper_branch(threshold, decay)
-        lossless = float(decay) == 1 and float(gain) == 1
+        lossless = float(decay.detach()) == 1 and float(gain.detach()) == 1
         return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate)
 
     def _upper_branch(self, threshold: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +247,7 @@ class Neuron(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return (
-            f"threshold={float(self.threshold):g}, decay={float(self.decay):g}, "
+            f"threshold={float(self.threshold.detach()):g}, decay={float(self.decay.detach()):g}, "
             f"reset={self.reset!r}, initial={float(self.initial):g}"
         )
 

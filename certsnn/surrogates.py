@@ -81,9 +81,7 @@ class _Spike(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         u, threshold = ctx.saved_tensors
         toward_u = gradients[0] * ctx.surrogate.derivative(u - threshold)
-        toward_threshold = (
-            -toward_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
-        )
+        toward_threshold = -toward_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
         return toward_u, toward_threshold, None
 
 

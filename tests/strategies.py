@@ -145,9 +145,7 @@ def _spatial_block(
     channels, height, width = shape
     layers: list[nn.Module] = []
     if draw(st.booleans()) and min(height, width) >= 2:
-        layers.append(
-            nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1)))
-        )
+        layers.append(nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1))))
         shape = _shape_after(layers, shape)
         channels, height, width = shape
     if draw(st.sampled_from([True, True, False])) or not layers:
@@ -155,8 +153,7 @@ def _spatial_block(
         kernel = (draw(st.integers(1, min(2, height))), draw(st.integers(1, min(3, width))))
         padding = draw(st.integers(0, 2))
         room = min(
-            (size + 2 * padding - 1) // max(k - 1, 1)
-            for size, k in zip((height, width), kernel, strict=True)
+            (size + 2 * padding - 1) // max(k - 1, 1) for size, k in zip((height, width), kernel, strict=True)
         )
         convolution = nn.Conv2d(
             channels,

@@ -1,4 +1,4 @@
-"""Affine operators against the torch layers that they stand for, and against their dense matrices."""
+"""Affine operators against the torch layers they stand for, and against their dense matrices."""
 
 from __future__ import annotations
 
@@ -228,3 +228,39 @@ def test_layers_without_a_bound_are_named(layer: nn.Module, message: str) -> Non
 def test_normalize_errors(mean: list[float], std: list[float]) -> None:
     with pytest.raises(ValueError, match="std"):
         Normalize(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        pytest.param(
+            nn.AvgPool2d(2, divisor_override=-1),
+            (1, 2, 4),
+            marks=pytest.mark.xfail(strict=True, reason="magnitude is taken to be A"),
+        ),
+        pytest.param(
+            nn.BatchNorm1d(4),
+            (4, 4),
+            marks=pytest.mark.xfail(strict=True, reason="scales the last axis, torch axis 1"),
+        ),
+        pytest.param(
+            nn.AvgPool2d([2, 1]),  # type: ignore[arg-type]
+            (1, 2, 4),
+            marks=pytest.mark.xfail(strict=True, reason="terms multiplies two lists"),
+        ),
+        (nn.Linear(4, 2), (3, 4)),
+    ],
+    ids=["negative divisor", "batch norm over a length", "kernel as a list", "linear over rows"],
+)
+def test_odd_uses_act_as_torch_does_or_are_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    module = filled(layer)
+    x = torch.randn(3, *shape, dtype=DOUBLE)
+    try:
+        operator = as_affine(module)
+    except (TypeError, ValueError):
+        return
+    torch.testing.assert_close(operator.apply(x), module(x))
+    assert operator.terms > 0
+    A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
+    reach = operator.magnitude(x.abs()).flatten(1).T
+    assert (reach + 1e-9 >= (A @ x.flatten(1).T).abs()).all()

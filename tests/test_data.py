@@ -181,9 +181,7 @@ def test_digits_parts_are_disjoint_and_cover_the_source() -> None:
 # --- torchvision's data sets ---
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
-)
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
 def test_idx_files_are_read(name: str, folder: str, tmp_path: Path) -> None:
     images = torch.arange(3 * 28 * 28).reshape(3, 28, 28) % 256
     raw = tmp_path / folder / "raw"
@@ -220,9 +218,7 @@ def test_damaged_files_are_refused(damage: str, tmp_path: Path) -> None:
         load("mnist", "test", root=tmp_path)
 
 
-def test_a_failed_download_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
     def offline(self: object) -> None:

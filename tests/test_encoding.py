@@ -89,8 +89,6 @@ X, INDEX = torch.full((2, 3), 0.5), torch.tensor([0, 1])
         (TypeError, "integer tensor", lambda: Bernoulli(1)(X, INDEX.float())),
     ],
 )
-def test_errors_name_the_problem(
-    error: type[Exception], message: str, call: Callable[[], object]
-) -> None:
+def test_errors_name_the_problem(error: type[Exception], message: str, call: Callable[[], object]) -> None:
     with pytest.raises(error, match=message):
         call()

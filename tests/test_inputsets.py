@@ -96,8 +96,7 @@ def flip_cases(draw: st.DrawFn) -> Case:
         {
             v
             for v in product((0, 1), repeat=bits)
-            if sum(map(int.__ne__, u, v)) <= budget
-            and not set(zip(u, v, strict=True)) & set(banned)
+            if sum(map(int.__ne__, u, v)) <= budget and not set(zip(u, v, strict=True)) & set(banned)
         }
         for u in rows(x0)
     ]
@@ -137,9 +136,7 @@ def test_contains_is_the_definition(cases: st.SearchStrategy[Case], data: st.Dat
     case = data.draw(cases)
     for x in all_trains(case.x0):
         member = case.input_set.contains(case.x0, x)
-        assert member.tolist() == [
-            row in own for row, own in zip(rows(x), case.members, strict=True)
-        ]
+        assert member.tolist() == [row in own for row, own in zip(rows(x), case.members, strict=True)]
     assert case.input_set.contains(case.x0, case.x0).all()
     assert not case.input_set.contains(case.x0, torch.full_like(case.x0, 0.5)).any()
     assert not case.input_set.contains(case.x0, torch.full_like(case.x0, torch.nan)).any()
@@ -148,9 +145,7 @@ def test_contains_is_the_definition(cases: st.SearchStrategy[Case], data: st.Dat
 @cases
 @few
 @given(data=st.data())
-def test_enumerate_yields_each_member_once(
-    cases: st.SearchStrategy[Case], data: st.DataObject
-) -> None:
+def test_enumerate_yields_each_member_once(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
     case = data.draw(cases)
     yielded = list(case.input_set.enumerate(case.x0))
     assert len(yielded) == max(map(len, case.members))
@@ -227,9 +222,7 @@ def test_samples_are_members(cases: st.SearchStrategy[Case], data: st.DataObject
 @cases
 @few
 @given(data=st.data())
-def test_select_keeps_the_chosen_samples(
-    cases: st.SearchStrategy[Case], data: st.DataObject
-) -> None:
+def test_select_keeps_the_chosen_samples(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
     case = data.draw(cases)
     mask = torch.rand(case.x0.shape[1], generator=case.generator) < 0.6
     chosen, x0 = case.input_set.select(mask), case.x0[:, mask]
@@ -593,9 +586,7 @@ TRAINS = CoupledBernoulli(0.1, 4).bind(X, INDEX)[1]
         (ValueError, "at least 0", lambda: TRAINS.project(SPIKES, SPIKES, SPIKES - 1)),
     ],
 )
-def test_errors_name_the_problem(
-    error: type[Exception], message: str, call: Callable[[], object]
-) -> None:
+def test_errors_name_the_problem(error: type[Exception], message: str, call: Callable[[], object]) -> None:
     with pytest.raises(error, match=message):
         call()
 

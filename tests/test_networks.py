@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import subprocess
+import sys
 from typing import Any, Literal
 
 import pytest
@@ -58,7 +59,7 @@ def batch(kind: Kind, steps: int = 5, size: int = 4) -> Tensor:
 
 
 def naive(network: SpikingNetwork, x: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
-    """All layers at step 1, then all at step 2, ...: the readout, and the spikes of every neuron."""
+    """All layers at step 1, then all at step 2, ...: the readout, and every neuron's spikes."""
     state: dict[int, Tensor] = {}
     outputs: list[Tensor] = []
     spikes: dict[int, list[Tensor]] = {}
@@ -69,9 +70,7 @@ def naive(network: SpikingNetwork, x: Tensor, steps: int) -> tuple[Tensor, list[
                 dynamics = layer.dynamics()
                 u = state.get(number, dynamics.initial) + h
                 h = (u >= dynamics.threshold).float()
-                state[number] = torch.where(
-                    h > 0, carry_above(u, dynamics), carry_below(u, dynamics)
-                )
+                state[number] = torch.where(h > 0, carry_above(u, dynamics), carry_below(u, dynamics))
                 spikes.setdefault(number, []).append(h)
             else:
                 h = layer(h)
@@ -261,14 +260,33 @@ def test_ieee_products_restores_the_settings() -> None:
     assert (matmul.allow_tf32, torch.backends.cudnn.enabled) == before
 
 
+PRECISION = """
+import torch
+torch.backends.{where}fp32_precision = "{how}"
+from torch import nn
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import LIF
+network = SpikingNetwork([nn.Linear(3, 2), LIF()], 2).eval()
+network(torch.rand(2, 3))
+assert torch.backends.{where}fp32_precision == "{how}"
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="allow_tf32 and fp32_precision do not mix in torch >= 2.9")
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older torch")
+@pytest.mark.parametrize(("where", "how"), [("", "tf32"), ("cuda.matmul.", "tf32")])
+def test_precision_settings_of_newer_torch(where: str, how: str) -> None:
+    # In a process of its own, for torch keeps track of which interface was used.
+    code = PRECISION.format(where=where, how=how)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_copy_loads_the_state_dict() -> None:
     network, x = build("rate", "image").eval(), batch("image")
     other = SpikingNetwork(conv_layers("rate"), 5).eval()
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(x), network(x))
-
-
-LINEAR_LIF: Callable[[], list[nn.Module]] = lambda: [nn.Linear(3, 2), LIF()]
 
 
 @pytest.mark.parametrize(
@@ -313,9 +331,7 @@ def test_construction_errors(
     ids=str,
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_input_errors(
-    kind: Kind, x: Tensor, error: type[Exception], message: str, training: bool
-) -> None:
-    network = SpikingNetwork(LINEAR_LIF(), 4, input=kind).train(training)
+def test_input_errors(kind: Kind, x: Tensor, error: type[Exception], message: str, training: bool) -> None:
+    network = SpikingNetwork([nn.Linear(3, 2), LIF()], 4, input=kind).train(training)
     with pytest.raises(error, match=message):
         network(x)

@@ -214,9 +214,7 @@ def weight_only(case: Bound) -> Bound:
     program = case.example.network.freeze()
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(
-            program, case.x0, case.y, case.input_set, arithmetic, AnyWeights()
-        )
+        margin, layers = interval_margins(program, case.x0, case.y, case.input_set, arithmetic, AnyWeights())
         return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
     with torch.no_grad():
@@ -308,9 +306,7 @@ RESETS: list[Reset] = ["zero", "subtract", 0.25, -0.5, (0.5, 0.25), (1.5, -1.0),
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("reset", RESETS, ids=str)
-@pytest.mark.parametrize(
-    "interval", [(0.25, 0.75), (-0.5, 1.5), (0.5, 0.5), (0.75, 1.25), (1.0, 2.0)]
-)
+@pytest.mark.parametrize("interval", [(0.25, 0.75), (-0.5, 1.5), (0.5, 0.5), (0.75, 1.25), (1.0, 2.0)])
 def test_one_neuron_against_all_current_trains(
     decay: float, reset: Reset, interval: tuple[float, float]
 ) -> None:
@@ -362,19 +358,13 @@ def test_an_empty_threat_gives_the_executed_traces(
     readout: Literal["rate", "membrane"], kind: Literal["image", "spikes"]
 ) -> None:
     torch.manual_seed(1)
-    last: list[nn.Module] = (
-        [nn.Linear(8, 3)] if readout == "membrane" else [nn.Linear(8, 3), IF(0.4)]
-    )
+    last: list[nn.Module] = [nn.Linear(8, 3)] if readout == "membrane" else [nn.Linear(8, 3), IF(0.4)]
     layers = [nn.Linear(6, 8), LIF(0.3), nn.Linear(8, 8), IF(0.3), *last]
     network = SpikingNetwork(layers, 5, readout, kind).eval()
     x = torch.rand(4, 6) if kind == "image" else (torch.rand(5, 4, 6) < 0.5).float()
     y = network(x).argmax(1)
-    empty, real = (
-        (LinfBall(0.0), LinfBall(0.1)) if kind == "image" else (SpikeFlips(0), SpikeFlips(2))
-    )
-    for layer, trace in zip(
-        layer_bounds(network, x, empty), network.freeze().traces(x), strict=True
-    ):
+    empty, real = (LinfBall(0.0), LinfBall(0.1)) if kind == "image" else (SpikeFlips(0), SpikeFlips(2))
+    for layer, trace in zip(layer_bounds(network, x, empty), network.freeze().traces(x), strict=True):
         for interval, values in zip(layer, trace, strict=True):
             torch.testing.assert_close(interval.lower, values)
             torch.testing.assert_close(interval.upper, values)
@@ -389,11 +379,36 @@ def test_an_empty_threat_gives_the_executed_traces(
 
 def test_a_flip_budget_of_all_bits_is_no_looser_than_the_free_box() -> None:
     torch.manual_seed(2)
-    network = SpikingNetwork(
-        [nn.Linear(4, 6), LIF(0.3), nn.Linear(6, 3), IF(0.4)], 3, input="spikes"
-    ).eval()
+    network = SpikingNetwork([nn.Linear(4, 6), LIF(0.3), nn.Linear(6, 3), IF(0.4)], 3, input="spikes").eval()
     x = (torch.rand(3, 5, 4) < 0.5).float()
     y = network(x).argmax(1)
     box = margin_bounds(network, x, y, FreeSpikes(1.0))
     flips = margin_bounds(network, x, y, SpikeFlips(12))
     torch.testing.assert_close(flips, box)
+
+
+@pytest.mark.xfail(strict=True, reason="flips need an operator before the first neuron")
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [LIF(0.5), nn.Linear(4, 3), LIF(0.5)],
+        [IF(0.5), nn.Linear(4, 3), LIF(0.5)],
+    ],
+    ids=["LIF first", "IF first"],
+)
+def test_a_network_may_begin_with_neurons(layers: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = SpikingNetwork(layers, 3, input="spikes").eval()
+    x = (torch.rand(3, 2, 4) < 0.5).float()
+    for threat in (FreeSpikes(0.2), SpikeFlips(0), SpikeFlips(2, "add"), SpikeFlips(2)):
+        check(Example(network, threat, x, "smooth", 0))
+
+
+@pytest.mark.xfail(strict=True, reason="windows take one axis of inputs")
+def test_a_linear_layer_over_rows() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 2), LIF(0.3), nn.Flatten(), nn.Linear(6, 3), LIF(0.3)]
+    network = SpikingNetwork(layers, 3, input="spikes").eval()
+    x = (torch.rand(3, 2, 3, 4) < 0.5).float()
+    for threat in (FreeSpikes(0.2), SpikeFlips(0), SpikeFlips(2)):
+        check(Example(network, threat, x, "smooth", 0))

@@ -38,8 +38,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint of a run folder; the one that was the last becomes the previous one."""
     tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in checkpoint.tensors.items()
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
     }
     metadata = {"facts": json.dumps(checkpoint.facts), "sha256": _digest(tensors)}
     last = folder / LAST

@@ -32,6 +32,10 @@ class DataConfig:
     validation: float = 0.1
     encoding: Encoding | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation must lie in (0, 1), got {self.validation}")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -48,6 +52,10 @@ class NetworkConfig:
     neuron: Callable[[], Neuron] = IF
     steps: int = 4
     readout: Literal["rate", "membrane"] = "membrane"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,13 @@ class TrainingConfig:
     learning_rate: LearningRate = field(default_factory=LearningRate)
     gradient_norm: float = 8.0
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.gradient_norm > 0:
+            raise ValueError(f"gradient_norm must be > 0, got {self.gradient_norm}")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -88,3 +103,7 @@ class RunConfig:
     threat: Threat = field(default_factory=lambda: LinfBall(0.05))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")

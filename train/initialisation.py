@@ -10,9 +10,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from certsnn.affine import as_affine
 from certsnn.networks import SpikingNetwork, hold, over_time
 from certsnn.neurons import Neuron, scan
-from certsnn.affine import as_affine
 
 
 class Initialisation(ABC):
@@ -60,9 +60,7 @@ class ConstantWidth(Initialisation):
             frames = self._rescaled(pending, layer, frames, steps)
             pending = []
 
-    def _rescaled(
-        self, layers: list[nn.Module], neuron: Neuron, frames: Tensor, steps: int
-    ) -> Tensor:
+    def _rescaled(self, layers: list[nn.Module], neuron: Neuron, frames: Tensor, steps: int) -> Tensor:
         """Rescale the last weights before a neuron; the spikes ``[T, B, ...]`` that it then fires."""
         weighted = [layer for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d))]
         factor = 1.0

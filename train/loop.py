@@ -147,7 +147,7 @@ def train(
                 group["lr"] = settings.learning_rate(now, settings.epochs)
             terms = settings.objective.terms(network, samples, threat, now)
             optimizer.zero_grad()
-            terms.loss.backward()  # type: ignore[no-untyped-call]
+            terms.loss.backward()
             nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
             optimizer.step()
             for name, value in terms.figures.items():
@@ -249,6 +249,4 @@ def _resumed(
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -31,11 +31,11 @@ from certsnn.train.schedules import Ramp
 
 
 class Samples(NamedTuple):
-    """A batch as the threat takes it: images ``[B, ...]`` or spikes ``[T, B, ...]``; y, index ``[B]``."""
+    """A batch as the threat takes it: x ``[B, ...]`` or ``[T, B, ...]``, classes y and positions ``[B]``."""
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    positions: Tensor
 
 
 class Terms(NamedTuple):
@@ -49,9 +49,7 @@ class Objective(ABC):
     """Turns a batch into a loss."""
 
     @abstractmethod
-    def terms(
-        self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float
-    ) -> Terms:
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
         """The loss of one batch at this (fractional) epoch; runs the network in training mode."""
 
     @property
@@ -73,10 +71,8 @@ class Natural(Objective):
     def settled(self) -> float:
         return 0.0
 
-    def terms(
-        self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float
-    ) -> Terms:
-        x0, _ = bind(network, samples.x, threat.scaled(0), samples.index)
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
+        x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
         logits = network(x0)
         loss = F.cross_entropy(logits, samples.y)
         return Terms(loss, {"loss": loss.detach(), "error": _error(logits, samples.y)})
@@ -109,21 +105,15 @@ class Certified(Objective):
     def settled(self) -> float:
         return self.ramp.start + self.ramp.length
 
-    def terms(
-        self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float
-    ) -> Terms:
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
         share = self.ramp(epoch)
-        x0, input_set = bind(
-            network, samples.x, threat.scaled(self.size * share), samples.index
-        )
+        x0, input_set = bind(network, samples.x, threat.scaled(self.size * share), samples.positions)
         logits, program = network.forward_and_freeze(x0)
         clean = F.cross_entropy(logits, samples.y)
         figures = {"error": _error(logits, samples.y)}
         if share == 0:
             return Terms(clean, {"loss": clean.detach()} | figures)
-        margins, layers = interval_margins(
-            program, x0, samples.y, input_set, PLAIN, AnyWeights()
-        )
+        margins, layers = interval_margins(program, x0, samples.y, input_set, PLAIN, AnyWeights())
         robust = robust_cross_entropy(margins)
         kappa = 1 - (1 - self.kappa_end) * share
         loss = kappa * clean + (1 - kappa) * robust
@@ -167,11 +157,9 @@ class Adversarial(Objective):
     def settled(self) -> float:
         return self.ramp.start + self.ramp.length
 
-    def terms(
-        self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float
-    ) -> Terms:
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
         share = self.ramp(epoch)
-        x0, input_set = bind(network, samples.x, threat.scaled(share), samples.index)
+        x0, input_set = bind(network, samples.x, threat.scaled(share), samples.positions)
         clean_logits = network(x0)
         clean = F.cross_entropy(clean_logits, samples.y)
         if share == 0:
@@ -186,9 +174,7 @@ class Adversarial(Objective):
         }
         return Terms(loss, figures)
 
-    def _ascend(
-        self, network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet
-    ) -> Tensor:
+    def _ascend(self, network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet) -> Tensor:
         lower, upper = input_set.box(x0)
         # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
         step = 1.0 if input_set.domain == "spikes" else self.step_size * float((upper - lower).max())

@@ -59,9 +59,7 @@ class FiringRate(Regulariser):
     high: float = 0.5
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        rates = [
-            (layer.totals.lower + layer.totals.upper).mean() / (2 * layer.steps) for layer in layers
-        ]
+        rates = [(layer.totals.lower + layer.totals.upper).mean() / (2 * layer.steps) for layer in layers]
         terms = [(self.low - rate).clamp_min(0) + (rate - self.high).clamp_min(0) for rate in rates]
         return self.weight * (1 - share) * torch.stack(terms).mean()
 
@@ -74,8 +72,6 @@ class L1(Regulariser):
     weight: float = 1e-6
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        operators = [
-            as_affine(layer) for layer in network.layers if not isinstance(layer, Neuron)
-        ]
+        operators = [as_affine(layer) for layer in network.layers if not isinstance(layer, Neuron)]
         sums = [operator.rows.abs().sum() for operator in operators if isinstance(operator, Weighted)]
         return self.weight * torch.stack(sums).sum()

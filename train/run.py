@@ -79,4 +79,4 @@ def nominal(task: Task, config: RunConfig) -> torch.Tensor:
     """A batch of the network's nominal inputs, for a data-dependent initialisation."""
     batch = next(iter(loader(task.train, INITIAL_BATCH, shuffle_seed=config.seed)))
     samples = task.samples(batch, 0)
-    return task.threat.scaled(0).bind(samples.x, samples.index)[0]
+    return task.threat.scaled(0).bind(samples.x, samples.positions)[0]

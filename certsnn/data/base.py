@@ -94,9 +94,7 @@ class ImageDataset(Dataset[Batch]):
             raise TypeError(f"{self.name}: positions must be integers, not {positions.dtype}")
         low, high = (int(v) for v in positions.aminmax())
         if low < 0 or high >= len(self):
-            raise ValueError(
-                f"{self.name}: positions {low}..{high} asked of samples 0..{len(self) - 1}"
-            )
+            raise ValueError(f"{self.name}: positions {low}..{high} asked of samples 0..{len(self) - 1}")
         return positions
 
 
@@ -117,9 +115,7 @@ def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor
     return torch.from_numpy(kept).sort().values, torch.from_numpy(out).sort().values
 
 
-def loader(
-    dataset: ImageDataset, batch_size: int, shuffle_seed: int | None = None
-) -> DataLoader[Batch]:
+def loader(dataset: ImageDataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader[Batch]:
     """Batches (x, y, index) of the data set; the last one may be smaller.
 
     Without a seed the samples come in order. With one each pass has a new order, and a new loader
@@ -150,9 +146,7 @@ def _check_images(name: str, images: Tensor) -> None:
     if images.dtype != torch.float32:
         raise TypeError(f"{name}: images must be float32, not {images.dtype}")
     if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(
-            f"{name}: images must be a non-empty [N, C, H, W], not {list(images.shape)}"
-        )
+        raise ValueError(f"{name}: images must be a non-empty [N, C, H, W], not {list(images.shape)}")
     low, high = (float(v) for v in images.aminmax())
     if low != low:  # aminmax hands NaN on
         raise ValueError(f"{name}: images hold NaN")

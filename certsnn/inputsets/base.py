@@ -137,8 +137,7 @@ def check_spikes(x: Tensor, name: str = "spikes") -> None:
         raise TypeError(f"{name} must be a floating-point tensor of 0 and 1, not {kind}")
     if x.dim() < 3 or x.shape[0] == 0:
         raise ValueError(
-            f"{name} must have shape [T, B, ...] with T >= 1, not {list(x.shape)}: "
-            "add the time or batch axis"
+            f"{name} must have shape [T, B, ...] with T >= 1, not {list(x.shape)}: add the time or batch axis"
         )
     if bool(x.isnan().any()):
         raise ValueError(f"{name} hold NaN")
@@ -166,17 +165,13 @@ def check_form(A: Tensor, x0: Tensor) -> None:
     if not A.is_floating_point():
         raise TypeError(f"coefficients must be floating point, not {A.dtype}")
     if A.shape[1:] != x0.shape or A.dim() != x0.dim() + 1:
-        raise ValueError(
-            f"coefficients have shape {list(A.shape)}, expected [S, *{list(x0.shape)}]"
-        )
+        raise ValueError(f"coefficients have shape {list(A.shape)}, expected [S, *{list(x0.shape)}]")
 
 
 def check_mask(mask: Tensor, batch: int) -> None:
     """Raise ValueError unless mask is a boolean tensor [batch]."""
     if mask.dtype != torch.bool or mask.shape != (batch,):
-        raise ValueError(
-            f"the mask must be a boolean tensor [{batch}], not {mask.dtype} {list(mask.shape)}"
-        )
+        raise ValueError(f"the mask must be a boolean tensor [{batch}], not {mask.dtype} {list(mask.shape)}")
 
 
 def check_enumerable(members: float) -> None:
@@ -193,9 +188,7 @@ def box_minimum(A: Tensor, lower: Tensor, upper: Tensor, batch_axis: int) -> Ten
     return (A * torch.where(A > 0, lower, upper)).movedim(1 + batch_axis, 1).flatten(2).sum(dim=2)
 
 
-def uniform(
-    shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator
-) -> Tensor:
+def uniform(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
     """Float32 numbers in [0, 1), drawn on the generator's device and moved to `like`'s."""
     return torch.rand(shape, generator=generator, device=generator.device).to(like.device)
 
@@ -207,7 +200,5 @@ def mixture(x0: Tensor, inner: Tensor, corner: Tensor, generator: torch.Generato
     """
     each = (x0.shape[0], *[1] * (x0.dim() - 1))
     way = uniform(each, x0, generator)
-    sparse = torch.where(
-        uniform(x0.shape, x0, generator) < uniform(each, x0, generator), corner, x0
-    )
+    sparse = torch.where(uniform(x0.shape, x0, generator) < uniform(each, x0, generator), corner, x0)
     return torch.where(way < 1 / 3, inner, torch.where(way < 2 / 3, corner, sparse))

@@ -108,7 +108,5 @@ class LinfBall(InputSet):
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         if self.eps > 0:
-            raise ValueError(
-                f"{self.describe()} holds infinitely many images: enumerate takes eps = 0 only"
-            )
+            raise ValueError(f"{self.describe()} holds infinitely many images: enumerate takes eps = 0 only")
         return iter([x0])

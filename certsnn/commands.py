@@ -1,0 +1,229 @@
+"""What the commands of the command line do."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import yaml
+from rich.console import Console
+
+from certsnn import __version__, verification
+from certsnn.configuration import override, read_config
+from certsnn.console import (
+    duration,
+    facts_table,
+    percent,
+    rows_table,
+    training_progress,
+    verification_progress,
+)
+from certsnn.data import ImageDataset, load, loader
+from certsnn.errors import CheckpointError, UserError
+from certsnn.files import write_text
+from certsnn.models import MODEL, Model, load_model, pretrained
+from certsnn.train.config import RunConfig
+from certsnn.train.run import run
+from certsnn.verification import SampleResult, summarise
+
+DONE, INTERRUPTED = 0, 130
+RESULTS = "results.json"
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """How to verify: method and rounding as in `certsnn.bounds.certify`, batch size and device."""
+
+    device: torch.device
+    method: str = "s-ibp"
+    rounding: bool = True
+    batch_size: int = 256
+
+
+def prepare(device: str, threads: int | None) -> torch.device:
+    """Set torch's CPU threads (None leaves them as they are), and try the device.
+
+    Raises:
+        UserError: if torch can't compute there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        place = torch.device(device)
+        float(torch.zeros(1, device=place))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        message = f"the device {device!r} can't be used: {reason}; --device cpu always can"
+        raise UserError(message) from error
+    return place
+
+
+def train(config_file: Path, overrides: Sequence[str], folder: Path, device: torch.device) -> int:
+    """Train (or go on training) in the folder, then verify on the test set; the exit status."""
+    config, text = read_config(config_file, overrides)
+    test = _test_set(config)  # first: a missing one should not come to light after the training
+    screen = Console(stderr=True)
+    model = _finished(folder, text)
+    if model is not None:
+        screen.print(f"{folder} holds a finished run of this config.", highlight=False)
+    else:
+        with training_progress(screen) as monitor:
+            try:
+                model = run(config, text, folder, device, monitor).model
+            except KeyboardInterrupt:
+                stopped = f"stopped; {monitor.epoch} epochs are done"
+                print(f"certsnn: {stopped}, the same command goes on from there", file=sys.stderr)
+                return INTERRUPTED
+    report, _ = _verified(model, config, text, test, Setting(device))
+    write_text(folder / RESULTS, json.dumps(report, indent=2) + "\n")
+    facts = _facts(report) | {
+        "training time": duration(model.facts["training_seconds"]),
+        "model": str(folder / MODEL),
+        "figures": str(folder / RESULTS),
+    }
+    Console().print(facts_table(f"{config.data.name}: test set", facts))
+    return DONE
+
+
+def verify(
+    source: str,
+    overrides: Sequence[str],
+    setting: Setting,
+    samples: int | None = None,
+    json_to: str | None = None,
+) -> int:
+    """Verify a model (see `load_model`) on the test set, or its first samples; the exit status.
+
+    Args:
+        source: a run folder, a weights file or a pretrained name.
+        overrides: config keys, ``["--threat.eps", "0.03"]``.
+        setting: how to verify.
+        samples: only so many of the test set.
+        json_to: a file for the summary and all samples as JSON; ``-`` is standard output.
+    """
+    model = load_model(source)
+    config, text = override(model.text, overrides)
+    takes, gives = model.config.threat.network_input, config.threat.network_input
+    if takes != gives:
+        raise UserError(
+            f"the network takes {takes}, but {config.threat.describe()} gives it {gives}; name "
+            "a threat that fits with --threat.class_path"
+        )
+    test = _test_set(config)
+    part = test if samples is None else test.head(samples)
+    report, results = _verified(model, config, text, part, setting)
+    whole = len(part) == len(test)
+    facts = _facts(report)
+    facts["samples"] = str(len(part)) if whole else f"the first {len(part)} of {len(test)}"
+    title = f"{config.data.name}: {'test set' if whole else 'a subset of the test set'}"
+    Console(stderr=json_to == "-").print(facts_table(title, facts))
+    if json_to is not None:
+        rows = [_row(result) for result in results]
+        written = json.dumps(report | {"subset": not whole, "samples": rows}, indent=2) + "\n"
+        if json_to == "-":
+            sys.stdout.write(written)
+        else:
+            write_text(Path(json_to), written)
+    return DONE
+
+
+def models() -> int:
+    """Print the pretrained models; the exit status."""
+    rows = []
+    for name in pretrained():
+        model = load_model(name)
+        config, errors = (
+            model.config,
+            (model.facts.get(k) for k in ("clean_error", "verified_error")),
+        )
+        parts = [name, config.data.name, config.network.architecture, config.threat.describe()]
+        rows.append(parts + ["-" if error is None else percent(error) for error in errors])
+    columns = ["name", "data", "network", "threat", "clean error", "verified error"]
+    if rows:
+        Console().print(rows_table(columns, rows))
+    else:
+        print("No pretrained models are installed.")
+    return DONE
+
+
+def _finished(folder: Path, text: str) -> Model | None:
+    """The model, where a run of this config has ended in the folder."""
+    if not (folder / MODEL).exists():
+        return None
+    try:
+        model = load_model(folder / MODEL)
+    except CheckpointError:
+        return None  # damaged: the run's checkpoints make it again
+    if model.text != text:
+        raise CheckpointError(
+            f"{folder} holds a run with another config; name another folder with --run, or remove this one"
+        )
+    return model
+
+
+def _test_set(config: RunConfig) -> ImageDataset:
+    return load(config.data.name, "test", config.data.root, config.data.download)
+
+
+def _verified(
+    model: Model, config: RunConfig, text: str, data: ImageDataset, setting: Setting
+) -> tuple[dict[str, Any], list[SampleResult]]:
+    """Verify, showing progress: the report for JSON, and each sample's result."""
+    results: list[SampleResult] = []
+    with verification_progress(Console(stderr=True), len(data)) as batch_done:
+        for batch in verification.verify(
+            model.network.to(setting.device),
+            loader(data, setting.batch_size),
+            config.threat,
+            encoding=config.data.encoding,
+            method=setting.method,
+            rounding=setting.rounding,
+        ):
+            results += batch
+            batch_done(batch)
+    report = {
+        "summary": summarise(results).as_dict(),
+        "threat": config.threat.describe(),
+        "method": setting.method,
+        "rounding": setting.rounding,
+        "training": model.facts,
+        "versions": {
+            "certsnn": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": str(setting.device),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
+        "config": yaml.safe_load(text),
+    }
+    return report, results
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str]:
+    """A report's figures as its table shows them."""
+    summary = report["summary"]
+    rounding = "rounding covered" if report["rounding"] else "rounding not covered"
+    facts = {
+        "samples": str(summary["samples"]),
+        "clean error": percent(summary["clean_error"]),
+        "verified error": percent(summary["verified_error"]),
+        "method": f"{report['method']}, {rounding}",
+        "threat": report["threat"],
+    }
+    odd = {status: summary[status] for status in ("timeout", "error") if summary[status]}
+    return facts | {f"status {status}": f"{count} samples" for status, count in odd.items()}
+
+
+def _row(result: SampleResult) -> dict[str, Any]:
+    """A sample for JSON, which has no infinities."""
+    return asdict(result) | {"margin": result.margin if math.isfinite(result.margin) else None}

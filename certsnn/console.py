@@ -1,0 +1,116 @@
+"""What a person sees of the command line: tables, and progress bars with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from certsnn.train.loop import Monitor, Row
+from certsnn.verification import SampleResult
+
+
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """A table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table with a head."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def percent(value: float) -> str:
+    """An error in percent, as tables show it."""
+    return f"{value:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``1:02:03``, ``2:03`` or ``4.5 s``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}" if minutes else f"{seconds:.1f} s"
+
+
+@final
+class TrainingProgress(Monitor):
+    """A bar over all epochs; where there is no terminal, a line for each epoch."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("training", total=None, note="")
+        self._epochs = 0
+        self.epoch = 0
+
+    def started(self, epochs: int, batches: int, epoch: int) -> None:
+        self._epochs, self.epoch = epochs, epoch
+        self._progress.update(self._task, total=epochs * batches, completed=epoch * batches)
+        if epoch == epochs:
+            self._progress.console.print("This run is finished: nothing is left to train.")
+        elif epoch > 0:
+            self._progress.console.print(f"Going on from epoch {epoch} of {epochs}.")
+
+    def batch_done(self) -> None:
+        self._progress.advance(self._task)
+
+    def epoch_done(self, row: Row) -> None:
+        self.epoch = int(row["epoch"])
+        note = (
+            f"epoch {self.epoch}/{self._epochs}, validation error: "
+            f"clean {percent(row['clean_error'])}, verified {percent(row['verified_error'])}"
+        )
+        self._progress.update(self._task, note=note)
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(note)
+
+    def warn(self, message: str) -> None:
+        self._progress.console.print(f"certsnn: warning: {message}", style="yellow", markup=False)
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[TrainingProgress]:
+    """Shows training while the block runs."""
+    with _bar(console) as progress:
+        yield TrainingProgress(progress)
+
+
+@contextmanager
+def verification_progress(
+    console: Console, samples: int
+) -> Iterator[Callable[[Sequence[SampleResult]], None]]:
+    """Shows how many samples are done; the block calls what it gets with each batch's results."""
+    with _bar(console) as progress:
+        task = progress.add_task("verifying", total=samples, note="")
+        done: list[SampleResult] = []
+
+        def batch_done(results: Sequence[SampleResult]) -> None:
+            done.extend(results)
+            certified = sum(result.status == "certified" for result in done)
+            note = f"{len(done)}/{samples} samples, {certified} certified"
+            progress.update(task, completed=len(done), note=note)
+
+        yield batch_done
+
+
+def _bar(console: Console) -> Progress:
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+    ]
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,312 @@
+"""The command line: interrupted training, verification, and one line for each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from certsnn import __version__, commands
+from certsnn.cli import main
+from certsnn.verification import SampleResult, Summary
+
+EPOCHS = 12
+CONFIG = f"""
+data: {{name: digits}}
+network: {{steps: 2, neuron: {{class_path: IF, init_args: {{initial: 0.5}}}}}}
+threat: {{class_path: LinfBall, init_args: {{eps: 0.02}}}}
+training:
+  objective: {{class_path: Certified, init_args: {{ramp: {{start: 1, length: 3}}}}}}
+  epochs: {EPOCHS}
+  batch_size: 128
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = config.parent / "finished"
+    assert main(["train", str(config), "--run", str(folder)]) == 0
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """The one line that a command which can't be done says."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("certsnn: error: ")
+    assert shown.err.count("\n") == 1
+    return shown.err
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def started(config: Path, folder: Path) -> subprocess.Popen[str]:
+    """A training in another process that has done two epochs or more."""
+    words = ["train", str(config), "--run", str(folder), "--threads", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "certsnn", *words], stderr=subprocess.PIPE, text=True)
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def epochs_done(folder: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_figures_and_files(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((finished / "results.json").read_text())
+    assert report["summary"]["samples"] == 450
+    assert 0 < report["summary"]["clean_error"] <= report["summary"]["verified_error"] < 100
+    assert report["threat"] == "LinfBall(eps=0.02)"
+    assert (report["method"], report["rounding"]) == ("s-ibp", True)
+    assert report["training"]["epochs"] == EPOCHS
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["certsnn"] == __version__
+    assert report["config"]["training"]["gradient_norm"] == 8.0
+    assert {"versions", "threads", "device", "machine"} <= report.keys()
+    assert epochs_done(finished) == list(range(1, EPOCHS + 1))
+    assert (finished / "curves.png").exists()
+    before = (finished / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", str(config), "--run", str(finished)]) == 0
+    shown = capsys.readouterr()
+    assert "holds a finished run of this config" in " ".join(shown.err.split())
+    assert "verified error" in shown.out
+    assert (finished / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_run_folder_is_named_after_the_config(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(config), "--training.epochs", "2", "--seed=3"]) == 0
+    report = json.loads((tmp_path / "runs" / "small" / "results.json").read_text())
+    assert (report["config"]["training"]["epochs"], report["config"]["seed"]) == (2, 3)
+    assert epochs_done(tmp_path / "runs" / "small") == [1, 2]
+
+
+def test_another_config_is_kept_out_of_a_finished_folder(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights(finished)
+    said = refused(capsys, "train", config, "--run", finished, "--threat.eps", "0.5")
+    assert "holds a run with another config; name another folder with --run" in said
+    assert all(torch.equal(before[name], value) for name, value in weights(finished).items())
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(finished: Path, config: Path, tmp_path: Path) -> None:
+    process = started(config, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = said.splitlines()[-1]
+    assert last.startswith("certsnn: stopped")
+    assert "Traceback" not in said
+    assert "the same command goes on from there" in last
+    assert not (tmp_path / "model.safetensors").exists()
+    assert main(["train", str(config), "--run", str(tmp_path)]) == 0
+    assert epochs_done(tmp_path) == list(range(1, EPOCHS + 1))
+    assert same_weights(tmp_path, finished)
+
+
+def test_a_killed_run_and_a_damaged_checkpoint_end_with_the_same_weights(
+    finished: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = started(config, tmp_path)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "model.safetensors").exists()
+    assert len(epochs_done(tmp_path)) < EPOCHS
+    last = tmp_path / "checkpoint.safetensors"
+    if not last.exists():  # killed between two renames
+        last = tmp_path / "checkpoint.previous.safetensors"
+    os.truncate(last, last.stat().st_size // 2)
+    assert main(["train", str(config), "--run", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "certsnn: warning:" in said
+    assert "going on from the checkpoint before it" in said
+    assert same_weights(tmp_path, finished)
+
+
+def test_verify_writes_json(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((finished / "results.json").read_text())
+    to = tmp_path / "verified.json"
+    capsys.readouterr()
+    assert main(["verify", str(finished), "--json", str(to), "--batch-size", "100"]) == 0
+    shown = capsys.readouterr()
+    assert "digits: test set" in shown.out
+    assert f"{report['summary']['verified_error']:.2f} %" in shown.out
+    written = json.loads(to.read_text())
+    assert written["summary"] == report["summary"]
+    assert written["subset"] is False
+    assert [row["index"] for row in written["samples"]] == list(range(450))
+    for row in written["samples"]:
+        assert (row["status"] == "certified") == (row["margin"] > 0)
+        assert row["correct"] or row["status"] != "certified"
+
+
+def test_verify_on_standard_output_is_json_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = finished / "model.safetensors"
+    words = ["--samples", "20", "--threat.eps", "0", "--rounding", "false", "--json", "-"]
+    capsys.readouterr()
+    assert main(["verify", str(model), *words]) == 0
+    shown = capsys.readouterr()
+    written = json.loads(shown.out)
+    assert "a subset of the test set" in shown.err
+    assert "the first 20 of 450" in shown.err
+    assert written["subset"] is True
+    assert written["threat"] == "LinfBall(eps=0)"
+    assert written["rounding"] is False
+    assert written["config"]["threat"]["init_args"]["eps"] == 0
+    assert written["summary"]["clean_error"] == written["summary"]["verified_error"]
+
+
+def test_verify_with_a_larger_threat_proves_less(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def verified_error(eps: str) -> float:
+        capsys.readouterr()
+        assert main(["verify", str(finished), "--threat.eps", eps, "--json", "-"]) == 0
+        error: float = json.loads(capsys.readouterr().out)["summary"]["verified_error"]
+        return error
+
+    assert verified_error("0.001") < verified_error("0.05")
+
+
+def test_refused_by_verify(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str | Path) -> str:
+        return refused(capsys, "verify", *words)
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((finished / "model.safetensors").read_bytes()[:5000])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flips = ["--threat", "SpikeFlips", "--threat.budget", "100000"]
+    encoding = ["--data.encoding", "{class_path: Bernoulli, steps: 2}"]
+    assert "is neither a run folder, nor a weights file" in said("nothing-here")
+    assert "is not a whole model of certsnn" in said(cut)
+    assert "its training has not ended" in said(empty)
+    assert "threat.eps must be finite and at least 0, not -1" in said(finished, "--threat.eps=-1")
+    assert "did you mean threat.eps?" in said(finished, "--threat.ep", "1")
+    assert "verify does not take --training.epochs" in said(finished, "--training.epochs", "1")
+    assert "threat and data.encoding do not fit" in said(finished, *flips)
+    assert "the network takes image, but SpikeFlips" in said(finished, *flips, *encoding)
+    assert "no bound method is called 'ibp'" in said(finished, "--method", "ibp")
+    assert "did you mean --method?" in said(finished, "--methd", "ibp")
+    assert "--json" in said(finished, "--samples", "5", "--jsn", "x")
+    assert "MNIST (test) can't be read from" in said(
+        finished, "--data.name", "mnist", "--data.root", tmp_path
+    )
+    assert "the device 'gpu' can't be used" in said(finished, "--device", "gpu")
+    assert "the device 'meta' can't be used" in said(finished, "--device", "meta")
+
+
+def test_a_budget_larger_than_the_input_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spikes.yaml"
+    path.write_text(
+        "data: {encoding: {class_path: Bernoulli, steps: 2}}\n"
+        "threat: {class_path: SpikeFlips, budget: 5}\n"
+        "training: {epochs: 1, objective: Natural}\n"
+    )
+    folder = tmp_path / "run"
+    assert main(["train", str(path), "--run", str(folder)]) == 0
+    said = refused(capsys, "verify", folder, "--threat.budget", "129")
+    assert "the budget of 129 flips exceeds the 128 bits of a sample" in said
+
+
+def test_refused_by_train(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+
+    def said(*words: str | Path) -> str:
+        return refused(capsys, "train", *words, "--run", folder)
+
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text("training: {objectve: Natural}")
+    inside = tmp_path / "inside.yaml"
+    inside.write_text("threat: {class_path: LinfBall, init_args: {epz: 0.1}}")
+    assert "training.objectve is not a key; did you mean training.objective?" in said(misspelt)
+    assert "threat.epz is not a key of LinfBall; did you mean threat.eps?" in said(inside)
+    assert "did you mean training.epochs?" in said(config, "--training.epoch", "3")
+    assert "did you mean --training.epochs?" in said(config, "--epochs", "3")
+    assert "threat.eps must be finite and at least 0" in said(config, "--threat.eps", "-1")
+    assert "none.yaml can't be read: No such file" in said(tmp_path / "none.yaml")
+    assert "no data set is called 'digit'; did you mean 'digits'?" in said(config, "--data.name", "digit")
+    mnist = ["--data.name", "mnist", "--data.root", str(tmp_path)]
+    assert "--data.download true" in said(config, *mnist)
+    assert "no architecture is called 'digits-cf'" in said(config, "--network.architecture", "digits-cf")
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'trian' is not a command; did you mean train?" in refused(capsys, "trian")
+    assert main(["--verbose"]) == 2
+    assert "unrecognized arguments: --verbose" in capsys.readouterr().err
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"certsnn {__version__}\n"
+    assert main([]) == 0
+    assert "certsnn train configs/digits.yaml" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    assert "--training.objective.ramp.length" in capsys.readouterr().out
+    assert main(["train"]) == 2
+    assert "CONFIG" in capsys.readouterr().err
+    assert main(["verify", "x", "--threads", "0"]) == 2
+    assert "must be an integer of at least 1" in capsys.readouterr().err
+    assert main(["models"]) == 0
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from certsnn.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "verify", "nothing-here"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "certsnn: error: " in said
+
+
+def test_unsound_bounds_have_an_exit_status_of_their_own(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summarise = commands.summarise
+
+    def misled(results: list[SampleResult]) -> Summary:
+        wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0)
+        return summarise([*results, wrong])
+
+    monkeypatch.setattr(commands, "summarise", misled)
+    assert main(["verify", str(finished), "--samples", "5"]) == 3
+    assert "the bounds are unsound" in capsys.readouterr().err

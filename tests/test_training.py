@@ -1,0 +1,296 @@
+"""Schedules, objectives, regularisers, initialisation, checkpoints and the loop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from certsnn.bounds import bind, margin_bounds
+from certsnn.data import digits
+from certsnn.encoding import Bernoulli
+from certsnn.errors import CheckpointError
+from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF, LIF
+from certsnn.train import checkpoint as checkpoints
+from certsnn.train.config import TrainingConfig
+from certsnn.train.initialisation import ConstantWidth
+from certsnn.train.loop import Monitor, Row, Silent, Task, train
+from certsnn.train.objectives import (
+    Adversarial,
+    Certified,
+    Natural,
+    Objective,
+    Samples,
+    robust_cross_entropy,
+)
+from certsnn.train.regularisers import L1, FiringRate, Tightness
+from certsnn.train.schedules import LearningRate, Ramp
+
+
+def network_of(kind: str = "image", seed: int = 0) -> SpikingNetwork:
+    torch.manual_seed(seed)
+    layers = [nn.Flatten(), nn.Linear(64, 20), IF(initial=0.5), nn.Dropout(0.2), nn.Linear(20, 10)]
+    return SpikingNetwork(layers, 3, "membrane", kind)  # type: ignore[arg-type]
+
+
+def task_of(threat=LinfBall(0.02), encoding=None) -> Task:  # noqa: B008
+    data = digits("train", Path(), False).head(300)
+    return Task(*data.split(0.2, 0), threat, encoding)
+
+
+SETTINGS = TrainingConfig(Certified(Ramp(0, 1)), epochs=4, batch_size=60, learning_rate=LearningRate(5e-3))
+
+
+class Stop(Exception):
+    """Ends a run from within, as a kill would."""
+
+
+class StopAfter(Monitor):
+    """Ends the run in the middle of things, before batch number ``batches`` + 1 is counted."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def started(self, epochs: int, batches: int, epoch: int) -> None:
+        self.begun_at = epoch
+
+    def batch_done(self) -> None:
+        if self.batches == 0:
+            raise Stop
+        self.batches -= 1
+
+    def epoch_done(self, row: Row) -> None:
+        return None
+
+    def warn(self, message: str) -> None:
+        return None
+
+
+def weights(network: SpikingNetwork) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in network.state_dict().values()])
+
+
+class TestSchedules:
+    def test_ramp_by_hand(self) -> None:
+        ramp = Ramp(2, 4)
+        assert [ramp(epoch) for epoch in (0, 2, 3, 4, 5, 6, 9)] == [0, 0, 0.15625, 0.5, 0.84375, 1, 1]
+
+    def test_ramp_without_length_is_a_step(self) -> None:
+        assert (Ramp(2, 0)(1.99), Ramp(2, 0)(2)) == (0, 1)
+
+    def test_learning_rate_holds_then_falls(self) -> None:
+        rate = LearningRate(1.0, hold=2, floor=0.1)
+        assert rate(0, 10) == rate(2, 10) == 1
+        assert rate(6, 10) == pytest.approx(0.55)
+        assert rate(10, 10) == pytest.approx(0.1)
+
+    @pytest.mark.parametrize("make", [lambda: Ramp(-1, 2), lambda: LearningRate(0.0)])
+    def test_nonsense_is_refused(self, make) -> None:
+        with pytest.raises(ValueError, match=">"):
+            make()
+
+
+class TestObjectives:
+    def batch(self, x: torch.Tensor | None = None) -> Samples:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(6, 1, 8, 8, generator=generator) if x is None else x
+        return Samples(x, torch.arange(6), torch.arange(6))
+
+    def test_robust_cross_entropy_is_that_of_the_worst_logits(self) -> None:
+        logits = torch.tensor([[3.0, 1.0, 2.0]])
+        margins = logits[:, :1] - logits[:, 1:]
+        expected = F.cross_entropy(logits, torch.tensor([0]))
+        torch.testing.assert_close(robust_cross_entropy(margins), expected)
+
+    def test_certified_mixes_clean_and_robust(self) -> None:
+        network, threat = network_of().eval(), LinfBall(0.02)
+        for layer in network.layers:
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        samples = self.batch()
+        clean = F.cross_entropy(network(samples.x), samples.y)
+        robust = robust_cross_entropy(margin_bounds(network, samples.x, samples.y, threat))
+        network.train()
+        objective = Certified(Ramp(0, 10), kappa_end=0.2)
+        for epoch, kappa, eps in ((0, 1.0, 0.0), (10, 0.2, 0.02)):
+            terms = objective.terms(network, samples, threat, epoch)
+            expected = kappa * clean + (1 - kappa) * (robust if eps else 0)
+            torch.testing.assert_close(terms.loss, expected)
+
+    def test_training_size_enlarges_the_threat(self) -> None:
+        network, samples = network_of(), self.batch()
+        small, large = (
+            Certified(Ramp(0, 0), kappa_end=0.0, size=size).terms(
+                network.train(), samples, LinfBall(0.05), 1.0
+            )
+            for size in (1.0, 2.0)
+        )
+        assert large.loss > small.loss
+
+    @pytest.mark.parametrize("threat", [SpikeFlips(2), CoupledBernoulli(0.1, 3)])
+    @pytest.mark.parametrize("objective", [Natural(), Certified(Ramp(0, 0)), Adversarial(Ramp(0, 0))])
+    def test_spike_threats_train(self, threat, objective: Objective) -> None:
+        network, samples = network_of("spikes"), self.batch()
+        if isinstance(threat, SpikeFlips):
+            samples = self.batch(Bernoulli(3)(samples.x, samples.index))
+        terms = objective.terms(network, samples, threat, 1.0)
+        terms.loss.backward()
+        gradients = [p.grad for p in network.parameters() if p.requires_grad]
+        assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
+
+    @pytest.mark.parametrize("threat", [LinfBall(0.1), SpikeFlips(3)])
+    def test_adversary_stays_in_the_set_and_does_harm(self, threat) -> None:
+        network = network_of("image" if isinstance(threat, LinfBall) else "spikes").eval()
+        samples = self.batch()
+        x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.index)
+        x0, input_set = bind(network, x, threat, None)
+        found = Adversarial(iterations=10)._ascend(network, x0, samples.y, input_set)
+        assert input_set.contains(x0, found).all()
+        assert F.cross_entropy(network(found), samples.y) > F.cross_entropy(network(x0), samples.y)
+
+    def test_regularisers_by_hand(self) -> None:
+        network, samples = network_of(), self.batch()
+        plain, with_l1 = (
+            Certified(Ramp(0, 0), regularisers=aids).terms(network.eval(), samples, LinfBall(0.1), 1)
+            for aids in ((), (L1(0.01),))
+        )
+        total = sum(
+            float(layer.weight.detach().abs().sum())
+            for layer in network.layers
+            if isinstance(layer, nn.Linear)
+        )
+        assert float((with_l1.loss - plain.loss).detach()) == pytest.approx(0.01 * total, rel=1e-4)
+
+    def test_fading_regularisers(self) -> None:
+        from certsnn.bounds.arithmetic import PLAIN
+        from certsnn.bounds.flips import AnyWeights
+        from certsnn.bounds.ibp import interval_margins
+
+        torch.manual_seed(0)
+        layers = [nn.Flatten(), nn.Linear(64, 20), IF(), nn.Linear(20, 20), IF(), nn.Linear(20, 10)]
+        network = SpikingNetwork(layers, 3, "membrane")
+        samples = self.batch()
+        _, bounds = interval_margins(
+            network.freeze(), samples.x, samples.y, LinfBall(0.1), PLAIN, AnyWeights()
+        )
+        widths = [float((b.totals.upper - b.totals.lower).mean().detach()) + 1e-6 for b in bounds]
+        expected = sum(max(0.0, 0.9 - widths[0] / w) for w in widths) / 2
+        found = Tightness(1.0, 0.9).penalty(network, bounds, 0.25)
+        assert float(found.detach()) == pytest.approx(0.75 * expected, rel=1e-5)
+        rates = [float((b.totals.upper + b.totals.lower).mean().detach()) / 6 for b in bounds]
+        expected = sum(max(0.0, 0.9 - r) for r in rates) / 2
+        found = FiringRate(1.0, 0.9, 1.0).penalty(network, bounds, 0.0)
+        assert float(found.detach()) == pytest.approx(expected)
+
+    def test_initialisation_makes_every_layer_fire(self) -> None:
+        torch.manual_seed(0)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs in (64, 64, 64):
+            layers += [nn.Linear(inputs, 64), LIF(1.0, 0.5)]
+        network = SpikingNetwork(layers, 4, "rate")
+        x = torch.rand(32, 1, 8, 8)
+        ConstantWidth(rate=0.15)(network, x)
+        rates = [float(trace.spikes.detach().mean()) for trace in network.freeze().traces(x)]
+        assert all(0.15 <= rate < 0.4 for rate in rates)
+
+
+class TestCheckpoints:
+    def example(self) -> checkpoints.Checkpoint:
+        return checkpoints.Checkpoint({"a": torch.arange(3.0)}, {"epoch": 2, "best": [1.5, 0.5]})
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        checkpoints.save(tmp_path, self.example())
+        found, refused = checkpoints.load_latest(tmp_path)
+        assert found is not None and not refused
+        assert found.facts == self.example().facts
+        assert torch.equal(found.tensors["a"], torch.arange(3.0))
+
+    def test_no_checkpoint_is_a_fresh_start(self, tmp_path: Path) -> None:
+        assert checkpoints.load_latest(tmp_path) == (None, [])
+
+    @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"x", lambda b: b""])
+    def test_a_damaged_one_is_refused_and_the_previous_used(self, tmp_path: Path, damage) -> None:
+        checkpoints.save(tmp_path, self.example())
+        checkpoints.save(tmp_path, replace(self.example(), facts={"epoch": 3}))
+        last = tmp_path / checkpoints.LAST
+        last.write_bytes(damage(last.read_bytes()))
+        found, refused = checkpoints.load_latest(tmp_path)
+        assert found is not None and found.facts["epoch"] == 2
+        assert len(refused) == 1 and str(last) in refused[0]
+        (tmp_path / checkpoints.PREVIOUS).unlink()
+        with pytest.raises(CheckpointError, match="no checkpoint"):
+            checkpoints.load_latest(tmp_path)
+
+    def test_a_failed_save_leaves_the_old_one(self, tmp_path: Path, monkeypatch) -> None:
+        checkpoints.save(tmp_path, self.example())
+
+        def full(*arguments: object) -> None:
+            raise OSError("no space left")
+
+        monkeypatch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            checkpoints.save(tmp_path, replace(self.example(), facts={"epoch": 3}))
+        assert [path.name for path in tmp_path.iterdir()] == [checkpoints.LAST]
+        assert checkpoints.load(tmp_path / checkpoints.LAST).facts["epoch"] == 2
+
+
+class TestLoop:
+    def test_training_certifies(self, tmp_path: Path) -> None:
+        settings = replace(SETTINGS, epochs=15)
+        progress = train(network_of(), task_of(), settings, tmp_path)
+        first, last = progress.rows[0], progress.rows[-1]
+        assert last["clean_error"] < 20 and last["verified_error"] < 40 < first["verified_error"]
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == progress.rows
+
+    @pytest.mark.parametrize("stop", [1, 4, 10])  # batches; an epoch has 4
+    @pytest.mark.parametrize("kind", ["image", "spikes"])
+    def test_resumed_equals_undisturbed(self, tmp_path: Path, stop: int, kind: str) -> None:
+        task = task_of() if kind == "image" else task_of(CoupledBernoulli(0.05, 3))
+
+        def start(folder: str, monitor: Monitor) -> SpikingNetwork:
+            network = network_of(kind)
+            train(network, task, SETTINGS, tmp_path / folder, seed=5, monitor=monitor)
+            return network
+
+        undisturbed = start("whole", Silent())
+        with pytest.raises(Stop):
+            start("parts", StopAfter(stop))
+        resuming = StopAfter(99)
+        resumed = start("parts", resuming)
+        assert resuming.begun_at == stop // 4
+        assert torch.equal(weights(undisturbed), weights(resumed))
+
+    def test_seeds_matter(self, tmp_path: Path) -> None:
+        found = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            network = network_of()
+            train(network, task_of(), SETTINGS, tmp_path / name, seed=seed)
+            found.append(weights(network))
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+    def test_best_weights_win(self, tmp_path: Path) -> None:
+        network = network_of()
+        progress = train(network, task_of(), SETTINGS, tmp_path)
+        settled = [(row["verified_error"], row["clean_error"]) for row in progress.rows]
+        assert progress.best == min(settled)
+
+    def test_another_config_is_refused(self, tmp_path: Path) -> None:
+        settings = replace(SETTINGS, epochs=1)
+        train(network_of(), task_of(), settings, tmp_path, identity={"config": "a"})
+        with pytest.raises(CheckpointError, match="another config"):
+            train(network_of(), task_of(), settings, tmp_path, identity={"config": "b"})
+
+    def test_a_diverged_loss_stops(self, tmp_path: Path) -> None:
+        network = network_of()
+        with torch.no_grad():
+            next(network.parameters()).fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="learning_rate"):
+            train(network, task_of(), SETTINGS, tmp_path)
