@@ -79,7 +79,7 @@ def build(
     """
     if architecture not in ARCHITECTURES:
         near = get_close_matches(architecture, ARCHITECTURES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         known = ", ".join(ARCHITECTURES)
         raise ConfigError(f"no architecture is called {architecture!r}{hint} Known: {known}")
     layers, features = ARCHITECTURES[architecture](shape, neuron)

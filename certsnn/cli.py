@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from certsnn import __version__
-from certsnn.errors import UserError
+from certsnn.errors import UnsoundBoundError, UserError
 
 if TYPE_CHECKING:
     from certsnn.configuration import Key
@@ -61,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except (UserError, ValueError, TypeError, FloatingPointError, OSError) as error:
         return _report(error, debug, FAILED)
-    except RuntimeError as error:
-        if "unsound" not in str(error):
-            raise
+    except UnsoundBoundError as error:
         return _report(error, debug, UNSOUND)
 
 

@@ -20,3 +20,7 @@ class CheckpointError(UserError):
 
 class ConfigError(UserError):
     """A config file or command-line override is not valid."""
+
+
+class UnsoundBoundError(RuntimeError):
+    """A bound claims what the network refutes: a defect of certsnn, never of the input."""

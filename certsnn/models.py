@@ -113,7 +113,7 @@ def locate(run: str | Path) -> Path:
             f"{path} has no {MODEL}: its training has not ended; run `certsnn train` on it again"
         )
     near = get_close_matches(str(run), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     names = ", ".join(known) or "none yet"
     raise CheckpointError(
         f"{run} is neither a run folder, nor a weights file, nor a pretrained model{hint} Pretrained: {names}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from certsnn.bounds import Status, certify
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
+from certsnn.errors import UnsoundBoundError
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
 
@@ -106,14 +107,14 @@ def summarise(results: Iterable[SampleResult]) -> Summary:
 
     Raises:
         ValueError: without samples.
-        RuntimeError: if a misclassified sample is certified, which only an unsound bound can do.
+        UnsoundBoundError: if a misclassified sample is certified, which only an unsound bound can do.
     """
     results = list(results)
     if not results:
         raise ValueError("there are no samples to summarise")
     for result in results:
         if result.status == "certified" and not result.correct:
-            raise RuntimeError(
+            raise UnsoundBoundError(
                 f"sample {result.index} is misclassified and yet certified: the bounds are unsound. "
                 "Please report this with the model and the command"
             )

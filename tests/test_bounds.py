@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from test_neurons import ReferenceSpike
 from torch import Tensor, nn
 
 from certsnn.affine import Dense, Normalize, as_affine
@@ -18,7 +19,8 @@ from certsnn.bounds.neurons import membranes_of_counts, scan_counts, scan_steps,
 from certsnn.bounds.sources import Images, Spikes
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Reset
+from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset
+from certsnn.surrogates import Triangle
 
 
 def column(*values: float) -> Tensor:
@@ -56,7 +58,7 @@ def test_a_dense_layer_by_hand() -> None:
 )
 def test_rigorous_bounds_hold_for_both_ends_and_stay_tight(layers: list[nn.Module]) -> None:
     torch.manual_seed(0)
-    shape = layers[0].unflattened_size if isinstance(layers[0], nn.Unflatten) else (6,)  # type: ignore[misc]
+    shape = layers[0].unflattened_size if isinstance(layers[0], nn.Unflatten) else (6,)
     operators = [as_affine(layer) for layer in layers if not isinstance(layer, nn.Unflatten)]
     low = torch.randn(50, *shape)
     high = low + torch.rand(50, *shape) * (torch.rand(50, *shape) < 0.5)
@@ -239,6 +241,37 @@ def test_layers_in_either_domain_start_like_the_neuron(reset: Reset) -> None:
     assert first.membranes.lower.shape == first.spikes.upper.shape == (4, 3, 5)
 
 
+def test_gradients_of_the_counts_are_those_of_the_simulation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64).cumsum(0)
+    cumulative = Interval(low.requires_grad_(), (low + 0.3).detach().requires_grad_())
+    numbers = torch.tensor([0.4, 0.1, -0.4], dtype=torch.float64)
+    threshold, initial, offset = (value.clone().requires_grad_() for value in numbers)
+    one, surrogate = torch.ones((), dtype=torch.float64), Triangle(2.0)
+    dynamics = Dynamics(threshold, one, initial, one, offset, True, surrogate)
+
+    def simulated(charges: Tensor) -> Tensor:
+        n, counts = torch.zeros_like(charges[0]), []
+        for charge in charges:
+            u = initial + charge + offset * n
+            n = n + ReferenceSpike.apply(u - threshold, surrogate)
+            counts.append(n)
+        return torch.stack(counts)
+
+    weights = torch.randn(2, 5, 3, 2, generator=generator, dtype=torch.float64)
+    inputs = (*cumulative, threshold, initial, offset)
+    found = torch.stack([*scan_counts(cumulative, dynamics, 0.0).counts])
+    expected = torch.stack([simulated(charges) for charges in cumulative])
+    assert torch.equal(found, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        assert theirs.abs().sum() > 0
+        torch.testing.assert_close(mine, theirs)
+
+
 # Margins.
 
 
@@ -364,6 +397,8 @@ def test_margins_train_the_network(
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert isinstance(network.layers[0], nn.Linear)
+    assert network.layers[0].weight.grad is not None
     assert network.layers[0].weight.grad.abs().sum() > 0
 
 
@@ -402,6 +437,7 @@ def test_rounding_is_for_finite_float32_networks() -> None:
         certify(wide, X.double(), Y, LinfBall(0.1))
     assert certify(wide, X.double(), Y, LinfBall(0.1), rounding=False).margins.shape == (2, 1)
     broken = SpikingNetwork([nn.Linear(3, 2), LIF()], 4)
+    assert isinstance(broken.layers[0], nn.Linear)
     broken.layers[0].weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"layers\.0\.weight"):
         certify(broken, X, Y, LinfBall(0.1))

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from certsnn import __version__, commands
+from certsnn import __version__
 from certsnn.cli import main
-from certsnn.verification import SampleResult, Summary
+from certsnn.verification import SampleResult, Summary, summarise
 
 EPOCHS = 12
 CONFIG = f"""
@@ -301,12 +301,10 @@ def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str
 def test_unsound_bounds_have_an_exit_status_of_their_own(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summarise = commands.summarise
-
     def misled(results: list[SampleResult]) -> Summary:
         wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0)
         return summarise([*results, wrong])
 
-    monkeypatch.setattr(commands, "summarise", misled)
+    monkeypatch.setattr("certsnn.commands.summarise", misled)
     assert main(["verify", str(finished), "--samples", "5"]) == 3
     assert "the bounds are unsound" in capsys.readouterr().err

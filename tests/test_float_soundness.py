@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import Dense
-from certsnn.bounds import LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds import Interval, LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds.arithmetic import FLOAT32_UNIT
+from certsnn.bounds.neurons import membranes_of_counts, scan_counts
 from certsnn.inputsets import LinfBall, SpikeFlips
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Trace, scan
+from certsnn.neurons import IF, LIF, Neuron, Reset, Trace, scan
 
 STEPS = 16
 NEURONS: dict[str, Callable[[float], Neuron]] = {
@@ -178,6 +180,33 @@ def test_every_order_of_the_sums_stays_within_the_rigorous_bounds(
         with threads(2):
             assert honoured(network(x.repeat(1, 50, 1))[-x.shape[1] :])
             assert inside(bounds, network.freeze().traces(x))
+
+
+@pytest.mark.parametrize("reset", ["subtract", (1.0, 0.03), (1.0, -5.0)], ids=str)
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7])
+@pytest.mark.parametrize("spread", ["grid", "normal"])
+@torch.no_grad()
+def test_the_count_domain_covers_the_additions_of_the_neuron(
+    reset: Reset, threshold: float, spread: str
+) -> None:
+    """Known currents, so that nothing but the neuron's own additions is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (64, 1, 3000)
+    currents = grid(shape, threshold, generator)
+    if spread == "normal":
+        currents = 10 * torch.randn(shape, generator=generator)
+    dynamics = IF(threshold, reset, initial=threshold / 10).dynamics()
+    executed = scan(currents, dynamics)
+    exact = currents.double().cumsum(0)
+    cumulative = Interval(exact, exact)
+    bounds = scan_counts(cumulative, dynamics, FLOAT32_UNIT)
+    counts = executed.spikes.cumsum(0)
+    assert (bounds.counts.lower <= counts).all()
+    assert (counts <= bounds.counts.upper).all()
+    # Where the count is settled, the membrane differs from the exact one by its rounding alone.
+    low, high = membranes_of_counts(cumulative, bounds, dynamics)
+    assert (low <= executed.membranes.double()).all()
+    assert (executed.membranes.double() <= high).all()
 
 
 @pytest.mark.parametrize("name", NEURONS)

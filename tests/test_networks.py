@@ -44,8 +44,8 @@ def build(readout: Readout, kind: Kind, steps: int = 5) -> SpikingNetwork:
     network = SpikingNetwork(conv_layers(readout), steps, readout, kind)
     for layer in network.layers:
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.1, 0.6)
+            layer.running_mean = 0.1 * torch.randn(layer.num_features)
+            layer.running_var = 0.1 + 0.5 * torch.rand(layer.num_features)
             nn.init.uniform_(layer.weight, -0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.3)
     return network
@@ -167,7 +167,7 @@ def test_training_mode_is_that_of_torchs_batch_norm(
     mine = without_dropout(build(readout, kind)).train()
     for layer in mine.layers:
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            layer.momentum = momentum  # type: ignore[assignment]  # None is the cumulative mean
+            layer.momentum = momentum  # None is the cumulative mean
     theirs = copy.deepcopy(mine)
     for size in (4, 3):
         x = batch(kind, size=size)

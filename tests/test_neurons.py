@@ -175,7 +175,7 @@ def test_spike_compares_forward_and_uses_the_surrogate_backward() -> None:
     torch.testing.assert_close(threshold.grad, -torch.tensor(sum(expected)))
 
 
-class _Reference(torch.autograd.Function):
+class ReferenceSpike(torch.autograd.Function):
     """A spike of its own, so that the reference shares nothing with the code under test."""
 
     @staticmethod
@@ -196,7 +196,7 @@ def reference_scan(x: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
     membranes, spikes = [], []
     for current in x:
         u = v + current
-        s = _Reference.apply(u - dynamics.threshold, dynamics.surrogate)
+        s = ReferenceSpike.apply(u - dynamics.threshold, dynamics.surrogate)
         v = s * (dynamics.gain * u + dynamics.offset) + (1 - s) * (dynamics.decay * u)
         membranes.append(u)
         spikes.append(s)
@@ -252,7 +252,9 @@ def test_learnable_parameters_get_gradients_and_others_do_not(reset: Any) -> Non
         assert (neuron.threshold.grad is not None) == threshold
         assert (neuron.decay.grad is not None) == decay
         if threshold:
-            assert float(neuron.threshold.grad) < 0  # a higher threshold, fewer spikes
+            assert (
+                neuron.threshold.grad is not None and float(neuron.threshold.grad) < 0
+            )  # a higher threshold, fewer spikes
 
 
 def test_trained_parameters_are_used_within_their_range() -> None:

@@ -139,7 +139,7 @@ class TestObjectives:
     def test_spike_threats_train(self, threat, objective: Objective) -> None:
         network, samples = network_of("spikes"), self.batch()
         if isinstance(threat, SpikeFlips):
-            samples = self.batch(Bernoulli(3)(samples.x, samples.index))
+            samples = self.batch(Bernoulli(3)(samples.x, samples.positions))
         terms = objective.terms(network, samples, threat, 1.0)
         terms.loss.backward()
         gradients = [p.grad for p in network.parameters() if p.requires_grad]
@@ -149,7 +149,7 @@ class TestObjectives:
     def test_adversary_stays_in_the_set_and_does_harm(self, threat) -> None:
         network = network_of("image" if isinstance(threat, LinfBall) else "spikes").eval()
         samples = self.batch()
-        x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.index)
+        x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.positions)
         x0, input_set = bind(network, x, threat, None)
         found = Adversarial(iterations=10)._ascend(network, x0, samples.y, input_set)
         assert input_set.contains(x0, found).all()

@@ -9,6 +9,7 @@ from typing import final
 import torch
 
 from certsnn.data import ImageDataset, load, loader
+from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, build_network, save_model
 from certsnn.train.config import RunConfig
@@ -50,9 +51,8 @@ def run(
     torch.manual_seed(config.seed)
     shape = tuple(data.images.shape[1:])
     network = build_network(config, shape, data.classes)
-    x0 = nominal(task, config)
-    config.training.initialisation(network, x0)
-    write_text(folder / "config.yaml", text)
+    config.training.initialisation(network, nominal(task, config))
+    _claim(folder, text)
     progress = train(
         network.to(device),
         task,
@@ -79,4 +79,14 @@ def nominal(task: Task, config: RunConfig) -> torch.Tensor:
     """A batch of the network's nominal inputs, for a data-dependent initialisation."""
     batch = next(iter(loader(task.train, INITIAL_BATCH, shuffle_seed=config.seed)))
     samples = task.samples(batch, 0)
-    return task.threat.scaled(0).bind(samples.x, samples.positions)[0]
+    return task.threat.bind(samples.x, samples.positions)[0]
+
+
+def _claim(folder: Path, text: str) -> None:
+    """Put the config into the run folder, unless another run has put its own there."""
+    path = folder / "config.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise CheckpointError(
+            f"{folder} holds a run with another config; name another folder with --run, or remove this one"
+        )
+    write_text(path, text)
