@@ -136,9 +136,7 @@ def main() -> None:
     print(text)
 
 
-def table(
-    setting: dict[str, object], found: dict[str, dict[str, float]], memory: dict[int, float]
-) -> str:
+def table(setting: dict[str, object], found: dict[str, dict[str, float]], memory: dict[int, float]) -> str:
     lines = [
         f"# Cost of bounds\n\n{setting}\n",
         "| neuron | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "

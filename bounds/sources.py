@@ -186,8 +186,6 @@ def layer_of(source: Source, operators: Operators, dynamics: Dynamics, arithmeti
         cumulative = source.cumulative(operators, arithmetic)
         return CountedLayer(cumulative, scan_counts(cumulative, dynamics, arithmetic.unit), dynamics)
     low, high = source.currents(operators, arithmetic)
-    if arithmetic.unit and not (low.isfinite().all() and high.isfinite().all()):
-        raise FloatingPointError("bounds of the currents overflow; the weights are far too large")
     executed = dynamics.threshold.dtype
     # Rounding the end points to the executed dtype is sound: see certsnn.bounds.arithmetic.
     return SteppedLayer(scan_steps(Interval(low.to(executed), high.to(executed)), dynamics))

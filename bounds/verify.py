@@ -12,6 +12,7 @@ from torch import Tensor
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import interval_margins, propagate, source_of
+from certsnn.bounds.overflow import check_range
 from certsnn.bounds.sources import Layer
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program, SpikingNetwork
@@ -162,12 +163,16 @@ def _prepared(
     if method not in METHODS:
         raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
     x0, input_set = bind(network, x, threat, index)
+    program = network.freeze()
     batch = x0.shape[network.input.batch_axis]
     if y.shape != (batch,) or y.dtype != torch.int64:
         raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
     if y.device != x0.device:
         raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
-    program = network.freeze()
+    with torch.no_grad():
+        classes = program.run(x0.narrow(network.input.batch_axis, 0, 0)).shape[1]
+    if batch and not (0 <= int(y.min()) and int(y.max()) < classes):
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
     if rounding:
         for name, values in network.state_dict().items():
             if values.is_floating_point() and values.dtype != torch.float32:
@@ -177,4 +182,7 @@ def _prepared(
                 )
             if not values.isfinite().all():
                 raise ValueError(f"the network's {name} holds NaN or infinite values")
+        lower, upper = input_set.box(x0)
+        largest = float(torch.maximum(-lower, upper).max()) if batch else 0.0
+        check_range(program, largest, network.input.frames(x0, None)[1])
     return program, x0, input_set, METHODS[method]

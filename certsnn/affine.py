@@ -20,6 +20,15 @@ from torch import Tensor, nn
 Pair = tuple[int, int]
 
 
+def _pair(value: int | Sequence[int]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _check_axes(x: Tensor, axes: int, rule: str) -> None:
+    if x.ndim != axes:
+        raise ValueError(f"{rule}; it got the shape {list(x.shape)}")
+
+
 class Affine(ABC):
     """``y = A x + b`` on a batch ``[N, ...]``."""
 
@@ -32,6 +41,11 @@ class Affine(ABC):
     @abstractmethod
     def bias(self) -> Tensor | None:
         """``b``, broadcastable to a batch of outputs, or None if it is zero."""
+
+    @property
+    @abstractmethod
+    def gain(self) -> float:
+        """At least the largest ``sum |A_ij|`` of a row: how far inputs within [-1, 1] can move an output."""
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -58,6 +72,11 @@ class Weighted(Affine):
     def rows(self) -> Tensor:
         """Weights ``[G, O, n]``: output ``(g, o, l)`` is ``rows[g, o] . windows(x)[:, g, :, l] + b``."""
 
+    @final
+    @property
+    def gain(self) -> float:
+        return float(self.rows.detach().double().abs().sum(-1).max())
+
     @abstractmethod
     def windows(self, x: Tensor) -> Tensor:
         """Inputs ``[N, ...]`` as ``[N, G, n, L]``: what the L locations of group g see (padding is 0)."""
@@ -74,7 +93,7 @@ class Weighted(Affine):
 @final
 @dataclass(frozen=True)
 class Dense(Weighted):
-    """A fully connected layer: ``weight [out, in]``, ``shift [out]``; x is ``[N, in]``."""
+    """A fully connected layer: ``weight [out, in]``, ``shift [out]``; x is ``[N, in]``, else ValueError."""
 
     weight: Tensor
     shift: Tensor | None
@@ -88,9 +107,11 @@ class Dense(Weighted):
         return self.shift
 
     def apply(self, x: Tensor) -> Tensor:
+        _check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
         return F.linear(x, self.weight, self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
+        _check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
         return F.linear(x, self.weight)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -189,9 +210,13 @@ class AveragePool(Affine):
 
     @property
     def terms(self) -> int:
-        kernel = self.module.kernel_size
-        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        height, width = _pair(self.module.kernel_size)
         return height * width
+
+    @property
+    def gain(self) -> float:
+        # Windows that padding cuts off may be divided by fewer than all terms, but sum up no more of them.
+        return max(1.0, self.terms / (self.module.divisor_override or self.terms))
 
     @property
     def bias(self) -> Tensor | None:
@@ -228,6 +253,10 @@ class Diagonal(Affine):
         return 1
 
     @property
+    def gain(self) -> float:
+        return float(self.scale.detach().abs().max())
+
+    @property
     def bias(self) -> Tensor | None:
         return self._aligned(self.shift)
 
@@ -235,6 +264,7 @@ class Diagonal(Affine):
         return self.linear(x) + self._aligned(self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
+        _check_axes(x, 2 + self.dims, f"normalisation of [N, C] and {self.dims} axes more")
         return x * self._aligned(self.scale)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -255,6 +285,10 @@ class Reshape(Affine):
     @property
     def terms(self) -> int:
         return 0
+
+    @property
+    def gain(self) -> float:
+        return 1.0
 
     @property
     def bias(self) -> Tensor | None:
@@ -341,10 +375,6 @@ def _(module: nn.Linear) -> Affine:
     return Dense(module.weight, module.bias)
 
 
-def _pair(value: int | tuple[int, ...]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 @as_affine.register
 def _(module: nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
@@ -361,6 +391,8 @@ def _(module: nn.Conv2d) -> Affine:
 
 @as_affine.register
 def _(module: nn.AvgPool2d) -> Affine:
+    if module.divisor_override is not None and module.divisor_override <= 0:
+        raise TypeError("AvgPool2d is supported with a divisor_override > 0 only")
     return AveragePool(module)
 
 

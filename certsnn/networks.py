@@ -8,11 +8,11 @@ gone, plain IEEE products. That is the semantics that certificates speak about. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +30,45 @@ def ieee_products() -> Iterator[None]:
     The rounding terms of a certificate hold for dot products only. cuDNN may choose Winograd or FFT
     convolutions, so it is left aside here.
     """
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
+    cudnn, before = torch.backends.cudnn.enabled, _precisions()
     try:
-        with (
-            torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
+        torch.backends.cudnn.enabled = False
+        _set_precisions({name: _EXACT for name in before})
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        matmul.allow_tf32 = before
+        torch.backends.cudnn.enabled = cudnn
+        _set_precisions(before)
+
+
+# torch 2.9 gave every backend a setting of its own, and refuses to mix these with the older switch.
+_PER_BACKEND = hasattr(torch.backends, "fp32_precision")
+_EXACT = "ieee" if _PER_BACKEND else "highest"
+
+
+def _backends() -> dict[str, Any]:
+    backends = torch.backends
+    return {
+        "all": backends,
+        "cuda.matmul": backends.cuda.matmul,
+        "mkldnn.matmul": backends.mkldnn.matmul,  # type: ignore[attr-defined]
+        "mkldnn.conv": backends.mkldnn.conv,  # type: ignore[attr-defined]
+    }
+
+
+def _precisions() -> dict[str, str]:
+    """The precision settings of float32 products, by backend."""
+    if _PER_BACKEND:
+        return {name: backend.fp32_precision for name, backend in _backends().items()}
+    return {"all": torch.get_float32_matmul_precision()}
+
+
+def _set_precisions(settings: Mapping[str, str]) -> None:
+    for name, precision in settings.items():
+        if _PER_BACKEND:
+            _backends()[name].fp32_precision = precision
+        else:
+            torch.set_float32_matmul_precision(precision)
 
 
 class Input(ABC):

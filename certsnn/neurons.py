@@ -216,6 +216,8 @@ class Neuron(nn.Module, ABC):
         self.surrogate = Rectangle() if surrogate is None else surrogate
         self.reset = reset
         if isinstance(reset, (tuple, list)):
+            if len(reset) != 2:
+                raise ValueError(f"reset as a pair is (gain, offset), got {reset!r}")
             gain, offset = (_finite("reset", value) for value in reset)
             if gain < 0:
                 raise ValueError(f"the gain of the upper branch must be >= 0, got {gain}")

@@ -272,7 +272,6 @@ assert torch.backends.{where}fp32_precision == "{how}"
 """
 
 
-@pytest.mark.xfail(strict=True, reason="allow_tf32 and fp32_precision do not mix in torch >= 2.9")
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older torch")
 @pytest.mark.parametrize(("where", "how"), [("", "tf32"), ("cuda.matmul.", "tf32")])
 def test_precision_settings_of_newer_torch(where: str, how: str) -> None:
