@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def network_of(neuron: Callable[[], Neuron], steps: int = 8) -> SpikingNetwork:
     torch.manual_seed(0)
     widths = (784, 512, 512)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), neuron()]
     return SpikingNetwork([*layers, nn.Linear(512, 10)], steps, "membrane")
 

@@ -1,4 +1,4 @@
-"""Put finished runs on record: their logs under benchmarks/results, the table docs/results.md, pretrained models.
+"""Put finished runs on record: logs under benchmarks/results, the table docs/results.md, pretrained models.
 
     python benchmarks/collect.py runs/mnist-fc-s0 runs/mnist-fc-s1 ...      # log the runs, renew the table
     python benchmarks/collect.py --ship mnist-fc-eps0.1 runs/mnist-fc-s0     # and ship this one's model
@@ -35,7 +35,7 @@ def log(run: Path) -> None:
 
 
 def ship(name: str, run: Path) -> None:
-    """Copy a run's model into the package, with its errors among its facts and no local path in its config."""
+    """Copy a run's model into the package: its errors join its facts, local paths leave its config."""
     model = load_model(run)
     results = json.loads((run / "results.json").read_text())
     summary = results["summary"]
@@ -63,10 +63,14 @@ def table() -> str:
     lines = [
         "# Results",
         "",
-        "Whole test sets; S-IBP with the rounding of the executed network covered; ties count as errors. The best",
-        "checkpoint is chosen on a validation split of the training set. Errors in percent: the mean, then the",
-        "single seeds. Logs and configs: `benchmarks/results/runs`; this page is written by",
+        "Whole test sets; S-IBP with the rounding of the executed network covered; ties count as errors.",
+        "The best checkpoint is chosen on a validation split of the training set. Errors in percent: the mean,",
+        "then the single seeds. The machine (2 cores) did other work at the same time, so the minutes are no",
+        "benchmark. Logs, configs, versions, threads: `benchmarks/results/runs`; this page is written by",
         "`benchmarks/collect.py`.",
+        "",
+        "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
+        "`--data.root DIR --data.download true`), with `--threads` as in its results.json.",
         "",
         "| runs | threat | neuron, T | seeds | clean error | verified error | training (min) |",
         "|---|---|---|---|---|---|---|",

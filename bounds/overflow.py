@@ -1,4 +1,4 @@
-"""Whether float32 can overflow in a network: the rounding terms of a certificate hold only where it cannot."""
+"""Whether float32 can overflow in a network: the rounding terms of certificates hold only where it cannot."""
 
 from __future__ import annotations
 

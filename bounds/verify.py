@@ -171,7 +171,7 @@ def _prepared(
         raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
     with torch.no_grad():
         classes = program.run(x0.narrow(network.input.batch_axis, 0, 0)).shape[1]
-    if batch and not (0 <= int(y.min()) and int(y.max()) < classes):
+    if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
     if rounding:
         for name, values in network.state_dict().items():

@@ -25,8 +25,10 @@ def facts_table(title: str, facts: Mapping[str, str]) -> Table:
 
 
 def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table with a head."""
-    table = Table(*columns)
+    """A table with a head, whose first column (names to be typed) is never cut."""
+    table = Table()
+    for position, column in enumerate(columns):
+        table.add_column(column, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
