@@ -64,16 +64,16 @@ def table() -> str:
         "# Results",
         "",
         "Whole test sets; S-IBP with the rounding of the executed network covered; ties count as errors.",
-        "The best checkpoint is chosen on a validation split of the training set. Errors in percent: the mean,",
-        "then the single seeds. The machine (2 cores) did other work at the same time, so the minutes are no",
+        "The best checkpoint is chosen on a validation split of the training set. Errors in percent: the",
+        "mean, then the single seeds. The machine (2 cores) did other work at the same time, so the minutes are no",
         "benchmark. Logs, configs, versions, threads: `benchmarks/results/runs`; this page is written by",
         "`benchmarks/collect.py`.",
         "",
         "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
         "`--data.root DIR --data.download true`), with `--threads` as in its results.json.",
         "",
-        "| runs | threat | neuron, T | seeds | clean error | verified error | training (min) |",
-        "|---|---|---|---|---|---|---|",
+        "| runs | network | threat | neuron, T | seeds | clean error | verified error | training (min) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for rows in groups.values():
         config = rows[0]["config"]
@@ -85,6 +85,7 @@ def table() -> str:
         shown = ", ".join(f"{a} {neuron['init_args'][a]:g}" for a in sorted(arguments))
         cells = [
             ", ".join(row["name"] for row in rows),
+            config["network"]["architecture"],
             rows[0]["threat"],
             f"{neuron['class_path']} ({shown}), T = {steps}",
             str(len(rows)),

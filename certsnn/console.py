@@ -48,9 +48,13 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes else f"{seconds:.1f} s"
 
 
+LINES = 20
+"""How many lines of progress a log gets, at the most."""
+
+
 @final
 class TrainingProgress(Monitor):
-    """A bar over all epochs; where there is no terminal, a line for each epoch."""
+    """A bar over all epochs; where there is no terminal, some `LINES` lines on the way."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -76,7 +80,8 @@ class TrainingProgress(Monitor):
             f"clean {percent(row['clean_error'])}, verified {percent(row['verified_error'])}"
         )
         self._progress.update(self._task, note=note)
-        if not self._progress.console.is_terminal:
+        shown = self.epoch % -(-self._epochs // LINES) == 0 or self.epoch == self._epochs
+        if shown and not self._progress.console.is_terminal:
             self._progress.console.print(note)
 
     def warn(self, message: str) -> None:
