@@ -121,7 +121,7 @@ def main() -> None:
     x = torch.rand(64, 784, generator=generator)
     y = torch.randint(0, 10, (64,), generator=generator)
     found = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
-    memory = {steps: peak_memory(steps) for steps in (8, 16, 32, 64)}
+    memory = {steps: peak_memory(steps) for steps in (64, 128, 256, 512)}
     setting = {
         "network": "784-512-512-10, T=8, batch 64, membrane readout, LinfBall(0.1)",
         "threads": threads,

@@ -109,18 +109,21 @@ class Arithmetic:
         (lower, upper), magnitude = enclosure
         if not operator.terms:
             return Interval(operator.linear(lower), operator.linear(upper))
-        radius = (upper - lower) / 2
+        # The width is halved on the way out: each line is one pass over the tensors.
+        width = upper - lower
         if self.unit:
-            radius = radius + self.gamma(operator.terms) * magnitude
-        centre, radius = operator.linear((lower + upper) / 2), operator.magnitude(radius)
+            width = torch.add(width, magnitude, alpha=2 * self.gamma(operator.terms))
+        centre = operator.linear(torch.lerp(lower, upper, 0.5))
+        width = operator.magnitude(width)
+        times = _rows(repeats, centre)
         if operator.bias is not None:
-            bias, times = operator.bias, _rows(repeats, centre)
-            centre = torch.addcmul(centre, bias, times)
-            if self.unit:
-                radius = torch.addcmul(radius, bias.abs(), self.gamma(operator.terms) * times)
+            centre = torch.addcmul(centre, operator.bias, times)
         if self.unit:
-            radius = radius + (operator.terms + 2) * UNDERFLOW * _rows(repeats, centre)
-        return Interval(centre - radius, centre + radius)
+            lost = 2 * (operator.terms + 2) * UNDERFLOW * times
+            if operator.bias is not None:
+                lost = lost + 2 * self.gamma(operator.terms) * times * operator.bias.abs()
+            width = width + lost
+        return Interval(torch.sub(centre, width, alpha=0.5), torch.add(centre, width, alpha=0.5))
 
     def _magnitude(self, operator: Affine, magnitude: Tensor, repeats: Tensor | None) -> Tensor:
         if not self.unit:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import UNDERFLOW, Interval
-from certsnn.neurons import Dynamics, branch, carry_above, carry_below, integrate
-from certsnn.surrogates import Surrogate, spike
+from certsnn.neurons import Dynamics, carry_above, carry_below, fire, integrate
+from certsnn.surrogates import Surrogate
 
 
 class StepScan(NamedTuple):
@@ -37,15 +37,14 @@ class StepScan(NamedTuple):
 
 def scan_steps(currents: Interval, dynamics: Dynamics) -> StepScan:
     """Bounds of a layer's membranes and spikes at every step, for currents ``[T, B, ...]``."""
-    threshold, surrogate = dynamics.threshold, dynamics.surrogate
-    least_fired, most_silent = carry_above(threshold, dynamics), carry_below(threshold, dynamics)
+    least_fired = carry_above(dynamics.threshold, dynamics)
+    most_silent = carry_below(dynamics.threshold, dynamics)
     v_low = v_high = dynamics.initial.expand(currents.lower.shape[1:])
     rows = []
     for low, high in zip(*currents, strict=True):
         u_low, u_high = integrate(v_low, low), integrate(v_high, high)
-        s_low, s_high = spike(u_low, threshold, surrogate), spike(u_high, threshold, surrogate)
-        v_low = branch(s_low, carry_above(u_low, dynamics), carry_below(u_low, dynamics))
-        v_high = branch(s_high, carry_above(u_high, dynamics), carry_below(u_high, dynamics))
+        s_low, v_low = fire(u_low, dynamics)
+        s_high, v_high = fire(u_high, dynamics)
         unstable = s_low != s_high
         v_low = torch.where(unstable, torch.minimum(v_low, least_fired), v_low)
         v_high = torch.where(unstable, torch.maximum(v_high, most_silent), v_high)

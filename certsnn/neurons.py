@@ -62,43 +62,60 @@ def carry_above(u: Tensor, dynamics: Dynamics) -> Tensor:
     return dynamics.gain * u + dynamics.offset
 
 
-class _Branch(torch.autograd.Function):
-    """``where(s, above, below)``, whose gradient towards s is that of ``below + s (above - below)``."""
+def _fires(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
+    """Whether a membrane fires (bool), and what is carried on."""
+    fired = u >= dynamics.threshold
+    return fired, torch.where(fired, carry_above(u, dynamics), carry_below(u, dynamics))
+
+
+def _pull_back(
+    u: Tensor, dynamics: Dynamics, to_spikes: Tensor, to_v: Tensor, parameters: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradients towards u and (where wanted) the first five fields of the dynamics, through `_fires`.
+
+    With a and c the gradients towards the spike and what is carried:
+    ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
+    """
+    fired = u >= dynamics.threshold
+    jump = carry_above(u, dynamics) - carry_below(u, dynamics)
+    through_spike = (to_spikes + to_v * jump) * dynamics.surrogate.derivative(u - dynamics.threshold)
+    to_u = through_spike + to_v * torch.where(fired, dynamics.gain, dynamics.decay)
+    if not parameters:
+        return to_u, ()
+    above, below = to_v * fired, to_v * ~fired
+    terms = (-through_spike, below * u, torch.zeros_like(u), above * u, above)
+    return to_u, tuple(t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True))
+
+
+class _Fire(torch.autograd.Function):
+    """`_fires` for membranes of a single step."""
 
     @staticmethod
-    def forward(ctx: Any, spikes: Tensor, above: Tensor, below: Tensor) -> Tensor:
-        fired = spikes > 0
-        ctx.save_for_backward(fired, above, below)
-        return torch.where(fired, above, below)
+    def forward(ctx: Any, u: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
+        fired, carried = _fires(u, dynamics)
+        ctx.save_for_backward(u)
+        ctx.dynamics = dynamics
+        return fired.to(u.dtype), carried
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fired, above, below = ctx.saved_tensors
-        gradient = gradients[0]
-        to_above = gradient * fired
-        return gradient * (above - below), to_above, gradient - to_above
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        wanted = ctx.needs_input_grad[2:]
+        to_u, sums = _pull_back(ctx.saved_tensors[0], ctx.dynamics, *gradients, any(wanted))
+        return to_u, None, *(sums or [None] * len(wanted))
 
 
-def branch(spikes: Tensor, above: Tensor, below: Tensor) -> Tensor:
-    """``above`` where a neuron fired, else ``below``; the surrogate gradient flows through the choice."""
-    result: Tensor = _Branch.apply(spikes, above, below)
-    return result
-
-
-def step(v: Tensor, current: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
-    """One time step.
+def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
+    """One step from the membrane on.
 
     Args:
-        v: carried potential ``[B, ...]``.
-        current: input current ``[B, ...]``.
-        dynamics: the neuron.
+        u: membranes before firing ``[B, ...]``.
+        dynamics: the neurons.
 
     Returns:
-        ``(fired, u, v)``: whether it fired (bool), the membrane before firing and the potential carried on.
+        ``(spikes, v)``: spikes (0 or 1, with the surrogate's gradient) and the potential carried on.
     """
-    u = integrate(v, current)
-    fired = u >= dynamics.threshold
-    return fired, u, torch.where(fired, carry_above(u, dynamics), carry_below(u, dynamics))
+    spikes, carried = _Fire.apply(u, dynamics, *dynamics[:5])
+    return spikes, carried
 
 
 class Trace(NamedTuple):
@@ -109,20 +126,15 @@ class Trace(NamedTuple):
 
 
 class _Scan(torch.autograd.Function):
-    """All steps at once, keeping the membranes alone: the graph of the single steps is never built.
-
-    Backward, with ``a_t`` the gradient towards s_t and ``c_t`` that towards v_t:
-    ``du_t = (a_t + c_t (above - below)) surrogate'(u_t - threshold) + c_t (gain or decay)``
-    and ``c_{t-1} = du_t``.
-    """
+    """All steps at once, keeping the membranes alone: the graph of the single steps is never built."""
 
     @staticmethod
     def forward(ctx: Any, currents: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
         v = dynamics.initial.expand(currents.shape[1:])
         membranes, spikes = (torch.empty_like(currents) for _ in range(2))
         for t, current in enumerate(currents):
-            fired, membranes[t], v = step(v, current, dynamics)
-            spikes[t] = fired
+            membranes[t] = u = integrate(v, current)
+            spikes[t], v = _fires(u, dynamics)
         ctx.save_for_backward(membranes)
         ctx.dynamics = dynamics
         return membranes, spikes
@@ -131,28 +143,16 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         to_membranes, to_spikes = gradients
         (membranes,) = ctx.saved_tensors
-        dynamics: Dynamics = ctx.dynamics
-        to_currents = torch.empty_like(membranes)
-        shapes = [parameter.shape for parameter in dynamics[:5]]
-        sums = [torch.zeros(shape).to(membranes) for shape in shapes]
         wanted = ctx.needs_input_grad[2:]
-        to_v = torch.zeros_like(membranes[0])
+        to_currents, to_v = torch.empty_like(membranes), torch.zeros_like(membranes[0])
+        sums: list[Tensor] = []
         for t in reversed(range(len(membranes))):
-            u = membranes[t]
-            fired = u >= dynamics.threshold
-            jump = carry_above(u, dynamics) - carry_below(u, dynamics)
-            slope = dynamics.surrogate.derivative(u - dynamics.threshold)
-            through_spike = (to_spikes[t] + to_v * jump) * slope
-            if any(wanted):
-                above, below = to_v * fired, to_v * ~fired
-                zero = torch.zeros_like(u)
-                parts = (-through_spike, below * u, zero, above * u, above)
-                sums = [s + p.sum_to_size(s.shape) for s, p in zip(sums, parts, strict=True)]
-            carried = to_v * torch.where(fired, dynamics.gain, dynamics.decay)
-            to_v = to_membranes[t] + through_spike + carried
-            to_currents[t] = to_v
-        sums[2] = to_v.sum_to_size(sums[2].shape)
-        return to_currents, None, *(s if w else None for s, w in zip(sums, wanted, strict=True))
+            to_u, found = _pull_back(membranes[t], ctx.dynamics, to_spikes[t], to_v, any(wanted))
+            to_currents[t] = to_v = to_membranes[t] + to_u
+            sums = [s + f for s, f in zip(sums, found, strict=True)] if sums else list(found)
+        if sums:
+            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential is what step 1 carries
+        return to_currents, None, *(sums or [None] * len(wanted))
 
 
 def scan(currents: Tensor, dynamics: Dynamics) -> Trace:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import torch
 from torch import Tensor
 
 
@@ -66,26 +65,3 @@ class FastSigmoid(Surrogate):
 
     def derivative(self, x: Tensor) -> Tensor:
         return (self.slope / 2) / (1 + self.slope * x.abs()).square()
-
-
-class _Spike(torch.autograd.Function):
-    """The comparison itself forward, the surrogate backward."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
-        ctx.save_for_backward(u, threshold)
-        ctx.surrogate = surrogate
-        return (u >= threshold).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        u, threshold = ctx.saved_tensors
-        toward_u = gradients[0] * ctx.surrogate.derivative(u - threshold)
-        toward_threshold = -toward_u.sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
-        return toward_u, toward_threshold, None
-
-
-def spike(u: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
-    """``1[u >= threshold]`` as a float tensor of u's shape, with the surrogate's gradient."""
-    result: Tensor = _Spike.apply(u, threshold, surrogate)
-    return result

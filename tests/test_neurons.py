@@ -17,9 +17,10 @@ from certsnn.neurons import (
     Neuron,
     carry_above,
     carry_below,
+    fire,
     scan,
 )
-from certsnn.surrogates import ArcTan, FastSigmoid, Rectangle, Surrogate, Triangle, spike
+from certsnn.surrogates import ArcTan, FastSigmoid, Rectangle, Surrogate, Triangle
 
 CURRENTS = [0.75, 0.75, 0.75, -1.0, 2.0]
 
@@ -165,14 +166,14 @@ def test_surrogates_have_area_one(surrogate: Surrogate) -> None:
 
 def test_spike_compares_forward_and_uses_the_surrogate_backward() -> None:
     u = torch.tensor([0.0, 0.999, 1.0, 1.5, 2.0], requires_grad=True)
-    threshold = torch.tensor(1.0, requires_grad=True)
-    s = spike(u, threshold, Triangle(2.0))
+    neuron = LIF(1.0, surrogate=Triangle(2.0), learn_threshold=True)
+    s, _ = fire(u, neuron.dynamics())
     assert s.tolist() == [0, 0, 1, 1, 1]
     (s * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
     slopes = [0.25, 0.49975, 0.5, 0.375, 0.25]
     expected = [weight * slope for weight, slope in zip([1, 2, 3, 4, 5], slopes, strict=True)]
     torch.testing.assert_close(u.grad, torch.tensor(expected))
-    torch.testing.assert_close(threshold.grad, -torch.tensor(sum(expected)))
+    torch.testing.assert_close(neuron.threshold.grad, -torch.tensor(sum(expected)))
 
 
 class ReferenceSpike(torch.autograd.Function):

@@ -163,7 +163,8 @@ def train(
         progress.seconds += time.perf_counter() - begun
         settled = progress.epoch >= min(settings.objective.settled, settings.epochs)
         score = (found.verified_error, found.clean_error)
-        if settled and (progress.best is None or score < progress.best):
+        # On a tie the later epoch wins: it has trained longer, at a lower rate.
+        if settled and (progress.best is None or score <= progress.best):
             progress.best, best = score, _weights(network)
         row = {"epoch": progress.epoch, "seconds": round(progress.seconds, 2)}
         row |= {f"train_{name}": value for name, value in figures.items()}
