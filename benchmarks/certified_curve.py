@@ -55,7 +55,8 @@ def plot(name: str, model: Model, found: dict[float, Summary], path: Path) -> No
 
 
 def main() -> None:
-    name, root = Path(sys.argv[1]).stem, (sys.argv[2] if len(sys.argv) > 2 else None)
+    name = Path(sys.argv[1]).name.removesuffix(".safetensors")
+    root = sys.argv[2] if len(sys.argv) > 2 else None
     model = load_model(sys.argv[1])
     found = sweep(model, root)
     here = Path(__file__).parent
