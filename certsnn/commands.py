@@ -145,11 +145,12 @@ def models() -> int:
             model.config,
             (model.facts.get(k) for k in ("clean_error", "verified_error")),
         )
-        parts = [name, config.data.name, config.network.architecture, config.threat.describe()]
+        parts = [name, config.data.name, config.threat.describe()]
         rows.append(parts + ["-" if error is None else percent(error) for error in errors])
-    columns = ["name", "data", "network", "threat", "clean error", "verified error"]
+    columns = ["name", "data", "threat", "clean", "verified"]
     if rows:
         Console().print(rows_table(columns, rows))
+        print("Errors on the whole test set; verified by S-IBP, rounding covered.")
     else:
         print("No pretrained models are installed.")
     return DONE
