@@ -27,14 +27,18 @@ BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
 def ieee_products() -> Iterator[None]:
     """Products as sums of float32 products in some order: no TF32, autocast, Winograd or FFT.
 
-    The rounding terms of a certificate hold for dot products only. cuDNN may choose Winograd or FFT
-    convolutions, so it is left aside here.
+    The rounding terms of a certificate hold for dot products only. cuDNN and NNPACK may choose Winograd or
+    FFT convolutions, so they are left aside here.
     """
     cudnn, before = torch.backends.cudnn.enabled, _precisions()
     try:
         torch.backends.cudnn.enabled = False
         _set_precisions({name: _EXACT for name in before})
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            torch.backends.nnpack.flags(enabled=False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
             yield
     finally:
         torch.backends.cudnn.enabled = cudnn

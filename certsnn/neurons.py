@@ -99,9 +99,10 @@ class _Fire(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        to_spikes, to_v = gradients
         wanted = ctx.needs_input_grad[2:]
-        to_u, sums = _pull_back(ctx.saved_tensors[0], ctx.dynamics, *gradients, any(wanted))
-        return to_u, None, *(sums or [None] * len(wanted))
+        to_u, sums = _pull_back(ctx.saved_tensors[0], ctx.dynamics, to_spikes, to_v, any(wanted))
+        return to_u, None, *(sums or (None for _ in wanted))
 
 
 def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
@@ -152,7 +153,7 @@ class _Scan(torch.autograd.Function):
             sums = [s + f for s, f in zip(sums, found, strict=True)] if sums else list(found)
         if sums:
             sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential is what step 1 carries
-        return to_currents, None, *(sums or [None] * len(wanted))
+        return to_currents, None, *(sums or (None for _ in wanted))
 
 
 def scan(currents: Tensor, dynamics: Dynamics) -> Trace:
