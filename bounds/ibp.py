@@ -34,8 +34,11 @@ def _(input_set: SpikeFlips, x0: Tensor, steps: int, ranking: Ranking) -> Source
     return FlippedSpikes(x0, input_set, ranking)
 
 
-def propagate(program: Program, source: Source, arithmetic: Arithmetic) -> list[Layer]:
+def propagate(
+    program: Program, x0: Tensor, input_set: InputSet, arithmetic: Arithmetic, ranking: Ranking
+) -> list[Layer]:
     """Bounds of every layer of neurons, first to last."""
+    source = source_of(input_set, x0, program.input.frames(x0, None)[1], ranking)
     layers: list[Layer] = []
     for stage in program.stages:
         layers.append(layer_of(source, stage.operators, stage.neuron, arithmetic))
@@ -96,6 +99,5 @@ def interval_margins(
     ranking: Ranking,
 ) -> tuple[Tensor, list[Layer]]:
     """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of the layers they come from."""
-    steps = program.input.frames(x0, None)[1]
-    layers = propagate(program, source_of(input_set, x0, steps, ranking), arithmetic)
+    layers = propagate(program, x0, input_set, arithmetic, ranking)
     return margins(program.readout, rates(layers[-1], x0.dtype), y, arithmetic), layers

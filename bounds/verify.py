@@ -11,9 +11,8 @@ from torch import Tensor
 
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.ibp import interval_margins, propagate, source_of
+from certsnn.bounds.ibp import interval_margins, propagate
 from certsnn.bounds.overflow import check_range
-from certsnn.bounds.sources import Layer
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program, SpikingNetwork
 
@@ -123,8 +122,11 @@ def layer_bounds(
 ) -> list[LayerBounds]:
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
-    source = source_of(input_set, x0, network.input.frames(x0, None)[1], FeasibleFlips())
-    layers: list[Layer] = propagate(network.freeze(), source, RIGOROUS if rounding else PLAIN)
+    program = network.freeze()
+    if rounding:
+        _check_float32(network, program, x0, input_set)
+    arithmetic = RIGOROUS if rounding else PLAIN
+    layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
 
@@ -174,15 +176,20 @@ def _prepared(
     if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
     if rounding:
-        for name, values in network.state_dict().items():
-            if values.is_floating_point() and values.dtype != torch.float32:
-                raise TypeError(
-                    f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
-                    "network with .float()"
-                )
-            if not values.isfinite().all():
-                raise ValueError(f"the network's {name} holds NaN or infinite values")
-        lower, upper = input_set.box(x0)
-        largest = float(torch.maximum(-lower, upper).max()) if batch else 0.0
-        check_range(program, largest, network.input.frames(x0, None)[1])
+        _check_float32(network, program, x0, input_set)
     return program, x0, input_set, METHODS[method]
+
+
+def _check_float32(network: SpikingNetwork, program: Program, x0: Tensor, input_set: InputSet) -> None:
+    """Raise TypeError or ValueError unless the rounding terms hold: finite float32, and no overflow."""
+    for name, values in network.state_dict().items():
+        if values.is_floating_point() and values.dtype != torch.float32:
+            raise TypeError(
+                f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
+                "network with .float()"
+            )
+        if not values.isfinite().all():
+            raise ValueError(f"the network's {name} holds NaN or infinite values")
+    lower, upper = input_set.box(x0)
+    largest = float(torch.maximum(-lower, upper).max()) if x0.numel() else 0.0
+    check_range(program, largest, program.input.frames(x0, None)[1])

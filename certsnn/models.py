@@ -10,13 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, final
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from certsnn.architectures import build
 from certsnn.configuration import parse_text
 from certsnn.errors import CheckpointError
-from certsnn.files import replacing
+from certsnn.files import portable, read_tensors, replacing
 from certsnn.networks import SpikingNetwork
 from certsnn.train.config import RunConfig
 
@@ -51,9 +51,6 @@ def build_network(config: RunConfig, shape: Sequence[int], classes: int) -> Spik
 
 def save_model(path: Path, model: Model) -> None:
     """Write the weights and all that is needed to use them as one safetensors file."""
-    tensors = {
-        name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()
-    }
     metadata = {
         "config": model.text,
         "shape": json.dumps(list(model.shape)),
@@ -61,7 +58,7 @@ def save_model(path: Path, model: Model) -> None:
         "facts": json.dumps(model.facts),
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(portable(model.network.state_dict()), temporary, metadata)
 
 
 def load_model(run: str | Path) -> Model:
@@ -72,9 +69,7 @@ def load_model(run: str | Path) -> Model:
     """
     path = locate(run)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         text, shape = metadata["config"], tuple(json.loads(metadata["shape"]))
         classes, facts = int(metadata["classes"]), json.loads(metadata["facts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from certsnn.errors import CheckpointError
-from certsnn.files import replacing
+from certsnn.files import portable, read_tensors, replacing
 
 LAST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -37,9 +37,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint of a run folder; the one that was the last becomes the previous one."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
-    }
+    tensors = portable(checkpoint.tensors)
     metadata = {"facts": json.dumps(checkpoint.facts), "sha256": _digest(tensors)}
     last = folder / LAST
     with replacing(last) as temporary:
@@ -55,9 +53,7 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: if the file is missing, truncated, damaged or not a checkpoint.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         facts = json.loads(metadata["facts"])
         if _digest(tensors) != metadata["sha256"]:
             raise CheckpointError(f"{path} is damaged: its checksum does not match its contents")
