@@ -1,8 +1,8 @@
 """Sound bounds of spiking networks: `margin_bounds`, `certify`, `layer_bounds`."""
 
 from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.methods import METHODS
 from certsnn.bounds.verify import (
-    METHODS,
     LayerBounds,
     Status,
     Verdict,

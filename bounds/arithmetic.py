@@ -40,6 +40,12 @@ class Interval(NamedTuple):
     upper: Tensor
 
 
+def intersect(one: Interval, other: Interval) -> Interval:
+    """What lies in both; bounds that cross by noise (rounding left out) are swapped."""
+    low, high = torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper)
+    return Interval(torch.minimum(low, high), torch.maximum(low, high))
+
+
 class Enclosure(NamedTuple):
     """An interval of sums over steps, and a bound on the sums of magnitudes (for rounding errors)."""
 
@@ -104,6 +110,27 @@ class Arithmetic:
             interval = self._interval(operator, enclosure, repeats)
             enclosure = Enclosure(interval, self._magnitude(operator, enclosure.magnitude, repeats))
         return enclosure
+
+    def lost(self, operators: Sequence[Affine], magnitude: Tensor) -> Tensor:
+        """How far the executed outputs of a chain may be from the exact ones, for one batch ``[N, ...]``.
+
+        Args:
+            operators: the operators, first to last.
+            magnitude: bounds of the inputs' magnitudes.
+        """
+        size = self.raised(magnitude)
+        error = torch.zeros_like(size)
+        for plain in operators:
+            operator = self.operator(plain)
+            exact = operator.magnitude(size)
+            if operator.bias is not None:
+                exact = exact + operator.bias.abs()
+            error = operator.magnitude(error)
+            if operator.terms:
+                error = (error + self.gamma(operator.terms) * exact) * (1 + 2.0**-20)
+                error = error + (operator.terms + 2) * UNDERFLOW
+            size = exact + error
+        return error
 
     def _interval(self, operator: Affine, enclosure: Enclosure, repeats: Tensor | None) -> Interval:
         (lower, upper), magnitude = enclosure

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from certsnn.bounds.arithmetic import UNDERFLOW, Interval
+from certsnn.bounds.arithmetic import UNDERFLOW, Interval, intersect
 from certsnn.neurons import Dynamics, carry_above, carry_below, fire, integrate
 from certsnn.surrogates import Surrogate
 
@@ -35,14 +35,19 @@ class StepScan(NamedTuple):
     spikes: Interval
 
 
-def scan_steps(currents: Interval, dynamics: Dynamics) -> StepScan:
-    """Bounds of a layer's membranes and spikes at every step, for currents ``[T, B, ...]``."""
+def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None = None) -> StepScan:
+    """Bounds of a layer's membranes and spikes at every step, for currents ``[T, B, ...]``.
+
+    ``within`` are other bounds of the membranes: each step goes on from what lies in both.
+    """
     least_fired = carry_above(dynamics.threshold, dynamics)
     most_silent = carry_below(dynamics.threshold, dynamics)
     v_low = v_high = dynamics.initial.expand(currents.lower.shape[1:])
     rows = []
-    for low, high in zip(*currents, strict=True):
+    for t, (low, high) in enumerate(zip(*currents, strict=True)):
         u_low, u_high = integrate(v_low, low), integrate(v_high, high)
+        if within is not None:
+            u_low, u_high = intersect(Interval(u_low, u_high), Interval(within.lower[t], within.upper[t]))
         s_low, v_low = fire(u_low, dynamics)
         s_high, v_high = fire(u_high, dynamics)
         unstable = s_low != s_high

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from certsnn.affine import Affine
-from certsnn.bounds.arithmetic import Arithmetic, Interval
+from certsnn.bounds.arithmetic import Arithmetic, Interval, intersect
 from certsnn.bounds.neurons import (
     CountScan,
     StepScan,
@@ -24,6 +25,7 @@ from certsnn.bounds.neurons import (
     scan_steps,
     steps_of_counts,
 )
+from certsnn.bounds.relaxation import Lines, Pulled
 from certsnn.networks import hold
 from certsnn.neurons import Dynamics
 
@@ -64,6 +66,33 @@ class Layer(Source):
     @abstractmethod
     def totals(self) -> Interval:
         """Bounds ``[B, ...]`` of the spike counts over all steps."""
+
+    @property
+    @abstractmethod
+    def undecided(self) -> Tensor:
+        """``bool [T, B, ...]``: where `narrowed` may change anything."""
+
+    @abstractmethod
+    def narrowed(self, known: Interval) -> Layer:
+        """The layer with other bounds ``[T, B, ...]`` of what drives its spikes.
+
+        These are the membranes where it is bounded step by step, the cumulative currents in the count domain;
+        infinite where nothing is known.
+        """
+
+    @abstractmethod
+    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+        """What `narrowed` takes at step t (from 0), as forms of the currents into one neuron a row.
+
+        Args:
+            lines: the layer's relaxation.
+            t: the step.
+            column: the neuron of each row ``[S, B]``, counted flattened.
+            sign: the factor of each row ``[S, B, 1]``: 1, or -1 for an upper bound.
+
+        Returns:
+            Coefficients ``[S, t + 1, B, 1]`` and constants.
+        """
 
 
 def framewise(
@@ -120,9 +149,16 @@ class Spikes(Source):
 @final
 @dataclass(frozen=True)
 class SteppedLayer(Layer):
-    """A layer of neurons bounded step by step."""
+    """A layer of neurons bounded step by step, from the currents that drive it."""
 
-    scan: StepScan
+    driven_by: Interval
+    dynamics: Dynamics
+    within: Interval | None = None
+
+    @cached_property
+    def scan(self) -> StepScan:
+        """The bounds at every step."""
+        return scan_steps(self.driven_by, self.dynamics, self.within)
 
     @property
     def membranes(self) -> Interval:
@@ -140,6 +176,25 @@ class SteppedLayer(Layer):
     def totals(self) -> Interval:
         return Interval(self.scan.spikes.lower.sum(0), self.scan.spikes.upper.sum(0))
 
+    @property
+    def undecided(self) -> Tensor:
+        return self.scan.spikes.lower != self.scan.spikes.upper
+
+    def narrowed(self, known: Interval) -> SteppedLayer:
+        # Rounding the end points to the executed dtype is sound: see certsnn.bounds.arithmetic.
+        executed = self.driven_by.lower.dtype
+        within = Interval(known.lower.to(executed), known.upper.to(executed))
+        if self.within is not None:
+            within = intersect(within, self.within)
+        return SteppedLayer(self.driven_by, self.dynamics, within)
+
+    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+        # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
+        if t == 0:
+            return Pulled(sign[:, None], (sign * self.dynamics.initial).squeeze(2))
+        before = lines.until(t).at(column).pull(None, sign)
+        return Pulled(torch.cat([before.currents, sign[:, None]], 1), before.constant)
+
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return Spikes(self.scan.spikes).currents(operators, arithmetic)
 
@@ -150,19 +205,49 @@ class SteppedLayer(Layer):
 @final
 @dataclass(frozen=True)
 class CountedLayer(Layer):
-    """A layer of charge-conserving neurons bounded in the count domain."""
+    """A layer of charge-conserving neurons bounded in the count domain, from its cumulative currents.
+
+    Single steps, where they are asked for, are bounded in both domains: ``source`` drives the layer through
+    ``operators``.
+    """
 
     driven_by: Interval
-    scan: CountScan
     dynamics: Dynamics
+    source: Source
+    operators: Operators
+    arithmetic: Arithmetic
+
+    @cached_property
+    def scan(self) -> CountScan:
+        """The bounds of the counts."""
+        return scan_counts(self.driven_by, self.dynamics, self.arithmetic.unit)
+
+    @cached_property
+    def _steps(self) -> StepScan:
+        low, high = self.source.currents(self.operators, self.arithmetic)
+        executed = self.dynamics.threshold.dtype
+        known = membranes_of_counts(self.driven_by, self.scan, self.dynamics)
+        within = Interval(known.lower.to(executed), known.upper.to(executed))
+        membranes, spikes = scan_steps(Interval(low.to(executed), high.to(executed)), self.dynamics, within)
+        return StepScan(membranes, intersect(spikes, steps_of_counts(self.scan.counts)))
 
     @property
     def membranes(self) -> Interval:
-        return membranes_of_counts(self.driven_by, self.scan, self.dynamics)
+        return self._steps.membranes
 
     @property
     def spikes(self) -> Interval:
-        return steps_of_counts(self.scan.counts)
+        return self._steps.spikes
+
+    @property
+    def undecided(self) -> Tensor:
+        return self.scan.counts.lower != self.scan.counts.upper
+
+    def narrowed(self, known: Interval) -> CountedLayer:
+        return replace(self, driven_by=intersect(self.driven_by, known))
+
+    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+        return Pulled(sign[:, None].expand(-1, t + 1, -1, -1), torch.zeros_like(sign.squeeze(2)))
 
     @property
     def steps(self) -> int:
@@ -184,8 +269,8 @@ def layer_of(source: Source, operators: Operators, dynamics: Dynamics, arithmeti
     """Bounds of the neurons that a source drives through a chain of operators, in the neurons' domain."""
     if dynamics.lossless:
         cumulative = source.cumulative(operators, arithmetic)
-        return CountedLayer(cumulative, scan_counts(cumulative, dynamics, arithmetic.unit), dynamics)
+        return CountedLayer(cumulative, dynamics, source, tuple(operators), arithmetic)
     low, high = source.currents(operators, arithmetic)
     executed = dynamics.threshold.dtype
     # Rounding the end points to the executed dtype is sound: see certsnn.bounds.arithmetic.
-    return SteppedLayer(scan_steps(Interval(low.to(executed), high.to(executed)), dynamics))
+    return SteppedLayer(Interval(low.to(executed), high.to(executed)), dynamics)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Interval
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.ibp import interval_margins, propagate
+from certsnn.bounds.ibp import propagate
+from certsnn.bounds.methods import METHODS
 from certsnn.bounds.overflow import check_range
+from certsnn.bounds.problem import Options, Problem
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program, SpikingNetwork
 
-Method = Literal["s-ibp"]
 Status = Literal["certified", "unknown", "timeout", "error"]
-
-
-def s_ibp(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Tensor:
-    """S-IBP's lower bounds ``[B, K-1]`` of the margins; see `margin_bounds`."""
-    return interval_margins(program, x0, y, input_set, arithmetic, FeasibleFlips())[0]
-
-
-METHODS: Mapping[str, Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor]] = {"s-ibp": s_ibp}
-"""The bound propagators by name."""
 
 
 class LayerBounds(NamedTuple):
@@ -64,6 +55,8 @@ def margin_bounds(
     *,
     rounding: bool = False,
     index: Tensor | None = None,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
 ) -> Tensor:
     """Lower bounds of the margins over everything that the threat allows.
 
@@ -76,6 +69,8 @@ def margin_bounds(
         rounding: also cover the rounding errors of the executed network (then computed in float64 and not
             meant to be differentiated).
         index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
+        relaxation: how S-CROWN relaxes firing and reset: together, or apart as published.
+        memory: bytes that the coefficients of a backward pass may take; it is cut into pieces that fit.
 
     Returns:
         ``[B, K-1]``: lower bounds of ``logit[y] - logit[j]`` for j != y in ascending order.
@@ -83,8 +78,8 @@ def margin_bounds(
     Raises:
         ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
     """
-    program, x0, input_set, bound = _prepared(network, x, y, threat, method, rounding, index)
-    return bound(program, x0, y, input_set, RIGOROUS if rounding else PLAIN)
+    problem = _prepared(network, x, y, threat, method, rounding, index)
+    return METHODS[method](problem, Options(relaxation, memory))
 
 
 def certify(
@@ -96,6 +91,8 @@ def certify(
     *,
     rounding: bool = True,
     index: Tensor | None = None,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
 ) -> Verdict:
     """Decide for each sample whether its class is proved; arguments as `margin_bounds`.
 
@@ -103,7 +100,17 @@ def certify(
     as executed in eval mode, in any summation order.
     """
     with torch.no_grad():
-        bound = margin_bounds(network, x, y, threat, method, rounding=rounding, index=index)
+        bound = margin_bounds(
+            network,
+            x,
+            y,
+            threat,
+            method,
+            rounding=rounding,
+            index=index,
+            relaxation=relaxation,
+            memory=memory,
+        )
     finite, positive = bound.isfinite().all(1).tolist(), (bound > 0).all(1).tolist()
     words: list[Status] = [
         "error" if not fine else "certified" if proved else "unknown"
@@ -156,12 +163,7 @@ def _prepared(
     method: str,
     rounding: bool,
     index: Tensor | None,
-) -> tuple[
-    Program,
-    Tensor,
-    InputSet,
-    Callable[[Program, Tensor, Tensor, InputSet, Arithmetic], Tensor],
-]:
+) -> Problem:
     if method not in METHODS:
         raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
     x0, input_set = bind(network, x, threat, index)
@@ -171,13 +173,13 @@ def _prepared(
         raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
     if y.device != x0.device:
         raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
-    with torch.no_grad():
-        classes = program.run(x0.narrow(network.input.batch_axis, 0, 0)).shape[1]
+    problem = Problem(program, x0, y, input_set, RIGOROUS if rounding else PLAIN)
+    classes = problem.classes
     if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
     if rounding:
         _check_float32(network, program, x0, input_set)
-    return program, x0, input_set, METHODS[method]
+    return problem
 
 
 def _check_float32(network: SpikingNetwork, program: Program, x0: Tensor, input_set: InputSet) -> None:

@@ -1,8 +1,8 @@
 """Affine operators ``y = A x + b``: what lies between two layers of neurons, frozen for bounds.
 
-Each operator answers what a bound propagator asks: ``A x``, ``|A| x``, the bias, and how many products one
-output sums up (for its rounding error). Operators act on a batch ``[N, ...]``, hold no state and share the
-numbers of the module they were made from (so gradients reach it).
+Each operator answers what a bound propagator asks: ``A x``, ``|A| x``, ``A^T y``, the bias, and how many
+products one output sums up (for its rounding error). Operators act on a batch ``[N, ...]``, hold no state and
+share the numbers of the module they were made from (so gradients reach it).
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class Affine(ABC):
     @abstractmethod
     def magnitude(self, x: Tensor) -> Tensor:
         """``|A| x``."""
+
+    @abstractmethod
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        """``A^T y`` for ``y [N, ...]`` shaped as outputs: ``[N, *shape]``, the shape of one input."""
 
     @abstractmethod
     def to(self, dtype: torch.dtype) -> Affine:
@@ -117,6 +121,9 @@ class Dense(Weighted):
     def magnitude(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.abs())
 
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        return y @ self.weight
+
     def to(self, dtype: torch.dtype) -> Dense:
         return Dense(self.weight.to(dtype), None if self.shift is None else self.shift.to(dtype))
 
@@ -166,6 +173,24 @@ class Convolution(Weighted):
 
     def magnitude(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight.abs(), None)
+
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        # Rows and columns that the stride never reached get no gradient: they are padded on.
+        reached = [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                y.shape[-2:],
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.weight.shape[2:],
+                strict=True,
+            )
+        ]
+        rest = (shape[-2] - reached[0], shape[-1] - reached[1])
+        return F.conv_transpose2d(
+            y, self.weight, None, self.stride, self.padding, rest, self.groups, self.dilation
+        )
 
     def _with(self, weight: Tensor, shift: Tensor | None) -> Convolution:
         return Convolution(weight, shift, self.stride, self.padding, self.dilation, self.groups)
@@ -232,6 +257,11 @@ class AveragePool(Affine):
     def magnitude(self, x: Tensor) -> Tensor:
         return self.apply(x)
 
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        pull_back = torch.func.vjp(self.apply, y.new_zeros(len(y), *shape))[1]
+        x: Tensor = pull_back(y)[0]
+        return x
+
     def to(self, dtype: torch.dtype) -> AveragePool:
         return self
 
@@ -270,6 +300,9 @@ class Diagonal(Affine):
     def magnitude(self, x: Tensor) -> Tensor:
         return x * self._aligned(self.scale.abs())
 
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        return self.linear(y)
+
     def to(self, dtype: torch.dtype) -> Diagonal:
         return Diagonal(self.scale.to(dtype), self.shift.to(dtype), self.dims)
 
@@ -302,6 +335,9 @@ class Reshape(Affine):
 
     def magnitude(self, x: Tensor) -> Tensor:
         return self.apply(x)
+
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        return y.reshape(len(y), *shape)
 
     def to(self, dtype: torch.dtype) -> Reshape:
         return self

@@ -1,0 +1,74 @@
+"""What a bound method is asked: a frozen network, a batch, and what the adversary may do."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.arithmetic import Arithmetic
+from certsnn.inputsets import InputSet
+from certsnn.networks import Program
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """``x0`` as the network takes it, ``[B, ...]`` or ``[T, B, ...]``; classes ``y [B]``."""
+
+    program: Program
+    x0: Tensor
+    y: Tensor
+    input_set: InputSet
+    arithmetic: Arithmetic
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.program.input.frames(self.x0, None)[1]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        with torch.no_grad():
+            return self.program.run(self.x0.narrow(self.program.input.batch_axis, 0, 0)).shape[1]
+
+    def select(self, mask: Tensor) -> Problem:
+        """The problem of some of the samples, ``mask: bool [B]``."""
+        x0 = self.x0[mask] if self.program.input.batch_axis == 0 else self.x0[:, mask]
+        return replace(self, x0=x0, y=self.y[mask], input_set=self.input_set.select(mask))
+
+    def groups(self, size: int) -> list[Problem]:
+        """The problem in pieces of at most so many samples, in order."""
+        batch = torch.arange(len(self.y), device=self.y.device)
+        starts = range(0, len(self.y), size)
+        return [self.select((batch >= start) & (batch < start + size)) for start in starts]
+
+
+@final
+@dataclass(frozen=True)
+class Options:
+    """How a bound method goes about it.
+
+    Args:
+        relaxation: of firing and reset: "joint", or "separate" as published.
+        memory: bytes that a method may take for its coefficients, beyond the network and the batch.
+        deadline: when to give up, in seconds of `time.monotonic`.
+    """
+
+    relaxation: Literal["joint", "separate"] = "joint"
+    memory: int = 2**31
+    deadline: float = math.inf
+
+    def check_time(self) -> None:
+        """Raise OutOfTime once the deadline has passed; methods call it between pieces of work."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+
+class OutOfTime(Exception):
+    """A method has reached its deadline."""
