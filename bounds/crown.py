@@ -14,6 +14,7 @@ the backward pass itself are relative to the very same products, so they enlarge
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -33,7 +34,8 @@ from certsnn.neurons import Dynamics
 class Forms(NamedTuple):
     """Linear forms ``sum(coefficients * x) + constant``, S rows for each sample.
 
-    ``coefficients [S, ...]``; ``constant [S, B]``; ``error [S, B]``: what rounding may take off.
+    ``coefficients [S, F, B, ...]`` of the first F steps (or of the one frame of a constant input);
+    ``constant [S, B]``; ``error [S, B]``: what rounding may take off.
     """
 
     coefficients: Tensor
@@ -41,16 +43,23 @@ class Forms(NamedTuple):
     error: Tensor
 
 
+class Coupling(ABC):
+    """What carries forms of a stage's currents to what drives them."""
+
+    @abstractmethod
+    def pull(self, forms: Forms) -> Forms:
+        """Forms of the outputs as forms of the inputs."""
+
+
 @final
 @dataclass(frozen=True)
-class Chain:
+class Chain(Coupling):
     """Affine operators, and the shape of one input of each."""
 
     operators: Sequence[Affine]
     shapes: Sequence[torch.Size]
 
     def pull(self, forms: Forms) -> Forms:
-        """Forms of the outputs ``[S, F, B, ...]`` as forms of the inputs, ``F`` frames each."""
         y, constant, error = forms
         frames = y.shape[:3]
         y = y.flatten(0, 2)
@@ -64,11 +73,12 @@ class Chain:
 def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Chain:
     """The operators in the dtype of the bounds, for inputs like one of ``x [B, ...]``."""
     shapes = []
-    x = x[:0]
-    for operator in operators:
+    x = arithmetic.raised(x[:0])
+    raised = [arithmetic.operator(operator) for operator in operators]
+    for operator in raised:
         shapes.append(x.shape[1:])
         x = operator.apply(x)
-    return Chain([arithmetic.operator(operator) for operator in operators], shapes)
+    return Chain(raised, shapes)
 
 
 @final
@@ -76,61 +86,69 @@ def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Cha
 class Level:
     """One stage as the backward pass sees it.
 
-    ``error [T, B, ...]`` (one frame for a current that is held) bounds how far the executed membrane may be
-    from ``v + W s + b`` computed exactly from what was executed before; None where rounding is left out.
+    ``held``: whether its current is the same at every step. ``error [T, B, ...]`` (one frame is enough for
+    one) bounds how far the executed membrane may be from ``v + W s + b`` computed exactly from what was
+    executed before; None where rounding is left out.
     """
 
-    chain: Chain
+    coupling: Coupling
     lines: Lines
     error: Tensor | None
+    held: bool
+
+    def pull(self, forms: Forms) -> Forms:
+        """Forms of the layer's spikes as forms of what drives it."""
+        a, constant, error = forms
+        k, more = self.lines.until(a.shape[1]).pull(a, torch.zeros_like(a[:, 0]))
+        if self.error is not None:
+            error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
+            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+        if self.held:
+            k = k.sum(1, keepdim=True)
+        return self.coupling.pull(Forms(k, constant + more, error))
+
+
+class Entry(ABC):
+    """What enters the network, where the backward pass ends."""
+
+    @abstractmethod
+    def minimum(self, a: Tensor) -> Tensor:
+        """The least value ``[S, B]`` of forms with the coefficients ``[S, F, B, ...]`` over the input set."""
 
 
 @final
 @dataclass(frozen=True)
-class Entry:
-    """What enters the network: ``x0 [B, ...]`` or ``[T, B, ...]`` and the set around it; T steps."""
+class Whole(Entry):
+    """All of an input ``x0 [B, ...]`` or ``[T, B, ...]`` and the set around it."""
 
     x0: Tensor
     input_set: InputSet
-    steps: int
 
-    @property
-    def held(self) -> bool:
-        """Whether the same image enters at every step."""
-        return self.input_set.domain == "image"
-
-    def minimum(self, forms: Forms) -> Tensor:
-        """The least value ``[S, B]`` of forms of the first frames ``[S, F, B, ...]``, less the error."""
-        a = forms.coefficients
-        if self.held:
+    def minimum(self, a: Tensor) -> Tensor:
+        sample = self.x0.shape[self.input_set.batch_axis + 1 :]
+        a = a.reshape(*a.shape[:3], *sample)
+        if self.input_set.domain == "image":
             a = a[:, 0]
-        elif a.shape[1] < self.steps:
-            a = torch.cat([a, a.new_zeros(len(a), self.steps - a.shape[1], *a.shape[2:])], 1)
-        return self.input_set.minimum(a, self.x0) + forms.constant - forms.error
+        elif a.shape[1] < len(self.x0):
+            a = torch.cat([a, a.new_zeros(len(a), len(self.x0) - a.shape[1], *a.shape[2:])], 1)
+        return self.input_set.minimum(a, self.x0)
 
 
 def lower(entry: Entry, levels: Sequence[Level], forms: Forms) -> Tensor:
-    """Lower bounds ``[S, B]`` of forms ``[S, F, B, ...]`` of the currents into the last of the levels.
+    """Lower bounds ``[S, B]`` of forms of the last level's spikes (of the input, where there is none)."""
+    terms = 0
+    for level in reversed(levels):
+        terms += _terms(forms.coefficients)
+        forms = level.pull(forms)
+    a, constant, error = forms
+    terms += _terms(a)
+    # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
+    return entry.minimum(a) + constant - error * (1 + terms * 2.0**-26)
 
-    F may be less than T: then the forms are of the first F steps.
-    """
-    count = 0
-    for level, below in zip(reversed(levels), [*reversed(levels[:-1]), None], strict=True):
-        k, constant, error = forms
-        if level.error is not None:
-            error = error + (k.abs() * level.error[: k.shape[1]]).flatten(3).sum((1, 3))
-        if below is None and entry.held:
-            k = k.sum(1, keepdim=True)
-        count += math.prod(k.shape[1:]) // max(k.shape[2], 1)
-        a, constant, error = level.chain.pull(Forms(k, constant, error))
-        count += math.prod(a.shape[1:]) // max(a.shape[2], 1)
-        if below is None:
-            return entry.minimum(Forms(a, constant, error * (1 + count * 2.0**-26)))
-        if below.error is not None:
-            error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
-        k, more = below.lines.until(a.shape[1]).pull(a, torch.zeros_like(a[:, 0]))
-        forms = Forms(k, constant + more, error)
-    raise AssertionError("a network has at least one stage")
+
+def _terms(a: Tensor) -> int:
+    """How many coefficients a row has for one sample."""
+    return math.prod(a.shape[1:]) // max(a.shape[2], 1)
 
 
 def membrane_error(
@@ -161,7 +179,7 @@ def membrane_error(
 def margin_forms(
     readout: Sequence[Affine], rate: Interval, y: Tensor, steps: int, arithmetic: Arithmetic
 ) -> Forms:
-    """``T (logit[y] - logit[j])`` as forms ``[K-1, 1, B, ...]`` of the last layer's spikes, summed over time.
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of the last layer's spikes.
 
     Args:
         readout: the affine readout.
@@ -186,23 +204,13 @@ def margin_forms(
         error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
         # The rates N / T are rounded once.
         error = error + 2 * arithmetic.unit * (a[:, 0].abs() * rate.upper).flatten(2).sum(2)
-    return Forms(a, steps * constant, steps * error)
+    return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
 
 
-def margins(entry: Entry, levels: Sequence[Level], forms: Forms) -> Tensor:
-    """Lower bounds ``[B, K-1]`` of the margins from `margin_forms`."""
-    a, constant, error = forms
-    a = a.expand(-1, entry.steps, *a.shape[2:])
-    if levels[-1].error is not None:
-        error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
-    k, more = levels[-1].lines.pull(a, torch.zeros_like(a[:, 0]))
-    return lower(entry, levels, Forms(k, constant + more, error)).T / entry.steps
-
-
-def magnitudes(entry: Entry, below: Layer | None) -> Tensor:
+def magnitudes(x0: Tensor, input_set: InputSet, below: Layer | None) -> Tensor:
     """Bounds ``[F, B, ...]`` of the magnitudes of what enters a stage: the input, or a layer's spikes."""
     if below is not None:
         return below.spikes.upper
-    low, high = entry.input_set.box(entry.x0)
+    low, high = input_set.box(x0)
     size = torch.maximum(-low, high)
-    return size[None] if entry.held else size
+    return size[None] if input_set.domain == "image" else size

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds import crown, ibp
-from certsnn.bounds.crown import Level
+from certsnn.bounds import ibp
+from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.crown import Level, Whole, chain, lower, magnitudes, margin_forms, membrane_error
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.memory import footprint
+from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.refine import entry_of, levels_of, refine
+from certsnn.bounds.refine import Refinement
 from certsnn.bounds.relaxation import Relaxation, joint, separate
 from certsnn.bounds.sources import Layer
 
@@ -37,19 +40,32 @@ def s_crown_ibp(problem: Problem, options: Options) -> Tensor:
 
 
 def s_crown(problem: Problem, options: Options) -> Tensor:
-    """S-CROWN, with S-CROWN bounds of every layer's undecided neurons, intersected with S-IBP's."""
+    """S-CROWN, with S-CROWN bounds of every layer's undecided neurons; and S-IBP's where they are better."""
+    return alpha_s_crown(problem, replace(options, iterations=0))
+
+
+def alpha_s_crown(problem: Problem, options: Options) -> Tensor:
+    """`s_crown` with optimised slopes, in the layers and at the end; at the deadline it has what it has."""
     relaxation = RELAXATIONS[options.relaxation]
 
     def bound(part: Problem) -> Tensor:
         found, _ = interval_layers(part)
-        layers, levels = refine(part, relaxation, footprint(part, options.memory), options)
-        refined = forward_margins(part, layers)
-        return torch.maximum(torch.maximum(found, refined), backward_margins(part, layers, levels))
+        refinement = Refinement(part, relaxation, options)
+        layers = refinement.layers
+        found = torch.maximum(found, forward_margins(part, layers))
+        found = torch.maximum(found, backward_margins(part, layers, levels_of(part, layers, relaxation)))
+        return torch.maximum(found, refinement.margins())
 
-    return in_groups(problem, options, bound)
+    with torch.no_grad():
+        return torch.cat([bound(part) for part in problem.groups(1)] or [s_ibp(problem, options)])
 
 
-METHODS: Mapping[str, Method] = {"s-ibp": s_ibp, "s-crown-ibp": s_crown_ibp, "s-crown": s_crown}
+METHODS: Mapping[str, Method] = {
+    "s-ibp": s_ibp,
+    "s-crown-ibp": s_crown_ibp,
+    "s-crown": s_crown,
+    "alpha-s-crown": alpha_s_crown,
+}
 
 
 def interval_layers(problem: Problem) -> tuple[Tensor, list[Layer]]:
@@ -65,17 +81,37 @@ def forward_margins(problem: Problem, layers: Sequence[Layer]) -> Tensor:
     return ibp.margins(problem.program.readout, rate, problem.y, problem.arithmetic)
 
 
+def levels_of(problem: Problem, layers: Sequence[Layer], relaxation: Relaxation) -> list[Level]:
+    """The levels of a backward pass, first to last, from the bounds of their layers."""
+    levels = []
+    arithmetic = problem.arithmetic
+    for number, (stage, layer) in enumerate(zip(problem.program.stages, layers, strict=True)):
+        size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
+        membranes = Interval(*(arithmetic.raised(end) for end in layer.membranes))
+        error = membrane_error(stage.operators, size, membranes, stage.neuron, arithmetic)
+        coupling = chain(stage.operators, size[0], arithmetic)
+        held = number == 0 and problem.input_set.domain == "image"
+        levels.append(Level(coupling, relaxation(membranes, stage.neuron), error, held))
+    return levels
+
+
 def backward_margins(problem: Problem, layers: Sequence[Layer], levels: Sequence[Level]) -> Tensor:
     """Margins ``[B, K-1]`` from a backward pass."""
     rate = ibp.rates(layers[-1], problem.x0.dtype)
-    forms = crown.margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
-    return crown.margins(entry_of(problem), levels, forms)
+    forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
+    return lower(Whole(problem.x0, problem.input_set), levels, forms).T / problem.steps
 
 
 def in_groups(problem: Problem, options: Options, bound: Callable[[Problem], Tensor]) -> Tensor:
     """A bound of all samples, as many at a time as the memory allows."""
-    rows = max(1, problem.classes - 1)
-    size = footprint(problem, options.memory).samples(rows, problem.steps)
+    axis = problem.program.input.batch_axis
+    traces = problem.program.traces(problem.x0.narrow(axis, 0, 0))
+    sizes = [problem.x0.shape[axis + 1 :].numel()]
+    sizes += [trace.membranes.shape[2:].numel() for trace in traces]
+    widest = max(one + other for one, other in pairwise(sizes))
+    itemsize = problem.arithmetic.raised(problem.x0[:0]).element_size()
+    sample = itemsize * (problem.classes - 1) * problem.steps * widest
+    size = rows_that_fit(sample, options.memory)
     if size >= len(problem.y):
         return bound(problem)
     return torch.cat([bound(part) for part in problem.groups(size)])

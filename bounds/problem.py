@@ -58,11 +58,17 @@ class Options:
         relaxation: of firing and reset: "joint", or "separate" as published.
         memory: bytes that a method may take for its coefficients, beyond the network and the batch.
         deadline: when to give up, in seconds of `time.monotonic`.
+        iterations: steps of optimising slopes, where a method does.
     """
 
     relaxation: Literal["joint", "separate"] = "joint"
     memory: int = 2**31
     deadline: float = math.inf
+    iterations: int = 20
+
+    def late(self) -> bool:
+        """Whether the deadline has passed: a method then ends with the bounds it has."""
+        return time.monotonic() > self.deadline
 
     def check_time(self) -> None:
         """Raise OutOfTime once the deadline has passed; methods call it between pieces of work."""

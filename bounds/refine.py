@@ -1,4 +1,9 @@
-"""The levels of a backward pass, with bounds of every layer's membranes from S-IBP or from S-CROWN itself."""
+"""S-CROWN with S-CROWN bounds of every layer, sample by sample, with slopes that may be optimised.
+
+The layers are bounded from the first to the last: S-IBP first, then a backward pass for every neuron that it
+leaves undecided, step by step, the interval scan being rerun after each step. All of this happens in the
+network that is left of one sample (`certsnn.bounds.sparse`).
+"""
 
 from __future__ import annotations
 
@@ -10,103 +15,205 @@ from typing import final
 import torch
 from torch import Tensor
 
+from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import Interval
-from certsnn.bounds.crown import Entry, Forms, Level, chain, lower, magnitudes, membrane_error
+from certsnn.bounds.crown import (
+    Coupling,
+    Forms,
+    Level,
+    chain,
+    lower,
+    magnitudes,
+    margin_forms,
+    membrane_error,
+)
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.ibp import source_of
-from certsnn.bounds.memory import Footprint
+from certsnn.bounds.held import Pieces, held, pieces
+from certsnn.bounds.ibp import rates, source_of
+from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.relaxation import Relaxation
+from certsnn.bounds.relaxation import Lines, Relaxation, Slack, Tracked, chosen_slopes, midpoint
+from certsnn.bounds.slopes import ascend
 from certsnn.bounds.sources import Layer, layer_of
-from certsnn.networks import Stage
-
-
-def entry_of(problem: Problem) -> Entry:
-    """Where the backward pass ends."""
-    return Entry(problem.x0, problem.input_set, problem.steps)
-
-
-def level_of(
-    problem: Problem, stage: Stage, below: Layer | None, layer: Layer, relaxation: Relaxation
-) -> Level:
-    """A stage as the backward pass sees it, from the bounds of its layer and of the one below."""
-    arithmetic = problem.arithmetic
-    membranes = Interval(*(arithmetic.raised(end) for end in layer.membranes))
-    size = magnitudes(entry_of(problem), below)
-    error = membrane_error(stage.operators, size, membranes, stage.neuron, arithmetic)
-    return Level(chain(stage.operators, size[0], arithmetic), relaxation(membranes, stage.neuron), error)
-
-
-def levels_of(problem: Problem, layers: Sequence[Layer], relaxation: Relaxation) -> list[Level]:
-    """All levels, first to last."""
-    below = [None, *layers[:-1]]
-    return [
-        level_of(problem, *parts, relaxation)
-        for parts in zip(problem.program.stages, below, layers, strict=True)
-    ]
-
-
-def refine(
-    problem: Problem, relaxation: Relaxation, footprint: Footprint, options: Options
-) -> tuple[list[Layer], list[Level]]:
-    """Layers whose undecided neurons are bounded by S-CROWN, first to last, and their levels.
-
-    The first layer of a network on images is left as it is: its current is known exactly.
-    """
-    source = source_of(problem.input_set, problem.x0, problem.steps, FeasibleFlips())
-    layers: list[Layer] = []
-    levels: list[Level] = []
-    for stage in problem.program.stages:
-        below = layers[-1] if layers else None
-        layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
-        if below is not None or not entry_of(problem).held:
-            layer = _Refinement(problem, stage, below, levels, relaxation, footprint, options).of(layer)
-        levels.append(level_of(problem, stage, below, layer, relaxation))
-        layers.append(layer)
-        source = layer
-    return layers, levels
+from certsnn.bounds.sparse import Rows, active, follow, rows_of, select, selected_inputs
+from certsnn.neurons import Dynamics
 
 
 @final
 @dataclass(frozen=True)
-class _Refinement:
-    """Bounds of one stage's membranes (or cumulative currents) by S-CROWN."""
+class Cut:
+    """A layer cut down to its active neurons: bounds ``[F, 1, m]`` of their membranes, or held currents.
 
-    problem: Problem
-    stage: Stage
-    below: Layer | None
-    levels: Sequence[Level]
+    ``follow`` as in `relaxation.scan_back`; ``pieces`` for a current that is held, and None otherwise.
+    """
+
+    coupling: Coupling
+    known: Interval
+    dynamics: Dynamics
+    error: Tensor | None
+    follow: Sequence[Tensor]
+    pieces: Pieces | None
     relaxation: Relaxation
-    footprint: Footprint
-    options: Options
 
-    def of(self, layer: Layer) -> Layer:
-        """The layer with its undecided neurons bounded step by step; each step profits from those before."""
-        for t in range(layer.steps):
-            undecided = layer.undecided[t].flatten(1)
-            if bool(undecided.any()):
-                layer = layer.narrowed(self._bounds(layer, t, undecided))
+    @property
+    def size(self) -> int:
+        """Numbers that a row takes at each step."""
+        neurons = self.known.lower.shape[2]
+        return neurons if self.pieces is None else 2 * len(self.pieces.lower) * neurons
+
+    def start(self, rows: int) -> Slack:
+        """The slopes of the envelope over the midpoint, for so many rows."""
+        if self.pieces is not None:
+            share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
+            return Slack(share, share / 2)
+        slack = midpoint(self.known, self.dynamics)
+        return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
+
+    def plain(self) -> Level:
+        """The level with the lines of the relaxation."""
+        if self.pieces is not None:
+            return self.chosen(self.start(1))
+        return self._level(Tracked(self.relaxation(self.known, self.dynamics), self.follow))
+
+    def chosen(self, slack: Slack) -> Level:
+        """The level with slopes of one's choice."""
+        if self.pieces is not None:
+            currents = Interval(self.known.lower[0], self.known.upper[0])
+            return self._level(held(currents, self.pieces, self.dynamics, slack))
+        return self._level(Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow))
+
+    def _level(self, lines: Lines) -> Level:
+        return Level(self.coupling, lines, self.error, self.pieces is not None)
+
+
+@final
+class Refinement:
+    """One sample's layers and levels, as far as they are known."""
+
+    def __init__(self, problem: Problem, relaxation: Relaxation, options: Options) -> None:
+        if len(problem.y) != 1:
+            raise ValueError(f"layers are refined for one sample at a time, got {len(problem.y)}")
+        self.problem, self.relaxation, self.options = problem, relaxation, options
+        self.layers: list[Layer] = []
+        self.cuts: list[Cut] = []
+        self.inputs, self.entry = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+        with torch.no_grad():
+            source = source_of(problem.input_set, problem.x0, problem.steps, FeasibleFlips())
+            for stage in problem.program.stages:
+                layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
+                source = self._take(layer, stage.operators, stage.neuron)
+
+    @property
+    def held(self) -> bool:
+        """Whether the next layer is driven by a current that is the same at every step."""
+        return not self.layers and self.problem.input_set.domain == "image"
+
+    def _take(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
+        problem = self.problem
+        raised = problem.arithmetic.raised
+        below = self.layers[-1] if self.layers else None
+        size = magnitudes(problem.x0, problem.input_set, below)
+        links = chain(operators, size[0], problem.arithmetic)
+        shape = layer.membranes.lower.shape[2:]
+
+        def membranes() -> Interval:
+            return Interval(*(raised(end) for end in layer.membranes))
+
+        def error() -> Tensor | None:
+            return membrane_error(operators, size, membranes(), dynamics, problem.arithmetic)
+
+        # Counts depend on all currents so far.
+        wanted = layer.undecided.flip(0).cummax(0).values.flip(0)
+        needed = active(membranes(), dynamics, wanted).any(0)
+        needed[0] = True  # selections are never empty
+        rows = rows_of(links, shape, needed.nonzero().flatten(), self.inputs)
+        if not self.held:
+            for t in range(layer.steps):
+                undecided = layer.undecided[t, 0].flatten().nonzero().flatten()
+                if len(undecided) and not self.options.late():
+                    lines = self.relaxation(membranes(), dynamics)
+                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(), t, undecided))
+        known, lost = membranes(), error()
+        wanted = active(known, dynamics, torch.zeros_like(layer.undecided))
+        cut = None
+        if self.held:
+            # The current is the same at every step, and so is the sum of one.
+            low, high = layer.driven_by.lower[:1], layer.driven_by.upper[:1]
+            cut = pieces(float(low.min()), float(high.max()), layer.steps, dynamics, problem.arithmetic.unit)
+            wanted = wanted.any(0, keepdim=True).expand_as(wanted)
+        spikes = raised(layer.spikes.lower)[:, 0]
+        chosen = select(wanted, spikes)
+        index = chosen.index
+
+        def gathered(values: Tensor) -> Tensor:
+            return values.flatten(2).gather(2, index[: len(values), None])
+
+        if cut is not None:
+            known = Interval(raised(low), raised(high))
+            lost = None if lost is None else lost[:1]
+        self.cuts.append(
+            Cut(
+                rows.of(index[:1] if cut is not None else index),
+                Interval(*(gathered(end) for end in known)),
+                dynamics,
+                None if lost is None else gathered(lost),
+                follow(index, math.prod(shape)),
+                cut,
+                self.relaxation,
+            )
+        )
+        self.layers.append(layer)
+        self.inputs = chosen
         return layer
 
-    def _bounds(self, layer: Layer, t: int, undecided: Tensor) -> Interval:
-        """Bounds ``[T, B, ...]`` that say something where ``undecided [B, n]`` at step t."""
-        own = level_of(self.problem, self.stage, self.below, layer, self.relaxation)
-        shape = layer.undecided.shape[2:]
-        rows = int(undecided.sum(1).max())
-        # Each sample's undecided neurons, filled up with others where it has fewer.
-        columns = undecided.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :rows].T
+    def _bounds(
+        self, layer: Layer, lines: Lines, rows: Rows, error: Tensor | None, t: int, undecided: Tensor
+    ) -> Interval:
+        """Bounds ``[T, 1, ...]`` that say something about the neurons ``undecided [u]`` at step t."""
         like = self.problem.arithmetic.raised(layer.membranes.lower)
-        bounds = like.new_full((2, layer.steps, *undecided.shape), torch.inf)
-        for column in columns.split(max(1, self.footprint.rows(len(undecided), t + 1) // 2)):
-            self.options.check_time()
-            ones = torch.ones_like(column, dtype=like.dtype)[:, :, None]
+        bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
+        for column in undecided.split(max(1, self._rows_at_once(t + 1) // 2)):
+            ones = torch.ones_like(column, dtype=like.dtype)[:, None, None]
             sign, both = torch.cat([ones, -ones]), torch.cat([column, column])
-            k, constant = layer.reaching(own.lines, t, both, sign)
-            wide = k.new_zeros(*k.shape[:3], math.prod(shape))
-            wide.scatter_(3, both[:, None, :, None].expand_as(k), k)
-            forms = Forms(wide.unflatten(3, shape), constant, torch.zeros_like(constant))
-            found = lower(entry_of(self.problem), [*self.levels, own], forms)
-            for end, values in zip(bounds[:, t], -found.unflatten(0, (2, -1)), strict=True):
-                end.scatter_(1, column.T, values.T)
-        low, high = (bounds * torch.tensor([-1, 1]).to(like).view(2, 1, 1, 1)).unflatten(3, shape)
-        return Interval(low, high)
+            k, constant = layer.reaching(lines, t, both[:, None], sign)
+            k = k[:, :, 0, 0]
+            matrix = rows.matrix[: t + 1, rows.place[both]].movedim(0, 1)
+            constant = constant[:, 0] + (k * rows.shift[: t + 1, rows.place[both]].T).sum(1)
+            lost = torch.zeros_like(constant)
+            if error is not None:
+                lost = (k.abs() * error.flatten(1)[: t + 1, both].T).sum(1)
+            forms = Forms((k[:, :, None] * matrix)[:, :, None], constant[:, None], lost[:, None])
+            found = self.lower(forms)[:, 0].unflatten(0, (2, -1))
+            bounds[:, t, 0, column] = -found
+        low, high = bounds.unflatten(3, like.shape[2:])
+        return Interval(-low, high)
+
+    def lower(self, forms: Forms) -> Tensor:
+        """Lower bounds ``[S, 1]`` of forms of the last layer's active neurons, ``[S, F, 1, m]``."""
+        with torch.no_grad():
+            plain = lower(self.entry, [cut.plain() for cut in self.cuts], forms)
+        if not self.options.iterations or not self.cuts:
+            return plain
+
+        def bound(slacks: Sequence[Slack]) -> Tensor:
+            levels = [cut.chosen(slack) for cut, slack in zip(self.cuts, slacks, strict=True)]
+            return lower(self.entry, levels, forms)
+
+        start = [cut.start(len(forms.coefficients)) for cut in self.cuts]
+        return torch.maximum(plain, ascend(bound, start, self.options.iterations, self.options.deadline))
+
+    def _rows_at_once(self, steps: int) -> int:
+        """Rows of the next layer whose coefficients fit into the memory, in float64."""
+        kept = 3 if self.options.iterations else 1  # the graph of the gradient, several lines of it
+        alive = self.inputs.index.shape[1] + kept * sum(cut.size for cut in self.cuts)
+        return rows_that_fit(8 * steps * alive, self.options.memory)
+
+    def margins(self) -> Tensor:
+        """Lower bounds ``[1, K-1]`` of the margins."""
+        problem, last = self.problem, self.layers[-1]
+        rate = rates(last, problem.x0.dtype)
+        forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
+        a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
+        kept = a.gather(3, self.inputs.index[None, :, None].expand(len(a), -1, 1, -1))
+        constant = forms.constant + (a * self.inputs.fixed.flatten(1)[:, None]).sum((1, 3))
+        return self.lower(Forms(kept, constant, forms.error)).T / problem.steps

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, final
 
@@ -55,10 +55,6 @@ class Lines(ABC):
         """
 
 
-Relaxation = Callable[[Interval, Dynamics], Lines]
-"""Lines for a layer's membranes ``[T, B, ...]``."""
-
-
 class Pulled(NamedTuple):
     """``sum a s + carried v_T >= sum currents I + constant``.
 
@@ -91,18 +87,55 @@ class Stepwise(Lines):
     def constant(self, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
         """The intercepts ``[S, B]`` of the lines with slopes k, summed over all steps and neurons."""
 
+    @abstractmethod
+    def until(self, steps: int) -> Stepwise:
+        """The lines of the first steps only."""
+
     @final
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        slopes = []
-        c = carried
-        for t in reversed(range(self.steps)):
-            c = self.slopes(t, None if a is None else a[:, t], c)
-            slopes.append(c)
-        slopes.reverse()
-        k = torch.stack(slopes, 1)
-        after = torch.cat([k[:, 1:], carried[:, None]], 1)
-        started = (k[:, 0] * self.dynamics.initial).flatten(2).sum(2)
-        return Pulled(k, self.constant(a, after, k) + started)
+        return scan_back(self, a, carried, [None] * (self.steps - 1))
+
+
+Relaxation = Callable[[Interval, Dynamics], Stepwise]
+"""Lines for a layer's membranes ``[T, B, ...]``."""
+
+
+def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+    """`Lines.pull`, from the last step to the first.
+
+    ``follow[t]``: where the neurons of step t are at step t + 1, where each step has neurons of its own
+    (``[m]`` positions; one past the end for those that are gone); None where they are the same ones.
+    """
+    slopes, after = [], []
+    c = carried
+    for t in reversed(range(lines.steps)):
+        if t < lines.steps - 1 and (places := follow[t]) is not None:
+            gone = c.new_zeros(*c.shape[:-1], 1)
+            c = torch.cat([c, gone], -1).index_select(-1, places)
+        after.append(c)
+        c = lines.slopes(t, None if a is None else a[:, t], c)
+        slopes.append(c)
+    k = torch.stack(slopes[::-1], 1)
+    started = (c * lines.dynamics.initial).flatten(2).sum(2)
+    return Pulled(k, lines.constant(a, torch.stack(after[::-1], 1), k) + started)
+
+
+@final
+@dataclass(frozen=True)
+class Tracked(Lines):
+    """Lines of those neurons alone that matter, other ones at each step: ``[T, 1, m]``; see `scan_back`."""
+
+    lines: Stepwise
+    follow: Sequence[Tensor]
+
+    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
+        return scan_back(self.lines, a, carried, self.follow)
+
+    def until(self, steps: int) -> Tracked:
+        return Tracked(self.lines.until(steps), self.follow[: steps - 1])
+
+    def at(self, column: Tensor) -> Lines:
+        raise NotImplementedError("neurons are at other places at each step")
 
 
 def summed(coefficients: Tensor, values: Tensor) -> Tensor:

@@ -45,7 +45,12 @@ class Source(ABC):
 
 
 class Layer(Source):
-    """Bounds of a layer of neurons; what the next layer is driven by."""
+    """Bounds of a layer of neurons; what the next layer is driven by.
+
+    ``driven_by``: bounds ``[T, B, ...]`` of what drives it, the currents or the cumulative currents.
+    """
+
+    driven_by: Interval
 
     @property
     @abstractmethod

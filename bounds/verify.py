@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Interval
+from certsnn.bounds.cascade import METHODS, Verdict, decide, stages
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import propagate
-from certsnn.bounds.methods import METHODS
+from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.overflow import check_range
 from certsnn.bounds.problem import Options, Problem
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program, SpikingNetwork
-
-Status = Literal["certified", "unknown", "timeout", "error"]
 
 
 class LayerBounds(NamedTuple):
@@ -25,25 +23,6 @@ class LayerBounds(NamedTuple):
 
     membranes: Interval
     spikes: Interval
-
-
-@final
-@dataclass(frozen=True)
-class Verdict:
-    """What `certify` found: ``margins [B, K-1]`` are sound lower bounds, ``status`` one word a sample.
-
-    "certified": no member of the input set changes the class. "unknown": the bound does not decide.
-    "error": the bounds are not finite numbers, so nothing is known.
-    """
-
-    margins: Tensor
-    status: list[Status]
-
-    @property
-    def certified(self) -> Tensor:
-        """``bool [B]``."""
-        words = [word == "certified" for word in self.status]
-        return torch.tensor(words, dtype=torch.bool, device=self.margins.device)
 
 
 def margin_bounds(
@@ -65,7 +44,8 @@ def margin_bounds(
         x: images ``[B, ...]`` or spikes ``[T, B, ...]``, as the threat takes them.
         y: classes ``[B]``, int64.
         threat: a threat, or an input set that is bound already (then x is the network's nominal input).
-        method: a name in `METHODS`.
+        method: a name in `METHODS`; "auto" is the elementwise best of its methods (without gradients), which
+            leave a sample alone once all of its margins are positive.
         rounding: also cover the rounding errors of the executed network (then computed in float64 and not
             meant to be differentiated).
         index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
@@ -77,9 +57,11 @@ def margin_bounds(
 
     Raises:
         ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
+        ValueError: if the memory holds not even one row of coefficients.
     """
+    options = _options(relaxation, memory)
     problem = _prepared(network, x, y, threat, method, rounding, index)
-    return METHODS[method](problem, Options(relaxation, memory))
+    return METHODS[method](problem, options)
 
 
 def certify(
@@ -93,30 +75,27 @@ def certify(
     index: Tensor | None = None,
     relaxation: Literal["joint", "separate"] = "joint",
     memory: int = Options.memory,
+    seconds: float | None = None,
 ) -> Verdict:
     """Decide for each sample whether its class is proved; arguments as `margin_bounds`.
 
     A margin of 0 (a tie) is not certified. With ``rounding=True`` the verdict holds for the float32 network
-    as executed in eval mode, in any summation order.
+    as executed in eval mode, in any summation order. Where a method runs out of memory or time, or gives
+    bounds that are not finite, the status says so, and the other samples go on.
+
+    Args:
+        network, x, y, threat, rounding, index, relaxation, memory: see `margin_bounds`.
+        method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
+            that are still undecided (and that the network gets right).
+        seconds: the time limit of a sample, over the methods that run on one sample at a time ("s-crown",
+            "alpha-s-crown"); the others have none.
     """
+    options = _options(relaxation, memory)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"the time limit must be > 0 seconds, got {seconds}")
     with torch.no_grad():
-        bound = margin_bounds(
-            network,
-            x,
-            y,
-            threat,
-            method,
-            rounding=rounding,
-            index=index,
-            relaxation=relaxation,
-            memory=memory,
-        )
-    finite, positive = bound.isfinite().all(1).tolist(), (bound > 0).all(1).tolist()
-    words: list[Status] = [
-        "error" if not fine else "certified" if proved else "unknown"
-        for fine, proved in zip(finite, positive, strict=True)
-    ]
-    return Verdict(bound, words)
+        problem = _prepared(network, x, y, threat, method, rounding, index)
+        return decide(problem, stages(method), options, seconds)
 
 
 def layer_bounds(
@@ -155,6 +134,14 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     return x0, input_set
 
 
+def _options(relaxation: Literal["joint", "separate"], memory: int) -> Options:
+    if relaxation not in RELAXATIONS:
+        raise ValueError(f"relaxation must be one of {', '.join(RELAXATIONS)}, got {relaxation!r}")
+    if memory < 1:
+        raise ValueError(f"the memory budget must be at least 1 byte, got {memory}")
+    return Options(relaxation, memory)
+
+
 def _prepared(
     network: SpikingNetwork,
     x: Tensor,
@@ -164,8 +151,7 @@ def _prepared(
     rounding: bool,
     index: Tensor | None,
 ) -> Problem:
-    if method not in METHODS:
-        raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
+    stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
     program = network.freeze()
     batch = x0.shape[network.input.batch_axis]

@@ -1,0 +1,235 @@
+"""Verdicts: bound methods tried one after the other on the samples that none before has decided.
+
+A cheap method runs on the whole batch at once. An expensive one runs on one sample at a time, so that a time
+limit means the same for every sample and a failure stays its own. Each method's margins are sound, so their
+elementwise maximum is: a sample may be certified by two methods together. Source: design, section 5.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds import methods
+from certsnn.bounds.ibp import others
+from certsnn.bounds.methods import Method
+from certsnn.bounds.problem import Options, OutOfTime, Problem
+from certsnn.networks import ieee_products
+
+Status = Literal["certified", "unknown", "timeout", "error"]
+
+AUTO = "auto"
+"""The name of the whole cascade as a method."""
+
+CASCADE: tuple[str, ...] = tuple(
+    name for name in ("s-ibp", "s-crown-ibp", "s-crown", "alpha-s-crown") if name in methods.METHODS
+)
+"""What "auto" tries, in this order."""
+
+EXPENSIVE = frozenset({"s-crown", "alpha-s-crown"})
+"""Methods that run on one sample at a time, and count against its time limit."""
+
+
+class Stage(NamedTuple):
+    """One step of a cascade: a bound method, its name, and whether it runs on one sample at a time."""
+
+    name: str
+    method: Method
+    alone: bool
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about each sample; ``margins [B, K-1]`` are sound lower bounds, -inf where unknown.
+
+    ``status``, one word a sample:
+
+    - "certified": no member of the input set changes the class.
+    - "unknown": all methods ran, and their bounds do not decide.
+    - "timeout": the time limit came before all of them were done.
+    - "error": a method ran out of memory or gave bounds that are not finite; ``reason`` says what happened.
+
+    ``stage``: the method that certified the sample, or the last one that was begun. ``seconds``: what it
+    took; methods that run on the whole batch are shared out evenly.
+    """
+
+    margins: Tensor
+    status: list[Status]
+    stage: list[str] = field(default_factory=list)
+    reason: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def certified(self) -> Tensor:
+        """``bool [B]``."""
+        words = [word == "certified" for word in self.status]
+        return torch.tensor(words, dtype=torch.bool, device=self.margins.device)
+
+
+@torch.no_grad()
+def auto(problem: Problem, options: Options) -> Tensor:
+    """The best margins of the cascade, without gradients.
+
+    A sample is left alone once all of its margins are positive. A method that fails raises: see `decide` for
+    what goes on.
+    """
+    best = _nothing(problem)
+    for name in CASCADE:
+        rest = (~(best > 0).all(1)).nonzero().squeeze(1)
+        if len(rest) == 0:
+            break
+        found = methods.METHODS[name](_part(problem, rest), options)
+        best[rest] = torch.maximum(best[rest], found.to(best))
+    return best
+
+
+METHODS: Mapping[str, Method] = {**methods.METHODS, AUTO: auto}
+"""Every method by name: those of `certsnn.bounds.methods`, and the cascade."""
+
+
+def stages(method: str) -> list[Stage]:
+    """The cascade of a method: all stages of "auto", or the method alone.
+
+    Raises:
+        ValueError: if no method has this name.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
+    names = CASCADE if method == AUTO else (method,)
+    return [Stage(name, METHODS[name], name in EXPENSIVE) for name in names]
+
+
+@torch.no_grad()
+def decide(
+    problem: Problem, cascade: Sequence[Stage], options: Options, seconds: float | None = None
+) -> Verdict:
+    """The verdict of a cascade.
+
+    A sample takes part until all of its margins are positive. One that the network itself gets wrong, or
+    ties, can't be certified: it stops after its first stage. A stage that fails leaves the margins as they
+    were, and the next one runs.
+
+    Args:
+        problem: a batch.
+        cascade: the stages, first to last; those that run on one sample at a time run after the others.
+        options: for every stage; the deadline is set here.
+        seconds: the limit of each sample, over all stages that run on it alone; None is no limit.
+    """
+    everyone = range(len(problem.y))
+    ledger = _Ledger(problem, _right(problem) if len(cascade) > 1 else [True for _ in everyone])
+    for stage in cascade:
+        if not stage.alone:
+            ledger.run(stage, ledger.still(everyone), options)
+    alone = [stage for stage in cascade if stage.alone]
+    for sample in ledger.still(everyone):
+        limit = math.inf if seconds is None else time.monotonic() + seconds
+        for stage in alone:
+            ledger.run(stage, ledger.still([sample]), replace(options, deadline=limit))
+    return ledger.verdict()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a method failed for want of memory: of the machine's, or of what the options allow."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # The CPU's memory (in torch) and the budget (`certsnn.bounds.memory`) have no error class of their own.
+    return any(word in str(error) for word in ("DefaultCPUAllocator", "memory budget"))
+
+
+@final
+class _Ledger:
+    """What is known so far about each sample of a batch; ``right``: the network itself has it right."""
+
+    def __init__(self, problem: Problem, right: Sequence[bool]) -> None:
+        samples = len(right)
+        self._problem, self._right = problem, right
+        self._margins = _nothing(problem)
+        self._stage = [""] * samples
+        self._reason = [""] * samples
+        self._late = [False] * samples
+        self._seconds = [0.0] * samples
+
+    def still(self, samples: Sequence[int]) -> list[int]:
+        """Those of the samples that a further stage is for."""
+        proved = self._proved()
+        return [
+            i
+            for i in samples
+            if not self._stage[i] or (self._right[i] and not proved[i] and not self._late[i])
+        ]
+
+    def run(self, stage: Stage, samples: Sequence[int], options: Options) -> None:
+        """One stage on some of the samples; what fails for want of memory or time is written down."""
+        if not samples:
+            return
+        begun = time.perf_counter()
+        chosen = torch.tensor(samples, device=self._margins.device)
+        reasons = [""] * len(samples)
+        late = False
+        try:
+            options.check_time()
+            found = stage.method(_part(self._problem, chosen), options).to(self._margins)
+            reasons = self._improve(stage, chosen, found)
+            options.check_time()  # a method may end at the deadline with what it has
+        except OutOfTime:
+            late = True
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if not out_of_memory(error):
+                raise
+            reasons = [f"{stage.name}: {' '.join(str(error).split()) or 'out of memory'}"] * len(samples)
+        share = (time.perf_counter() - begun) / len(samples)
+        for i, reason in zip(samples, reasons, strict=True):
+            self._stage[i] = stage.name
+            self._late[i] = late
+            self._reason[i] = self._reason[i] or reason
+            self._seconds[i] += share
+
+    def verdict(self) -> Verdict:
+        """All of it."""
+        proved = self._proved()
+        reasons = ["" if sure else reason for sure, reason in zip(proved, self._reason, strict=True)]
+        words: list[Status] = [
+            "certified" if sure else "error" if reason else "timeout" if late else "unknown"
+            for sure, reason, late in zip(proved, reasons, self._late, strict=True)
+        ]
+        return Verdict(self._margins, words, self._stage, reasons, self._seconds)
+
+    def _proved(self) -> list[bool]:
+        proved: list[bool] = (self._margins > 0).all(1).tolist()
+        return proved
+
+    def _improve(self, stage: Stage, chosen: Tensor, found: Tensor) -> list[str]:
+        """Take margins in, those of a sample only if all are finite; why not, for each sample."""
+        finite = found.isfinite().all(1)
+        better = torch.maximum(self._margins[chosen], found)
+        self._margins[chosen] = torch.where(finite[:, None], better, self._margins[chosen])
+        return ["" if fine else f"{stage.name}: the bounds are not finite" for fine in finite.tolist()]
+
+
+def _nothing(problem: Problem) -> Tensor:
+    """Margins ``[B, K-1]`` of which nothing is known: -inf."""
+    like = problem.arithmetic.raised(problem.x0.detach())
+    return like.new_full((len(problem.y), problem.classes - 1), -math.inf)
+
+
+def _right(problem: Problem) -> list[bool]:
+    """Whether the class of each sample has strictly the largest logit at x0."""
+    with ieee_products():
+        logits = problem.program.run(problem.x0)
+    own = logits.gather(1, problem.y[:, None])
+    right: list[bool] = (own > logits.gather(1, others(problem.y, logits.shape[1]))).all(1).tolist()
+    return right
+
+
+def _part(problem: Problem, chosen: Tensor) -> Problem:
+    """The problem of the samples at these positions, ascending."""
+    mask = torch.zeros(len(problem.y), dtype=torch.bool, device=problem.y.device)
+    mask[chosen] = True
+    return problem if len(chosen) == len(mask) else problem.select(mask)
