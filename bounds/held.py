@@ -26,6 +26,9 @@ from certsnn.neurons import Dynamics
 MOST_PIECES = 128
 """With more pieces than this, lines step by step are taken."""
 HULL_ROUNDS = 8
+"""At most so many points are put into the envelope one after the other."""
+TOLERANCE = 1e-5
+"""A point counts as beneath a line from this share of the heights on; any slope is sound."""
 
 
 @final
@@ -136,9 +139,15 @@ class Held(Lines):
         for _ in range(HULL_ROUNDS):
             k = (right_height - left_height) / (right - left).clamp_min(self.least)
             point, height = lowest(heights - k * points)
-            below = point <= centre
-            left, left_height = torch.where(below, point, left), torch.where(below, height, left_height)
-            right, right_height = torch.where(below, right, point), torch.where(below, right_height, height)
+            drop = left_height - k * left - (height - k * point)
+            size = left_height.abs() + right_height.abs() + height.abs()
+            beneath = (drop > TOLERANCE * size) & (right - left > self.least)
+            if not bool(beneath.any()):
+                break
+            to_left, to_right = beneath & (point <= centre), beneath & (point > centre)
+            left, left_height = torch.where(to_left, point, left), torch.where(to_left, height, left_height)
+            right = torch.where(to_right, point, right)
+            right_height = torch.where(to_right, height, right_height)
         return (right_height - left_height) / (right - left).clamp_min(self.least)
 
     def until(self, steps: int) -> Held:

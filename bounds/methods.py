@@ -60,11 +60,27 @@ def alpha_s_crown(problem: Problem, options: Options) -> Tensor:
         return torch.cat([bound(part) for part in problem.groups(1)] or [s_ibp(problem, options)])
 
 
+def second_engine(method: str) -> Method:
+    """The bounds of auto_LiRPA, to compare with; see `certsnn.interop.auto_lirpa`."""
+
+    def bound(problem: Problem, options: Options) -> Tensor:
+        from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
+
+        if problem.arithmetic.unit:
+            raise ValueError(f"auto-lirpa:{method} does not cover rounding errors; use rounding=False")
+        return auto_lirpa.margin_bounds(problem.program, problem.x0, problem.y, problem.input_set, method)
+
+    return bound
+
+
 METHODS: Mapping[str, Method] = {
     "s-ibp": s_ibp,
     "s-crown-ibp": s_crown_ibp,
     "s-crown": s_crown,
     "alpha-s-crown": alpha_s_crown,
+    "auto-lirpa:ibp": second_engine("ibp"),
+    "auto-lirpa:crown-ibp": second_engine("crown-ibp"),
+    "auto-lirpa:crown": second_engine("crown"),
 }
 
 

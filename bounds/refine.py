@@ -38,13 +38,19 @@ from certsnn.bounds.sources import Layer, layer_of
 from certsnn.bounds.sparse import Rows, active, follow, rows_of, select, selected_inputs
 from certsnn.neurons import Dynamics
 
+REACH = 0.15
+"""Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
+FEW_ROWS, MOST_EFFORT = 64, 4
+"""Where rows are few, each gets up to so many times the steps: it costs no more."""
+
 
 @final
 @dataclass(frozen=True)
 class Cut:
     """A layer cut down to its active neurons: bounds ``[F, 1, m]`` of their membranes, or held currents.
 
-    ``follow`` as in `relaxation.scan_back`; ``pieces`` for a current that is held, and None otherwise.
+    ``follow`` as in `relaxation.scan_back`; ``held``: whether the current is the same at every step, and
+    ``pieces`` what it can cause (None: relaxed step by step).
     """
 
     coupling: Coupling
@@ -52,6 +58,7 @@ class Cut:
     dynamics: Dynamics
     error: Tensor | None
     follow: Sequence[Tensor]
+    held: bool
     pieces: Pieces | None
     relaxation: Relaxation
 
@@ -83,7 +90,7 @@ class Cut:
         return self._level(Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow))
 
     def _level(self, lines: Lines) -> Level:
-        return Level(self.coupling, lines, self.error, self.pieces is not None)
+        return Level(self.coupling, lines, self.error, self.held)
 
 
 @final
@@ -129,10 +136,11 @@ class Refinement:
         rows = rows_of(links, shape, needed.nonzero().flatten(), self.inputs)
         if not self.held:
             for t in range(layer.steps):
-                undecided = layer.undecided[t, 0].flatten().nonzero().flatten()
-                if len(undecided) and not self.options.late():
+                for iterations in sorted({0, self.options.iterations}):
+                    if self.options.late():
+                        break
                     lines = self.relaxation(membranes(), dynamics)
-                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(), t, undecided))
+                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(), t, iterations))
         known, lost = membranes(), error()
         wanted = active(known, dynamics, torch.zeros_like(layer.undecided))
         cut = None
@@ -153,11 +161,12 @@ class Refinement:
             lost = None if lost is None else lost[:1]
         self.cuts.append(
             Cut(
-                rows.of(index[:1] if cut is not None else index),
+                rows.of(index[:1] if self.held else index),
                 Interval(*(gathered(end) for end in known)),
                 dynamics,
                 None if lost is None else gathered(lost),
                 follow(index, math.prod(shape)),
+                self.held,
                 cut,
                 self.relaxation,
             )
@@ -167,40 +176,46 @@ class Refinement:
         return layer
 
     def _bounds(
-        self, layer: Layer, lines: Lines, rows: Rows, error: Tensor | None, t: int, undecided: Tensor
+        self, layer: Layer, lines: Lines, rows: Rows, error: Tensor | None, t: int, iterations: int
     ) -> Interval:
-        """Bounds ``[T, 1, ...]`` that say something about the neurons ``undecided [u]`` at step t."""
+        """Bounds ``[T, 1, ...]`` that say something about undecided neurons at step t."""
         like = self.problem.arithmetic.raised(layer.membranes.lower)
         bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
-        for column in undecided.split(max(1, self._rows_at_once(t + 1) // 2)):
-            ones = torch.ones_like(column, dtype=like.dtype)[:, None, None]
-            sign, both = torch.cat([ones, -ones]), torch.cat([column, column])
-            k, constant = layer.reaching(lines, t, both[:, None], sign)
+        # Slopes are optimised only where that may decide something.
+        reach = REACH if iterations else math.inf
+        near = torch.stack([gap[0].flatten() <= reach for gap in layer.gap(t)])
+        wanted = near & layer.undecided[t, 0].flatten()
+        for piece in wanted.nonzero().split(self._rows_at_once(t + 1)):
+            side, column = piece.T
+            sign = (1 - 2 * side).to(like)[:, None, None]
+            k, constant = layer.reaching(lines, t, column[:, None], sign)
             k = k[:, :, 0, 0]
-            matrix = rows.matrix[: t + 1, rows.place[both]].movedim(0, 1)
-            constant = constant[:, 0] + (k * rows.shift[: t + 1, rows.place[both]].T).sum(1)
+            place = rows.place[column]
+            constant = constant[:, 0] + (k * rows.shift[: t + 1, place].T).sum(1)
             lost = torch.zeros_like(constant)
             if error is not None:
-                lost = (k.abs() * error.flatten(1)[: t + 1, both].T).sum(1)
-            forms = Forms((k[:, :, None] * matrix)[:, :, None], constant[:, None], lost[:, None])
-            found = self.lower(forms)[:, 0].unflatten(0, (2, -1))
-            bounds[:, t, 0, column] = -found
+                lost = (k.abs() * error.flatten(1)[: t + 1, column].T).sum(1)
+            a = k[:, :, None] * rows.matrix[: t + 1, place].movedim(0, 1)
+            forms = Forms(a[:, :, None], constant[:, None], lost[:, None])
+            bounds[side, t, 0, column] = -self.lower(forms, iterations)[:, 0]
         low, high = bounds.unflatten(3, like.shape[2:])
         return Interval(-low, high)
 
-    def lower(self, forms: Forms) -> Tensor:
+    def lower(self, forms: Forms, iterations: int) -> Tensor:
         """Lower bounds ``[S, 1]`` of forms of the last layer's active neurons, ``[S, F, 1, m]``."""
         with torch.no_grad():
             plain = lower(self.entry, [cut.plain() for cut in self.cuts], forms)
-        if not self.options.iterations or not self.cuts:
+        if not iterations or not self.cuts:
             return plain
 
         def bound(slacks: Sequence[Slack]) -> Tensor:
             levels = [cut.chosen(slack) for cut, slack in zip(self.cuts, slacks, strict=True)]
             return lower(self.entry, levels, forms)
 
-        start = [cut.start(len(forms.coefficients)) for cut in self.cuts]
-        return torch.maximum(plain, ascend(bound, start, self.options.iterations, self.options.deadline))
+        rows = len(forms.coefficients)
+        start = [cut.start(rows) for cut in self.cuts]
+        steps = iterations * min(MOST_EFFORT, max(1, FEW_ROWS // rows))
+        return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
 
     def _rows_at_once(self, steps: int) -> int:
         """Rows of the next layer whose coefficients fit into the memory, in float64."""
@@ -216,4 +231,5 @@ class Refinement:
         a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
         kept = a.gather(3, self.inputs.index[None, :, None].expand(len(a), -1, 1, -1))
         constant = forms.constant + (a * self.inputs.fixed.flatten(1)[:, None]).sum((1, 3))
-        return self.lower(Forms(kept, constant, forms.error)).T / problem.steps
+        found = self.lower(Forms(kept, constant, forms.error), self.options.iterations)
+        return found.T / problem.steps

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.fused import ChosenScan
 from certsnn.neurons import Dynamics
 
 
@@ -95,6 +96,10 @@ class Stepwise(Lines):
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
         return scan_back(self, a, carried, [None] * (self.steps - 1))
 
+    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+        """`scan_back` with nothing carried on after the last step; overridden where it can be fused."""
+        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
+
 
 Relaxation = Callable[[Interval, Dynamics], Stepwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
@@ -129,7 +134,9 @@ class Tracked(Lines):
     follow: Sequence[Tensor]
 
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        return scan_back(self.lines, a, carried, self.follow)
+        if a is None:
+            raise NotImplementedError("of neurons that are at other places at each step the spikes count")
+        return self.lines.pull_spikes(a, self.follow)
 
     def until(self, steps: int) -> Tracked:
         return Tracked(self.lines.until(steps), self.follow[: steps - 1])
@@ -426,6 +433,13 @@ class Chosen(Stepwise):
         unstable = torch.minimum(silent_part, fired_part)
         found = torch.where(firing, fired, torch.where(silent, torch.zeros_like(k), unstable))
         return found.flatten(3).sum((1, 3))
+
+    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+        membranes = (self.low, self.high, self.silent, self.firing)
+        share, mix = (aligned(values, a).expand_as(a) for values in (self.share, self.mix))
+        k, intercepts = ChosenScan.apply(a, share, mix, membranes, self.dynamics, follow)
+        started = (k[:, 0] * self.dynamics.initial).flatten(2).sum(2)
+        return Pulled(k, intercepts.flatten(3).sum((1, 3)) + started)
 
     def until(self, steps: int) -> Chosen:
         return self._mapped(lambda values: values[:steps])

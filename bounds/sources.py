@@ -86,6 +86,13 @@ class Layer(Source):
         """
 
     @abstractmethod
+    def gap(self, t: int) -> Interval:
+        """How far the lower and the upper bound of `narrowed` at step t are from deciding anything.
+
+        ``[B, ...]`` each, relative to the width of the bounds: 0 decides at once, 1 would take all of it.
+        """
+
+    @abstractmethod
     def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
         """What `narrowed` takes at step t (from 0), as forms of the currents into one neuron a row.
 
@@ -193,6 +200,12 @@ class SteppedLayer(Layer):
             within = intersect(within, self.within)
         return SteppedLayer(self.driven_by, self.dynamics, within)
 
+    def gap(self, t: int) -> Interval:
+        low, high = self.membranes.lower[t], self.membranes.upper[t]
+        width = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+        threshold = self.dynamics.threshold
+        return Interval((threshold - low) / width, (high - threshold) / width)
+
     def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
         # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
         if t == 0:
@@ -250,6 +263,11 @@ class CountedLayer(Layer):
 
     def narrowed(self, known: Interval) -> CountedLayer:
         return replace(self, driven_by=intersect(self.driven_by, known))
+
+    def gap(self, t: int) -> Interval:
+        # A count may change anywhere within the bounds.
+        nothing = torch.zeros_like(self.driven_by.lower[t])
+        return Interval(nothing, nothing)
 
     def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
         return Pulled(sign[:, None].expand(-1, t + 1, -1, -1), torch.zeros_like(sign.squeeze(2)))

@@ -107,7 +107,8 @@ def active(membranes: Interval, dynamics: Dynamics, wanted: Tensor) -> Tensor:
     silent = (membranes.upper < dynamics.threshold)[:, 0]
     firing = (membranes.lower >= dynamics.threshold)[:, 0]
     found = ~silent & ~firing | wanted[:, 0]
-    passing = torch.where(silent, dynamics.decay != 0, dynamics.gain != 0)
+    # What a neuron that fires carries on may be a constant: the offset of its reset.
+    passing = torch.where(silent, dynamics.decay != 0, (dynamics.gain != 0) | (dynamics.offset != 0))
     for t in reversed(range(len(found) - 1)):
         found[t] |= passing[t] & found[t + 1]
     return found.flatten(1)

@@ -1,0 +1,201 @@
+"""The published weights of S-IBP / S-CROWN under every bound method, beside an attack.
+
+    python benchmarks/reference.py SHARED [CHEAP] [SLOW] [ITERATIONS]
+
+SHARED is the folder with data/MNIST and data/reference. The first CHEAP (500) MNIST test images are bounded
+by the methods of one backward pass, the first SLOW (200) by those that refine every layer; these run on what
+S-IBP leaves open, for they are never below it. CoupledBernoulli(0.06), T = 10, rounding covered, a tie is a
+failure. Goes on where it was stopped; writes benchmarks/results/reference.{jsonl,md}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from certsnn import __version__
+from certsnn.bounds.arithmetic import RIGOROUS
+from certsnn.bounds.methods import (
+    METHODS,
+    RELAXATIONS,
+    backward_margins,
+    interval_layers,
+    levels_of,
+)
+from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.relaxation import Relaxation
+from certsnn.bounds.sources import Layer
+from certsnn.data import load
+from certsnn.files import write_text
+from certsnn.inputsets import CoupledBernoulli, InputSet
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import LIF
+from certsnn.verification import strictly_correct
+
+RESULTS = Path(__file__).parent / "results"
+WEIGHTS = "mnist_fc_certified_T3_eps0.06.safetensors"
+EPS, STEPS, SEED = 0.06, 10, 0
+ATTACK_ITERATIONS, RESTARTS, BATCH = 25, 4, 100
+SLOW_METHODS = ("s-crown", "alpha-s-crown")
+NAMES = {
+    "s-ibp": "S-IBP",
+    "separate": "S-CROWN, separate relaxation, S-IBP layers (published)",
+    "joint": "S-CROWN, joint relaxation, S-IBP layers",
+    "best": "the better of S-IBP and joint",
+    "s-crown": "S-CROWN layers too (s-crown)",
+    "alpha-s-crown": "optimised slopes (alpha-s-crown)",
+}
+
+
+def network(folder: Path) -> SpikingNetwork:
+    """784-512-256-10, LIF(0.25, 0.25), reset to zero, rates of the last layer."""
+    tensors = load_file(folder / WEIGHTS)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for outputs, inputs in ((512, 784), (256, 512), (10, 256)):
+        (name,) = (n for n, w in tensors.items() if w.shape == (outputs, inputs))
+        linear = nn.Linear(inputs, outputs)
+        linear.weight.data, linear.bias.data = tensors[name], tensors[name.replace("weight", "bias")]
+        layers += [linear, LIF(0.25, 0.25)]
+    return SpikingNetwork(layers, STEPS, "rate", "spikes").eval()
+
+
+def attacked(net: SpikingNetwork, x0: Tensor, y: Tensor, members: InputSet) -> Tensor:
+    """Whether surrogate gradients of the margin find a member that is not classified strictly, ``[B]``."""
+    generator = torch.Generator().manual_seed(SEED)
+    broken = ~strictly_correct(net(x0), y)
+    for restart in range(RESTARTS):
+        x = members.sample(x0, generator) if restart else x0
+        for _ in range(ATTACK_ITERATIONS):
+            moving = x.clone().requires_grad_()
+            logits = net(moving)
+            own = logits.gather(1, y[:, None])[:, 0]
+            rival = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+            (gradient,) = torch.autograd.grad((rival - own).sum(), moving)
+            asked = torch.where(gradient == 0, x, (gradient > 0).to(x))
+            some = torch.rand(x.shape, generator=generator) < 0.5
+            x = members.project(x0, torch.where(some, asked, x), gradient.abs())
+            broken |= ~strictly_correct(net(x), y)
+    return broken
+
+
+def backward(problem: Problem, layers: list[Layer], relaxation: Relaxation) -> Tensor:
+    return backward_margins(problem, layers, levels_of(problem, layers, relaxation))
+
+
+def cheap(problem: Problem) -> dict[str, Tensor]:
+    """Margins by the methods of at most one backward pass, not intersected."""
+    found, layers = interval_layers(problem)
+    margins = {"s-ibp": found}
+    for name, relaxation in RELAXATIONS.items():
+        margins[name] = backward(problem, layers, relaxation)
+    return margins | {"best": torch.maximum(found, margins["joint"])}
+
+
+def main(shared: Path, many: int = 500, few: int = 200, iterations: int = 20) -> None:
+    torch.set_num_threads(2)
+    net = network(shared / "data" / "reference")
+    data = load("mnist", "test", str(shared / "data"), False)
+    journal = RESULTS / "reference.jsonl"
+    done: dict[int, dict[str, Any]] = {}
+    if journal.exists():
+        done = {row["index"]: row for row in map(json.loads, journal.read_text().splitlines())}
+    with journal.open("a") as file:
+        for number in track(range(many), description="images"):
+            if number in done:
+                continue
+            row = sample(net, data, number, number < few, iterations)
+            done[number] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    rows = [done[number] for number in range(many)]
+    for start in track(range(0, many, BATCH), description="attack"):
+        part = range(start, min(start + BATCH, many))
+        x, y, index = data[part]
+        x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
+        for row, broken in zip(rows[start:], attacked(net, x0, y, members).tolist(), strict=False):
+            row["attacked"] = broken
+            if broken and max(row["margin"].values()) > 0:
+                raise SystemExit(f"image {row['index']} is certified and broken: the bounds are unsound")
+    write_text(RESULTS / "reference.md", report(rows, few, iterations))
+
+
+def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: int) -> dict[str, Any]:
+    x, y, index = data[range(number, number + 1)]
+    x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
+    problem = Problem(net.freeze(), x0, y, members, RIGOROUS)
+    row: dict[str, Any] = {"index": number, "margin": {}, "seconds": {}}
+
+    def note(name: str, margins: Callable[[], Tensor]) -> float:
+        begun = time.perf_counter()
+        row["margin"][name] = float(margins().amin())
+        row["seconds"][name] = time.perf_counter() - begun
+        return row["margin"][name]
+
+    with torch.no_grad():
+        row["correct"] = bool(strictly_correct(net(x0), y)[0])
+        for name, margins in cheap(problem).items():
+            row["margin"][name] = float(margins.amin())
+        note("s-ibp", lambda: interval_layers(problem)[0])
+        layers = interval_layers(problem)[1]
+        for name, relaxation in RELAXATIONS.items():
+            note(name, partial(backward, problem, layers, relaxation))
+    best = row["margin"]["best"]
+    for name in SLOW_METHODS if slow else ():
+        if best > 0 or not row["correct"]:
+            row["margin"][name] = best
+        else:
+            best = note(name, partial(METHODS[name], problem, Options(iterations=iterations)))
+    return row
+
+
+def unproved(name: str, row: dict[str, Any]) -> bool:
+    return not (row["correct"] and row["margin"][name] > 0)
+
+
+def report(rows: list[dict[str, Any]], few: int, iterations: int) -> str:
+    def share(part: list[dict[str, Any]], holds: Callable[[dict[str, Any]], bool]) -> str:
+        return f"{100 * sum(map(holds, part)) / len(part):.1f}%" if part else "-"
+
+    def seconds(part: list[dict[str, Any]], name: str) -> str:
+        times = sorted(row["seconds"][name] for row in part if name in row["seconds"])
+        return f"{times[len(times) // 2]:.2f} / {times[-1]:.2f}" if times else "-"
+
+    lines = [
+        "# Published weights: MNIST 784-512-256-10, T = 10, CoupledBernoulli(0.06)\n",
+        f"The first {len(rows)} MNIST test images, and the first {few} of them for the methods that refine "
+        f"layers ({iterations} iterations for slopes). Rounding covered, a tie is a failure. Seconds: median "
+        "/ largest for an image on its own; refining methods ran on what cheaper ones left open.\n",
+        f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.machine()} with {os.cpu_count()} cores, {torch.get_num_threads()} threads; weights "
+        f"{WEIGHTS}, noise seed {SEED}; attack: surrogate gradients, {RESTARTS} starts of "
+        f"{ATTACK_ITERATIONS} steps.\n",
+        f"| error | first {len(rows)} | first {few} | seconds an image |",
+        "|---|---|---|---|",
+    ]
+    first = rows[:few]
+    found: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
+        ("clean", lambda row: not row["correct"]),
+        ("attack", lambda row: row["attacked"]),
+    ]
+    lines += [f"| {title} | {share(rows, holds)} | {share(first, holds)} | |" for title, holds in found]
+    for name, title in NAMES.items():
+        fails = partial(unproved, name)
+        whole = "-" if name in SLOW_METHODS else share(rows, fails)
+        lines.append(f"| verified, {title} | {whole} | {share(first, fails)} | {seconds(rows, name)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *(int(argument) for argument in sys.argv[2:]))

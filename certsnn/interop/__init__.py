@@ -1,0 +1,1 @@
+"""Other libraries: auto_LiRPA as a second engine for bounds."""

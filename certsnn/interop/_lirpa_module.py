@@ -1,0 +1,172 @@
+"""A frozen network as a torch module of plain layers, unrolled over time, for auto_LiRPA to trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from certsnn.affine import Affine, AveragePool, Convolution, Dense, Diagonal, Reshape
+from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
+from certsnn.networks import Program
+from certsnn.neurons import Dynamics
+
+Shape = tuple[int, ...]
+
+
+class Reshaped(nn.Module):
+    """Samples in another shape; the batch is fixed, so that the traced graph holds no computed shapes."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(self.shape)
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    # A copy: auto_LiRPA moves a module's parameters between devices. And never a buffer: 0.3 takes the
+    # first axis of a buffer for the batch.
+    return nn.Parameter(values.detach().clone(), requires_grad=False)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    layer: nn.Module = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+    layer.weight = _parameter(weight)
+    # Always with a bias: without one the trace holds a product that 0.3 bounds as if both sides moved.
+    layer.bias = _parameter(weight.new_zeros(len(weight)) if bias is None else bias)
+    return layer
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int], groups: int
+) -> nn.Module:
+    outputs, inputs, height, width = weight.shape
+    layer: nn.Module = nn.utils.skip_init(
+        nn.Conv2d,
+        inputs * groups,
+        outputs,
+        (height, width),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        groups=groups,
+    )
+    layer.weight = _parameter(weight)
+    layer.bias = _parameter(weight.new_zeros(outputs) if bias is None else bias)
+    return layer
+
+
+@singledispatch
+def layers_of(operator: Affine, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    """An affine operator on samples of a shape, as torch layers with copies of its numbers.
+
+    Args:
+        operator: the operator.
+        batch: the number of samples.
+        shape: a sample's shape.
+        like: any tensor of the network's dtype and device.
+
+    Raises:
+        TypeError: for an operator that has no such layers.
+    """
+    raise TypeError(f"auto-lirpa has no layer for {type(operator).__name__}")
+
+
+@layers_of.register
+def _(operator: Dense, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    return [_linear(operator.weight, operator.shift)]
+
+
+@layers_of.register
+def _(operator: Convolution, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    # The kernel is spread out instead of dilated: 0.3 confuses the two axes of a dilation.
+    weight, (down, right) = operator.weight, operator.dilation
+    height, width = weight.shape[-2:]
+    spread = weight.new_zeros(*weight.shape[:2], (height - 1) * down + 1, (width - 1) * right + 1)
+    spread[:, :, ::down, ::right] = weight.detach()
+    return [_convolution(spread, operator.shift, operator.stride, operator.padding, operator.groups)]
+
+
+@layers_of.register
+def _(operator: AveragePool, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    # One kernel as large as the image for each output: right for every padding, rounding and divisor.
+    channels, height, width = shape
+    pixels = torch.eye(height * width, dtype=like.dtype, device=like.device)
+    pooled = operator.apply(pixels.reshape(-1, 1, height, width))
+    weight = pooled.flatten(1).t().reshape(-1, 1, height, width).repeat(channels, 1, 1, 1)
+    layer = _convolution(weight, None, (1, 1), (0, 0), channels)
+    return [layer, Reshaped((batch, channels, *pooled.shape[2:]))]
+
+
+@layers_of.register
+def _(operator: Diagonal, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    scale, shift = (values.expand(shape[0]) for values in (operator.scale, operator.shift))
+    if operator.dims == 0:
+        return [_linear(scale.diag(), shift)]
+    if operator.dims == 2:
+        return [_convolution(scale.reshape(-1, 1, 1, 1), shift, (1, 1), (0, 0), shape[0])]
+    raise TypeError(f"auto-lirpa normalises [N, C] and [N, C, H, W], not {operator.dims} axes after C")
+
+
+@layers_of.register
+def _(operator: Reshape, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+    after = operator.apply(like.new_zeros(1, *shape)).shape[1:]
+    return [] if after == shape else [Reshaped((batch, *after))]
+
+
+def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) -> tuple[nn.Module, Shape]:
+    layers: list[nn.Module] = []
+    for operator in operators:
+        layers += layers_of(operator, batch, shape, like)
+        shape = tuple(operator.apply(like.new_zeros(1, *shape)).shape[1:])
+    return nn.Sequential(*layers), shape
+
+
+class Unrolled(nn.Module):
+    """A program as a function of its frames: one image ``[B, ...]``, or T tensors of spikes ``[B, ...]``.
+
+    The module holds copies of the program's numbers and computes the program's logits ``[B, K]``.
+
+    Args:
+        program: the network.
+        x0: a batch as the network takes it; the module works for its shape only.
+    """
+
+    def __init__(self, program: Program, x0: Tensor) -> None:
+        super().__init__()
+        frames, self.steps = program.input.frames(x0, None)
+        batch, shape = frames.shape[1], tuple(frames.shape[2:])
+        self.chains, self.initials = nn.ModuleList(), nn.ParameterDict()
+        for number, stage in enumerate(program.stages):
+            chain, shape = _chain(stage.operators, batch, shape, x0)
+            self.chains.append(chain)
+            for name, values in zip(Dynamics._fields, stage.neuron[:5], strict=False):
+                self.register_buffer(f"{name}{number}", values.detach().clone())
+            # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
+            if bool(stage.neuron.initial.any()):
+                self.initials[str(number)] = _parameter(stage.neuron.initial.expand(shape))
+        self.readout, _ = _chain(program.readout, batch, shape, x0)
+
+    def forward(self, *frames: Tensor) -> Tensor:
+        for number in range(len(self.chains)):
+            frames = tuple(self._spikes(number, [self.chains[number](frame) for frame in frames]))
+        total = frames[0]
+        for spikes in frames[1:]:
+            total = total + spikes
+        logits: Tensor = self.readout(total / self.steps)
+        return logits
+
+    def _spikes(self, number: int, currents: list[Tensor]) -> list[Tensor]:
+        """The spikes of all steps; a single current is that of every step."""
+        numbers = [getattr(self, f"{name}{number}") for name in Dynamics._fields[:5]]
+        u = currents[0]
+        if str(number) in self.initials:
+            u = self.initials[str(number)] + u
+        spikes = [Operator.apply(u, *numbers, FIRE, number)]
+        for t in range(1, self.steps):
+            u = Operator.apply(u, *numbers, CARRY, number) + currents[t % len(currents)]
+            spikes.append(Operator.apply(u, *numbers, FIRE, number))
+        return spikes
