@@ -2,12 +2,14 @@
 
     python benchmarks/bounds.py [THREADS]      # writes benchmarks/results/bounds.{json,md}
 
-784-512-512-10, T = 8, batch 64, membrane readout, random images. All figures are medians over rounds in
+784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random images. Where auto_LiRPA is
+installed (see the README), its bounds of the same network run in the same process. All figures are medians over rounds in
 which the variants take turns, so that a slow moment of the machine meets all of them alike.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -28,18 +30,28 @@ from certsnn import __version__
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
+from certsnn.bounds.methods import METHODS
+from certsnn.bounds.problem import Options, Problem
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
-from certsnn.networks import SpikingNetwork
+from certsnn.interop.auto_lirpa import Engine
+from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives import robust_cross_entropy
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, WARM_UP = 30, 3
 THREAT = LinfBall(0.1)
+LIRPA = importlib.util.find_spec("auto_LiRPA") is not None
+
+
+def leaky() -> Neuron:
+    return LIF(0.25, 0.25)
+
+
 NEURONS: dict[str, Callable[[], Neuron]] = {
     "IF, reset by subtraction (count domain)": lambda: IF(1.0, initial=0.5),
-    "LIF, decay 0.25, reset to zero (steps)": lambda: LIF(0.25, 0.25),
+    "LIF, decay 0.25, reset to zero (steps)": leaky,
 }
 
 
@@ -52,14 +64,16 @@ def network_of(neuron: Callable[[], Neuron], steps: int = 8) -> SpikingNetwork:
     return SpikingNetwork([*layers, nn.Linear(512, 10)], steps, "membrane")
 
 
-def medians(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
+def medians(
+    variants: dict[str, Callable[[], object]], rounds: int = ROUNDS, warm_up: int = WARM_UP
+) -> dict[str, float]:
     """Median milliseconds of each variant; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(WARM_UP + ROUNDS):
+    for turn in range(warm_up + rounds):
         for name, call in variants.items():
             begun = time.perf_counter()
             call()
-            if turn >= WARM_UP:
+            if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - begun))
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -98,6 +112,38 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
     )
 
 
+def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
+    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
+    problem = Problem(program, x, y, input_set, PLAIN)
+    return torch.no_grad()(lambda: METHODS[method](problem, Options()))
+
+
+def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
+    """S-CROWN with S-IBP layers, by certsnn and by auto_LiRPA, on LIF neurons."""
+    program = network_of(leaky, steps).freeze()
+    variants = {
+        "forward": torch.no_grad()(lambda: program.run(x)),
+        "s_ibp": bound_by(program, x, y, "s-ibp"),
+        "s_crown_ibp": bound_by(program, x, y, "s-crown-ibp"),
+    }
+    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
+    if LIRPA:
+        engine = Engine(program, x)
+        variants["lirpa_crown_ibp"] = lambda: engine.margins(input_set, y, "crown-ibp")
+    return medians(variants)
+
+
+def measure_full(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
+    """S-CROWN with S-CROWN layers, by certsnn and by auto_LiRPA, once each: milliseconds."""
+    program = network_of(leaky, steps).freeze()
+    variants = {"s_crown": bound_by(program, x, y, "s-crown")}
+    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
+    if LIRPA:
+        engine = Engine(program, x)
+        variants["lirpa_crown"] = lambda: engine.margins(input_set, y, "crown")
+    return medians(variants, rounds=3, warm_up=1)
+
+
 def peak_memory(steps: int) -> float:
     """MiB that a certified training step needs beyond what is there before it, in a process of its own."""
     command = [sys.executable, __file__, "--memory", str(steps)]
@@ -121,6 +167,8 @@ def main() -> None:
     x = torch.rand(64, 784, generator=generator)
     y = torch.randint(0, 10, (64,), generator=generator)
     found = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
+    crown = {steps: measure_crown(steps, x, y) for steps in (4, 8)}
+    full = measure_full(4, x, y)
     memory = {steps: peak_memory(steps) for steps in (64, 128, 256, 512)}
     setting = {
         "network": "784-512-512-10, T=8, batch 64, membrane readout, LinfBall(0.1)",
@@ -130,9 +178,15 @@ def main() -> None:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    result = {"setting": setting, "milliseconds": found, "peak_memory_MiB_by_steps": memory}
+    result = {
+        "setting": setting,
+        "milliseconds": found,
+        "crown_milliseconds_by_steps": crown,
+        "full_crown_milliseconds": full,
+        "peak_memory_MiB_by_steps": memory,
+    }
     write_text(RESULTS / "bounds.json", json.dumps(result, indent=2) + "\n")
-    text = table(setting, found, memory)
+    text = table(setting, found, memory) + crown_table(crown, full)
     write_text(RESULTS / "bounds.md", text)
     print(text)
 
@@ -154,6 +208,26 @@ def table(setting: dict[str, object], found: dict[str, dict[str, float]], memory
     lines += ["", "| T | peak memory of a certified step (MiB) |", "|---|---|"]
     lines += [f"| {steps} | {size:.0f} |" for steps, size in memory.items()]
     return "\n".join(lines) + "\n"
+
+
+def crown_table(crown: dict[int, dict[str, float]], full: dict[str, float]) -> str:
+    lines = [
+        "\n## S-CROWN, LIF, rounding=False\n",
+        "| T | forward (ms) | S-CROWN-IBP (ms) | / forward | auto_LiRPA 0.3 CROWN-IBP (ms) | / S-CROWN-IBP |",
+        "|---|---|---|---|---|---|",
+    ]
+    for steps, ms in crown.items():
+        other = ms.get("lirpa_crown_ibp")
+        columns = ("-", "-") if other is None else (f"{other:.0f}", f"{other / ms['s_crown_ibp']:.2f}")
+        lines.append(
+            f"| {steps} | {ms['forward']:.1f} | {ms['s_crown_ibp']:.1f} | "
+            f"{ms['s_crown_ibp'] / ms['forward']:.1f} | {' | '.join(columns)} |"
+        )
+    lines.append(f"\nWith S-CROWN layers, T = 4, the whole batch: s-crown {full['s_crown'] / 1e3:.2f} s")
+    if "lirpa_crown" in full:
+        ratio = full["lirpa_crown"] / full["s_crown"]
+        lines[-1] += f", auto_LiRPA 0.3 CROWN {full['lirpa_crown'] / 1e3:.2f} s ({ratio:.1f} times as long)"
+    return "\n".join(lines) + ".\n"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ class Chain(Coupling):
         y = y.flatten(0, 2)
         for operator, shape in zip(reversed(self.operators), reversed(self.shapes), strict=True):
             if operator.bias is not None:
-                constant = constant + (y * operator.bias).flatten(1).sum(1).view(frames).sum(1)
+                places = y.flatten(2).sum(2) if y.ndim > 2 else y
+                constant = constant + (places @ operator.bias.flatten()).view(frames).sum(1)
             y = operator.transposed(y, shape)
         return Forms(y.unflatten(0, frames), constant, error)
 

@@ -85,8 +85,8 @@ class Stepwise(Lines):
         """The slopes k ``[S, B, ...]`` of the lines at step t (from 0)."""
 
     @abstractmethod
-    def constant(self, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        """The intercepts ``[S, B]`` of the lines with slopes k, summed over all steps and neurons."""
+    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+        """The intercepts ``[S, B]`` of the lines with slopes k at step t, summed over all neurons."""
 
     @abstractmethod
     def until(self, steps: int) -> Stepwise:
@@ -111,18 +111,19 @@ def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequen
     ``follow[t]``: where the neurons of step t are at step t + 1, where each step has neurons of its own
     (``[m]`` positions; one past the end for those that are gone); None where they are the same ones.
     """
-    slopes, after = [], []
+    slopes = []
     c = carried
+    constant = c.new_zeros(c.shape[:2])
     for t in reversed(range(lines.steps)):
         if t < lines.steps - 1 and (places := follow[t]) is not None:
             gone = c.new_zeros(*c.shape[:-1], 1)
             c = torch.cat([c, gone], -1).index_select(-1, places)
-        after.append(c)
-        c = lines.slopes(t, None if a is None else a[:, t], c)
-        slopes.append(c)
-    k = torch.stack(slopes[::-1], 1)
-    started = (c * lines.dynamics.initial).flatten(2).sum(2)
-    return Pulled(k, lines.constant(a, torch.stack(after[::-1], 1), k) + started)
+        spikes = None if a is None else a[:, t]
+        k = lines.slopes(t, spikes, c)
+        constant = constant + lines.constant(t, spikes, c, k)
+        slopes.append(k)
+        c = k
+    return Pulled(torch.stack(slopes[::-1], 1), constant + (c * lines.dynamics.initial).flatten(2).sum(2))
 
 
 @final
@@ -145,14 +146,6 @@ class Tracked(Lines):
         raise NotImplementedError("neurons are at other places at each step")
 
 
-def summed(coefficients: Tensor, values: Tensor) -> Tensor:
-    """``sum(coefficients * values)`` over all steps and neurons, ``[S, B]``.
-
-    ``coefficients [S, T, B, ...]``; values ``[T, B, ...]``, or for each row ``[T, S, B, ...]``.
-    """
-    return (coefficients * aligned(values, coefficients)).flatten(3).sum((1, 3))
-
-
 def aligned(values: Tensor, coefficients: Tensor) -> Tensor:
     """Values ``[T, B, ...]`` as they are; those for each row, ``[T, S, B, ...]``, with the rows first."""
     return values if values.ndim < coefficients.ndim else values.transpose(0, 1)
@@ -165,6 +158,12 @@ def _least_width(threshold: Tensor, dtype: torch.dtype) -> Tensor:
     steep lines through a tiny one would not be.
     """
     return threshold.to(dtype) * math.sqrt(torch.finfo(dtype).eps)
+
+
+def exactly(dynamics: Dynamics, dtype: torch.dtype) -> Dynamics:
+    """The same numbers in the dtype of the bounds, so that no product of them is rounded to their own."""
+    numbers = (value.to(dtype) for value in dynamics[:5])
+    return Dynamics(*numbers, dynamics.lossless, dynamics.surrogate)
 
 
 @dataclass(frozen=True)
@@ -224,9 +223,11 @@ class Joint(Stepwise):
             chord = torch.addcmul(chord, a, self.chord_a[t])
         return torch.minimum(torch.minimum(adjacent, inner), chord) * self.sign[t]
 
-    def constant(self, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        found = summed(c, self.kept) - summed(k, self.touch)
-        return found if a is None else found + summed(a, self.fired)
+    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+        intercept = torch.addcmul(c * self.kept[t], k, self.touch[t], value=-1)
+        if a is not None:
+            intercept = torch.addcmul(intercept, a, self.fired[t])
+        return intercept.flatten(2).sum(2)
 
     @property
     def steps(self) -> int:
@@ -250,40 +251,39 @@ def chosen(values: Tensor, column: Tensor) -> Tensor:
 
 
 def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
-    """`Joint` for membranes ``[T, B, ...]``."""
+    """`Joint` for membranes ``[T, B, ...]``.
+
+    The line passes through the end e: l where the midpoint is at or below the threshold (or the neuron is
+    silent), else h. Both sides have the same formulas, with the value E at e, M of the other piece at the
+    threshold and O at the other end.
+    """
+    dynamics = exactly(dynamics, membranes.lower.dtype)
     pieces = _pieces(membranes, dynamics)
-    low, high, left = pieces.low, pieces.high, pieces.left
+    low, high = pieces.low, pieces.high
     threshold, decay = dynamics.threshold, dynamics.decay
     gain, offset = dynamics.gain, dynamics.offset
-    zero, one = torch.zeros_like(low), torch.ones_like(low)
-    stable = pieces.silent | pieces.firing
-    sign = torch.where(left | stable, one, -one)
-
-    def safe(width: Tensor) -> Tensor:
-        return torch.where(stable, one, width)
-
-    from_end = safe(torch.where(left, threshold - low, high - threshold))
-    whole = safe(high - low)
-    at_low, at_high = decay * low, gain * high + offset
-    inner = torch.where(left, gain * threshold + offset - at_low, at_high - decay * threshold) / from_end
-    chord = (at_high - at_low) / whole
-    own = torch.where(pieces.firing, gain, decay)
-
-    def by_kind(at_stable: Tensor, unstable: Tensor) -> Tensor:
-        return torch.where(stable, at_stable, unstable)
-
-    begins = left | pieces.silent
+    begins, stable = pieces.left | pieces.silent, pieces.silent | pieces.firing
+    sign = 2 * begins.to(low) - 1
+    near = torch.where(begins, low, high)
+    at_near = torch.where(begins, decay * low, gain * high + offset)
+    at_threshold = torch.where(begins, gain * threshold + offset, decay * threshold)
+    at_far = torch.where(begins, gain * high + offset, decay * low)
+    adjacent = torch.where(begins, decay, -gain)
+    # One over the widths, 0 where stable: such a neuron's width may be 0, and must not reach the gradient.
+    settled = stable.to(low)
+    inner = (1 - settled) / ((threshold - near).abs() + settled)
+    chord = (1 - settled) / (high - low + settled)
     return Joint(
         dynamics,
         sign=sign,
-        adjacent_c=by_kind(own, torch.where(left, decay, -gain)),
-        inner_a=by_kind(zero, sign / from_end),
-        inner_c=by_kind(own, sign * inner),
-        chord_a=by_kind(zero, sign / whole),
-        chord_c=by_kind(own, sign * chord),
-        fired=torch.where(begins, zero, one),
-        kept=torch.where(begins, at_low, at_high),
-        touch=torch.where(begins, low, high),
+        adjacent_c=adjacent,
+        inner_a=sign * inner,
+        inner_c=torch.where(stable, adjacent, (at_threshold - at_near) * inner),
+        chord_a=sign * chord,
+        chord_c=torch.where(stable, adjacent, (at_far - at_near) * chord),
+        fired=(1 - sign) / 2,
+        kept=at_near,
+        touch=near,
     )
 
 
@@ -305,11 +305,12 @@ class Separate(Stepwise):
             return k
         return k + a.clamp_min(0) * self.spike_low[0][t] + a.clamp_max(0) * self.spike_high[0][t]
 
-    def constant(self, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        found = summed(c.clamp_min(0), self.carry_low[1]) + summed(c.clamp_max(0), self.carry_high[1])
-        if a is None:
-            return found
-        return found + summed(a.clamp_min(0), self.spike_low[1]) + summed(a.clamp_max(0), self.spike_high[1])
+    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+        intercept = c.clamp_min(0) * self.carry_low[1][t] + c.clamp_max(0) * self.carry_high[1][t]
+        if a is not None:
+            intercept = intercept + a.clamp_min(0) * self.spike_low[1][t]
+            intercept = intercept + a.clamp_max(0) * self.spike_high[1][t]
+        return intercept.flatten(2).sum(2)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Separate:
         lines = (self.spike_low, self.spike_high, self.carry_low, self.carry_high)
@@ -335,6 +336,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     passes below its value at the threshold, else above its least value; and below ``decay u`` where that
     bounds the other piece too. For the reset to zero these are the published lines.
     """
+    dynamics = exactly(dynamics, membranes.lower.dtype)
     pieces = _pieces(membranes, dynamics)
     low, high, left = pieces.low, pieces.high, pieces.left
     threshold, decay = dynamics.threshold, dynamics.decay
@@ -421,18 +423,15 @@ class Chosen(Stepwise):
         k = self.share[t] * torch.lerp(first, last, self.mix[t])
         return torch.where(self.silent[t], c * decay, torch.where(self.firing[t], c * gain, k))
 
-    def constant(self, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        threshold, decay, _, gain, offset = self.dynamics[:5]
-        low, high, silent, firing = (
-            aligned(values, c) for values in (self.low, self.high, self.silent, self.firing)
-        )
+    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+        low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
         below, above = c * decay - k, c * gain - k
         fired = c * offset if a is None else a + c * offset
         silent_part = torch.minimum(below * low, below * threshold)
         fired_part = fired + torch.minimum(above * threshold, above * high)
         unstable = torch.minimum(silent_part, fired_part)
-        found = torch.where(firing, fired, torch.where(silent, torch.zeros_like(k), unstable))
-        return found.flatten(3).sum((1, 3))
+        found = torch.where(self.silent[t], 0, unstable)
+        return torch.where(self.firing[t], fired, found).flatten(2).sum(2)
 
     def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
         membranes = (self.low, self.high, self.silent, self.firing)
@@ -444,8 +443,8 @@ class Chosen(Stepwise):
     def until(self, steps: int) -> Chosen:
         return self._mapped(lambda values: values[:steps])
 
-    def at(self, column: Tensor) -> Chosen:
-        return self._mapped(lambda values: chosen(values, column))
+    def at(self, column: Tensor) -> Stepwise:
+        raise NotImplementedError("slopes are chosen for whole layers")
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Chosen:
         low, high, silent, firing, share, mix = (
@@ -457,6 +456,7 @@ class Chosen(Stepwise):
 def chosen_slopes(membranes: Interval, dynamics: Dynamics, slack: Slack) -> Chosen:
     """`Chosen` for membranes ``[T, B, ...]``."""
     low, high = membranes
+    dynamics = exactly(dynamics, low.dtype)
     silent, firing = high < dynamics.threshold, low >= dynamics.threshold
     least = _least_width(dynamics.threshold, low.dtype)
     unstable = ~silent & ~firing
