@@ -3,8 +3,8 @@
     python benchmarks/bounds.py [THREADS]      # writes benchmarks/results/bounds.{json,md}
 
 784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random images. Where auto_LiRPA is
-installed (see the README), its bounds of the same network run in the same process. All figures are medians over rounds in
-which the variants take turns, so that a slow moment of the machine meets all of them alike.
+installed (see the README), its bounds of the same network run in the same process. All figures are medians
+over rounds in which the variants take turns, so that a slow moment of the machine meets all of them alike.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The published weights of S-IBP / S-CROWN under every bound method, beside an attack.
 
-    python benchmarks/reference.py SHARED [CHEAP] [SLOW] [ITERATIONS]
+    python benchmarks/reference.py SHARED [CHEAP] [SLOW] [ITERATIONS] [PART] [PARTS]
 
 SHARED is the folder with data/MNIST and data/reference. The first CHEAP (500) MNIST test images are bounded
 by the methods of one backward pass, the first SLOW (200) by those that refine every layer; these run on what
 S-IBP leaves open, for they are never below it. CoupledBernoulli(0.06), T = 10, rounding covered, a tie is a
-failure. Goes on where it was stopped; writes benchmarks/results/reference.{jsonl,md}.
+failure. Goes on where it was stopped; writes benchmarks/results/reference.{jsonl,md}. One thread: several
+processes may share the work, each with its PART of PARTS; run once more without them for the table.
 """
 
 from __future__ import annotations
@@ -103,8 +104,10 @@ def cheap(problem: Problem) -> dict[str, Tensor]:
     return margins | {"best": torch.maximum(found, margins["joint"])}
 
 
-def main(shared: Path, many: int = 500, few: int = 200, iterations: int = 20) -> None:
-    torch.set_num_threads(2)
+def main(
+    shared: Path, many: int = 500, few: int = 200, iterations: int = 15, part: int = 0, parts: int = 1
+) -> None:
+    torch.set_num_threads(1)
     net = network(shared / "data" / "reference")
     data = load("mnist", "test", str(shared / "data"), False)
     journal = RESULTS / "reference.jsonl"
@@ -112,17 +115,18 @@ def main(shared: Path, many: int = 500, few: int = 200, iterations: int = 20) ->
     if journal.exists():
         done = {row["index"]: row for row in map(json.loads, journal.read_text().splitlines())}
     with journal.open("a") as file:
-        for number in track(range(many), description="images"):
+        for number in track(range(part, many, parts), description="images"):
             if number in done:
                 continue
             row = sample(net, data, number, number < few, iterations)
             done[number] = row
             file.write(json.dumps(row) + "\n")
             file.flush()
+    if parts > 1:
+        return
     rows = [done[number] for number in range(many)]
     for start in track(range(0, many, BATCH), description="attack"):
-        part = range(start, min(start + BATCH, many))
-        x, y, index = data[part]
+        x, y, index = data[range(start, min(start + BATCH, many))]
         x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
         for row, broken in zip(rows[start:], attacked(net, x0, y, members).tolist(), strict=False):
             row["attacked"] = broken

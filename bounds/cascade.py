@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certsnn.bounds import methods
 from certsnn.bounds.ibp import others
+from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import Method
 from certsnn.bounds.problem import Options, OutOfTime, Problem
 from certsnn.networks import ieee_products
@@ -137,10 +138,9 @@ def decide(
 
 def out_of_memory(error: Exception) -> bool:
     """Whether a method failed for want of memory: of the machine's, or of what the options allow."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError, OverBudget)):
         return True
-    # The CPU's memory (in torch) and the budget (`certsnn.bounds.memory`) have no error class of their own.
-    return any(word in str(error) for word in ("DefaultCPUAllocator", "memory budget"))
+    return "DefaultCPUAllocator" in str(error)  # torch has no error class of its own for the CPU's memory
 
 
 @final

@@ -25,6 +25,8 @@ from certsnn.neurons import Dynamics
 
 MOST_PIECES = 128
 """With more pieces than this, lines step by step are taken."""
+POINT = 1e-14
+"""What is narrower than this, relative to the currents, is no piece but the rounding of a cut."""
 HULL_ROUNDS = 8
 """At most so many points are put into the envelope one after the other."""
 TOLERANCE = 1e-5
@@ -53,7 +55,8 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
     if any(value.numel() != 1 for value in dynamics[:5]):
         return None
     threshold, decay, initial, gain, offset = (float(value.detach()) for value in dynamics[:5])
-    size = max(abs(least), abs(most))
+    size = max(abs(least), abs(most), UNDERFLOW)
+    least, most = least - 9 * POINT * size, most + 9 * POINT * size
     found: list[_Piece] = [(least, most, 0.0, initial, 0.0, ())]
     for _ in range(steps):
         cut: list[_Piece] = []
@@ -71,7 +74,8 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
                 reset = 4 * unit * (gain * reach + abs(offset))
                 kept = (gain * slope, gain * constant + offset, gain * error + reset)
                 cut.append((max(low, begin), high, *kept, (*spikes, 1)))
-        found = cut
+        # At a cut the neuron fires, as it does right of it: without rounding no piece is a single point.
+        found = [piece for piece in cut if unit or piece[1] - piece[0] > POINT * size]
         if len(found) > MOST_PIECES:
             return None
     columns = list(zip(*found, strict=True))

@@ -6,6 +6,10 @@ TEMPORARIES = 8
 """How many tensors of a layer's coefficients are alive at a time, counted generously."""
 
 
+class OverBudget(ValueError):
+    """Not even the least piece of a backward pass fits into the memory budget."""
+
+
 def rows_that_fit(row: int, memory: int) -> int:
     """How many rows (or samples) fit at a time.
 
@@ -14,10 +18,10 @@ def rows_that_fit(row: int, memory: int) -> int:
         memory: bytes that there are.
 
     Raises:
-        ValueError: if not one fits.
+        OverBudget: if not one fits.
     """
     if TEMPORARIES * row > memory:
-        raise ValueError(
+        raise OverBudget(
             f"the least piece of a backward pass takes {TEMPORARIES * row / 2**20:.1f} MiB, and the memory "
             f"budget is {memory / 2**20:.1f} MiB; raise it (--memory)"
         )

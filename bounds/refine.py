@@ -186,6 +186,8 @@ class Refinement:
         near = torch.stack([gap[0].flatten() <= reach for gap in layer.gap(t)])
         wanted = near & layer.undecided[t, 0].flatten()
         for piece in wanted.nonzero().split(self._rows_at_once(t + 1)):
+            if not len(piece):
+                break
             side, column = piece.T
             sign = (1 - 2 * side).to(like)[:, None, None]
             k, constant = layer.reaching(lines, t, column[:, None], sign)

@@ -162,8 +162,8 @@ def _least_width(threshold: Tensor, dtype: torch.dtype) -> Tensor:
 
 def exactly(dynamics: Dynamics, dtype: torch.dtype) -> Dynamics:
     """The same numbers in the dtype of the bounds, so that no product of them is rounded to their own."""
-    numbers = (value.to(dtype) for value in dynamics[:5])
-    return Dynamics(*numbers, dynamics.lossless, dynamics.surrogate)
+    threshold, decay, initial, gain, offset = (value.to(dtype) for value in dynamics[:5])
+    return Dynamics(threshold, decay, initial, gain, offset, dynamics.lossless, dynamics.surrogate)
 
 
 @dataclass(frozen=True)

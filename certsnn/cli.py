@@ -6,7 +6,9 @@ Help and version need no torch, so `certsnn.commands` is imported only when a co
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -200,19 +202,58 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     )
 
 
+UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+"""Bytes of each unit that a size can be given in."""
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
+    size = 0 if found is None else int(float(found[1]) * UNITS.get(found[2], 0))
+    if size < 1:
+        message = f"must be a size such as 512MiB, 2GiB or 2147483648 (bytes), not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return size
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds > 0, not {text!r}")
+    return seconds
+
+
 def _verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    from certsnn.bounds import CASCADE, METHODS
+    from certsnn.bounds.problem import Options
+
     run = "a run folder, a weights file or the name of a pretrained model"
+    method = (
+        f"the bounds: {', '.join(METHODS)} (default: s-ibp); auto tries {', '.join(CASCADE)}, each on the "
+        "samples that are still undecided"
+    )
+    relaxation = "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)"
+    memory = "what the coefficients of S-CROWN may take, in bytes or as 512MiB (default: 2GiB)"
+    seconds = "time limit of each sample for the methods that run on one at a time (default: none)"
+    results = "write each sample's result here as it comes; the same command goes on where it stopped"
+    batch = "samples that are bounded together (default: 256, or 32 with s-crown, alpha-s-crown and auto)"
     rounding = "cover the rounding errors of the network as executed (default: true)"
     return [
         parser.add_argument("run", metavar="RUN", help=run),
-        parser.add_argument("--method", default="s-ibp", help="the bounds (default: s-ibp)"),
+        parser.add_argument("--method", default="s-ibp", metavar="NAME", help=method),
         parser.add_argument("--rounding", choices=["true", "false"], default="true", help=rounding),
+        parser.add_argument("--relaxation", choices=["joint", "separate"], default="joint", help=relaxation),
+        parser.add_argument("--memory", type=_bytes, default=Options.memory, metavar="SIZE", help=memory),
+        parser.add_argument("--seconds", type=_seconds, metavar="S", help=seconds),
         parser.add_argument(
-            "--samples", type=_positive, metavar="N", help="only the first N of the test set"
+            "--samples", type=_positive, metavar="N", help="only the first N of the test set (default: all)"
         ),
-        parser.add_argument("--batch-size", type=_positive, default=256, metavar="N"),
+        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
+        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=results),
         parser.add_argument(
-            "--json", metavar="FILE", help="write summary and samples here; - is standard output"
+            "--json", metavar="FILE", help="write summary and samples here at the end; - is standard output"
         ),
         *_common(parser),
     ]
@@ -227,11 +268,15 @@ def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
         commands.Setting(
             method=options.method,
             rounding=options.rounding == "true",
+            relaxation=options.relaxation,
+            memory=options.memory,
+            seconds=options.seconds,
             batch_size=options.batch_size,
             device=commands.prepare(options.device, options.threads),
         ),
         samples=options.samples,
         json_to=options.json,
+        results_to=options.results,
     )
 
 
@@ -266,10 +311,12 @@ Every key of the config is also a flag; all of them stand below.""",
 examples:
   certsnn verify runs/digits --threat.eps 0.03
   certsnn verify runs/digits --samples 100 --json digits.json
+  certsnn verify runs/digits --method auto --seconds 10 --results digits.jsonl
 
 Prints the clean error and the verified error: the share of samples that are misclassified, or whose
-robustness is not proved. Nothing is written but the file that --json names. The threat and the data
-set are those of the training, unless the keys below say otherwise.""",
+robustness is not proved. Nothing is written but the files that --json and --results name. With
+--results a verification that was stopped, by Ctrl-C or a crash, goes on where it was. The threat and
+the data set are those of the training, unless the keys below say otherwise.""",
         _verify_options,
         ("threat", "data"),
         _verify,

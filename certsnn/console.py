@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 
 from certsnn.train.loop import Monitor, Row
-from certsnn.verification import SampleResult
+from certsnn.verification import SampleResult, certified_by_stage
 
 
 def facts_table(title: str, facts: Mapping[str, str]) -> Table:
@@ -95,22 +96,42 @@ def training_progress(console: Console) -> Iterator[TrainingProgress]:
         yield TrainingProgress(progress)
 
 
+QUIET = 30.0
+"""Seconds between two lines of progress of a verification in a log."""
+
+
 @contextmanager
 def verification_progress(
-    console: Console, samples: int
+    console: Console, samples: int, cascade: Sequence[str]
 ) -> Iterator[Callable[[Sequence[SampleResult]], None]]:
-    """Shows how many samples are done; the block calls what it gets with each batch's results."""
+    """Shows how many samples are done; the block calls what it gets with each batch's results.
+
+    A bar, or a line now and then where there is no terminal. The cascade is the methods that are tried.
+    """
     with _bar(console) as progress:
         task = progress.add_task("verifying", total=samples, note="")
         done: list[SampleResult] = []
+        said = time.monotonic()
 
         def batch_done(results: Sequence[SampleResult]) -> None:
+            nonlocal said
             done.extend(results)
-            certified = sum(result.status == "certified" for result in done)
-            note = f"{len(done)}/{samples} samples, {certified} certified"
+            note = verification_note(done, samples, cascade)
             progress.update(task, completed=len(done), note=note)
+            if not console.is_terminal and time.monotonic() - said >= QUIET:
+                said = time.monotonic()
+                console.print(note, highlight=False, soft_wrap=True)
 
         yield batch_done
+
+
+def verification_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[str]) -> str:
+    """How far a verification is, and what the stages of a cascade have certified so far."""
+    certified = sum(result.status == "certified" for result in done)
+    note = f"{len(done)}/{samples} samples, {certified} certified"
+    by_stage = certified_by_stage(done)
+    shares = [f"{name} {by_stage[name]}" for name in cascade if by_stage.get(name)]
+    return f"{note} ({', '.join(shares)})" if len(cascade) > 1 and shares else note
 
 
 def _bar(console: Console) -> Progress:

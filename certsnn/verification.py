@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds import Status, certify
+from certsnn.bounds import METHODS, Status, certify
+from certsnn.bounds.problem import Options
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
@@ -23,7 +25,9 @@ class SampleResult:
     """One sample: its position in the data set, its class, and what was found.
 
     ``correct``: the class has strictly the largest logit (a tie is an error). ``margin``: the least lower
-    bound of its margins; > 0 is what certifies.
+    bound of its margins; > 0 is what certifies. ``stage``: the method that certified it, or the last one that
+    was begun; ``seconds``: what the bounds took (an equal share of what a whole batch took); ``reason``: what
+    happened, where the status is "error".
     """
 
     index: int
@@ -31,6 +35,9 @@ class SampleResult:
     correct: bool
     status: Status
     margin: float
+    stage: str
+    seconds: float = 0.0
+    reason: str = ""
 
 
 @final
@@ -39,6 +46,7 @@ class Summary:
     """Errors in percent, over ``samples`` samples.
 
     A sample counts as verified only with the status "certified"; the others are counted by status.
+    ``by_stage``: how many samples each method has certified, of those that were some sample's last.
     """
 
     samples: int
@@ -48,6 +56,7 @@ class Summary:
     unknown: int
     timeout: int
     error: int
+    by_stage: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +78,9 @@ def verify(
     encoding: Encoding | None = None,
     method: str = "s-ibp",
     rounding: bool = True,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
+    seconds: float | None = None,
 ) -> Iterator[list[SampleResult]]:
     """Clean and certified results, a list for each batch.
 
@@ -77,7 +89,7 @@ def verify(
         batches: ``(x, y, index)`` from a loader.
         threat: what the adversary may do.
         encoding: turns images into the spikes that the threat takes; None where it takes x itself.
-        method: the bound method; rounding: cover the executed network's rounding (see `certify`).
+        method, rounding, relaxation, memory, seconds: see `certify`.
     """
     device = next(network.parameters()).device
     training = network.training
@@ -87,7 +99,17 @@ def verify(
             x = (x if encoding is None else encoding(x, index)).to(device)
             y = y.to(device)
             x0, input_set = threat.bind(x, index)
-            verdict = certify(network, x0, y, input_set, method, rounding=rounding)
+            verdict = certify(
+                network,
+                x0,
+                y,
+                input_set,
+                method,
+                rounding=rounding,
+                relaxation=relaxation,
+                memory=memory,
+                seconds=seconds,
+            )
             correct = strictly_correct(network(x0), y)
             rows = zip(
                 index.tolist(),
@@ -95,6 +117,9 @@ def verify(
                 correct.tolist(),
                 verdict.status,
                 verdict.margins.amin(1).tolist(),
+                verdict.stage,
+                verdict.seconds,
+                verdict.reason,
                 strict=True,
             )
             yield [SampleResult(*row) for row in rows]
@@ -102,22 +127,27 @@ def verify(
         network.train(training)
 
 
-def summarise(results: Iterable[SampleResult]) -> Summary:
-    """Errors over all samples.
-
-    Raises:
-        ValueError: without samples.
-        UnsoundBoundError: if a misclassified sample is certified, which only an unsound bound can do.
-    """
-    results = list(results)
-    if not results:
-        raise ValueError("there are no samples to summarise")
+def check_sound(results: Iterable[SampleResult]) -> None:
+    """Raise UnsoundBoundError if a misclassified sample is certified: only an unsound bound can do that."""
     for result in results:
         if result.status == "certified" and not result.correct:
             raise UnsoundBoundError(
                 f"sample {result.index} is misclassified and yet certified: the bounds are unsound. "
                 "Please report this with the model and the command"
             )
+
+
+def summarise(results: Iterable[SampleResult]) -> Summary:
+    """Errors over all samples.
+
+    Raises:
+        ValueError: without samples.
+        UnsoundBoundError: see `check_sound`.
+    """
+    results = list(results)
+    if not results:
+        raise ValueError("there are no samples to summarise")
+    check_sound(results)
     counts = {
         status: sum(result.status == status for result in results)
         for status in ("certified", "unknown", "timeout", "error")
@@ -128,4 +158,11 @@ def summarise(results: Iterable[SampleResult]) -> Summary:
         clean_error=100 * sum(not result.correct for result in results) / total,
         verified_error=100 * (total - counts["certified"]) / total,
         **counts,
+        by_stage=certified_by_stage(results),
     )
+
+
+def certified_by_stage(results: Iterable[SampleResult]) -> dict[str, int]:
+    """How many samples each method has certified, for those that were some sample's last, in their order."""
+    ends = Counter((result.stage, result.status == "certified") for result in results)
+    return {name: ends[name, True] for name in METHODS if ends[name, True] or ends[name, False]}

@@ -102,6 +102,62 @@ def test_linear_bias_and_magnitude_are_those_of_the_dense_matrix(name: str) -> N
     torch.testing.assert_close(bias.expand_as(zero), zero)
 
 
+TRANSPOSED: dict[str, Case] = LAYERS | {
+    "conv stride 3 leaves two rows": (lambda: nn.Conv2d(2, 3, 2, stride=3), (2, 7, 4)),
+    "conv stride beyond the kernel": (lambda: nn.Conv2d(2, 2, 1, stride=(2, 4), bias=False), (2, 4, 8)),
+    "conv padding beyond the kernel": (lambda: nn.Conv2d(1, 2, 2, padding=(3, 2)), (1, 2, 3)),
+    "conv rest within the padding": (lambda: nn.Conv2d(1, 2, 3, stride=2, padding=1), (1, 6, 4)),
+    "conv strided dilation": (lambda: nn.Conv2d(2, 4, 2, stride=3, dilation=2, groups=2), (2, 8, 7)),
+    "conv of one location": (lambda: nn.Conv2d(2, 3, (4, 3)), (2, 4, 3)),
+    "pool that leaves a border": (lambda: nn.AvgPool2d(2, stride=3), (2, 7, 6)),
+    "pool ceil padding not counted": (
+        lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+        (2, 4, 6),
+    ),
+    "pool ceil padding counted": (
+        lambda: nn.AvgPool2d((3, 2), stride=2, padding=1, ceil_mode=True),
+        (2, 4, 6),
+    ),
+    "pool divisor and padding": (lambda: nn.AvgPool2d(2, padding=1, divisor_override=7), (1, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_is_the_adjoint(name: str) -> None:
+    """<A x, y> = <x, A^T y>, and A^T y is the transpose of the dense matrix of the layer."""
+    make, shape = TRANSPOSED[name]
+    module = filled(make())
+    operator = as_affine(module)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, *shape, dtype=DOUBLE, generator=generator)
+    y = torch.randn(operator.linear(x).shape, dtype=DOUBLE, generator=generator)
+    back = operator.transposed(y, shape)
+    assert back.shape == x.shape
+    products = [(one * other).flatten(1).sum(1) for one, other in ((operator.linear(x), y), (x, back))]
+    torch.testing.assert_close(*products)
+    A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
+    torch.testing.assert_close(back.flatten(1), y.flatten(1) @ A)
+    # Another number of rows than the layer was used with, none at all, and without a graph.
+    with torch.no_grad():
+        torch.testing.assert_close(operator.transposed(y[:1], shape), back[:1])
+    assert operator.transposed(y[:0], shape).shape == x[:0].shape
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_is_differentiable_in_its_argument_and_the_weights(name: str) -> None:
+    make, shape = TRANSPOSED[name]
+    module = filled(make())
+    operator = as_affine(module)
+    y = torch.randn_like(operator.linear(torch.zeros(2, *shape, dtype=DOUBLE))).requires_grad_()
+    weights = [p for n, p in module.named_parameters() if n == "weight"]
+
+    def function(y: Tensor, *_: Tensor) -> Tensor:
+        # Batch norm makes new numbers of its parameters: a fresh operator sees what gradcheck changes.
+        return as_affine(module).transposed(y, shape)
+
+    assert torch.autograd.gradcheck(function, (y, *weights))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_terms_count_the_products_of_one_output(name: str) -> None:
     module, operator, x = case(name)

@@ -8,15 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
-from certsnn import __version__
+from certsnn import __version__, verification
+from certsnn.bounds import CASCADE
 from certsnn.cli import main
+from certsnn.console import verification_note, verification_progress
 from certsnn.verification import SampleResult, Summary, summarise
 
 EPOCHS = 12
@@ -202,6 +208,274 @@ def test_verify_with_a_larger_threat_proves_less(finished: Path, capsys: pytest.
     assert verified_error("0.001") < verified_error("0.05")
 
 
+def verified(
+    capsys: pytest.CaptureFixture[str], *words: str | Path, samples: int = 60, method: str = "auto"
+) -> dict[str, Any]:
+    """The report of a verification of a pretrained model's first samples."""
+    capsys.readouterr()
+    own = ["verify", "digits-eps0.05", "--samples", str(samples), "--method", method, "--json", "-"]
+    assert main([*own, *map(str, words)]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cascade without its slowest method."""
+    monkeypatch.setattr("certsnn.bounds.cascade.CASCADE", ("s-ibp", "s-crown-ibp", "s-crown"))
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Samples without what differs from one verification to the next."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Ctrl-C after so many batches, until the monkeypatch is undone."""
+    whole = verification.verify
+
+    def part(*args: Any, **keywords: Any) -> Iterator[list[SampleResult]]:
+        yield from islice(whole(*args, **keywords), batches)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("certsnn.verification.verify", part)
+
+
+def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[str]) -> None:
+    cheap, report = verified(capsys, method="s-ibp"), verified(capsys)
+    assert report["method"] == "auto"
+    assert (report["relaxation"], report["memory"], report["seconds"]) == ("joint", 2**31, None)
+    summary = report["summary"]
+    assert summary["certified"] >= cheap["summary"]["certified"]
+    assert sum(summary["by_stage"].values()) == summary["certified"]
+    assert summary["by_stage"]["s-ibp"] == cheap["summary"]["certified"]
+    for row in report["samples"]:
+        assert row["stage"] in CASCADE
+        assert (row["status"] == "certified") == (row["margin"] > 0)
+        assert row["correct"] or (row["status"], row["stage"]) == ("unknown", "s-ibp")
+    assert main(["verify", "digits-eps0.05", "--samples", "5", "--method", "auto"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"certified by {name} " in shown for name in CASCADE)
+    assert main(["verify", "digits-eps0.05", "--samples", "10"]) == 0
+    assert "certified by" not in capsys.readouterr().out
+
+
+def test_a_time_limit_ends_in_timeouts_not_in_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--seconds", "0.000001", "--threat.eps", "0.1"]
+    report = verified(capsys, *words)
+    assert report["seconds"] == 1e-6
+    assert report["summary"]["timeout"] > 0
+    assert report["summary"]["error"] == 0
+    assert {row["stage"] for row in report["samples"] if row["status"] == "timeout"} == {"s-crown"}
+    assert all(row["margin"] < 0 for row in report["samples"] if row["status"] == "timeout")
+    assert main(["verify", "digits-eps0.05", "--samples", "60", "--method", "auto", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "status timeout" in shown
+    assert "at most 1e-06 s a sample" in " ".join(shown.replace("│", "").split())
+
+
+def test_a_want_of_memory_is_an_error_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--memory", "1", "--relaxation", "separate", "--method", "s-crown"]
+    report = verified(capsys, *words, samples=20)
+    errors = [row for row in report["samples"] if row["status"] == "error"]
+    assert 0 < len(errors) == report["summary"]["error"]
+    assert all("memory budget" in row["reason"] and row["margin"] is None for row in errors)
+    assert main(["verify", "digits-eps0.05", "--samples", "20", *words]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert f"status error {len(errors)} samples (s-crown: " in " ".join(shown.split())
+    assert "raise it (--memory)" in shown
+    assert "s-crown, separate relaxation, rounding covered" in shown
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("batches", [0, 1, 4])
+def test_an_interrupted_verification_goes_on_where_it_stopped(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    undisturbed = verified(capsys, "--results", whole, "--batch-size", "10")
+    words = ["verify", "digits-eps0.05", "--samples", "60", "--method", "auto", "--batch-size", "10"]
+    with monkeypatch.context() as patched:
+        interrupted(patched, batches)
+        assert main([*words, "--results", str(part)]) == 130
+        said = capsys.readouterr().err
+        assert said == (
+            f"certsnn: stopped; {10 * batches} of 60 samples are done, the same command goes on from there\n"
+        )
+        assert main(words) == 130
+        assert "with --results FILE.jsonl, the same command goes on" in capsys.readouterr().err
+    resumed = verified(capsys, "--results", part, "--batch-size", "10")
+    assert timeless(resumed["samples"]) == timeless(undisturbed["samples"])
+    assert resumed["summary"] == undisturbed["summary"]
+    assert lines(part)[0] == lines(whole)[0]
+    assert timeless(lines(part)) == timeless(lines(whole))
+
+
+@pytest.mark.usefixtures("quick")
+def test_samples_that_are_there_are_not_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "results.jsonl"
+    first = verified(capsys, "--results", to, samples=30)
+    second = verified(capsys, "--results", to, samples=60)
+    assert second["samples"][:30] == first["samples"]
+    assert [row["index"] for row in second["samples"]] == list(range(60))
+    assert len(lines(to)) == 61
+    monkeypatch.setattr("certsnn.commands.loader", None)  # nothing is left to load
+    assert verified(capsys, "--results", to, samples=60)["samples"] == second["samples"]
+    assert verified(capsys, "--results", to, samples=30)["samples"] == first["samples"]
+    words = ["verify", "digits-eps0.05", "--samples", "30", "--method", "auto", "--results", str(to)]
+    assert main(words) == 0
+    assert "30 of 30 samples are done already; nothing is left to do" in capsys.readouterr().err
+
+
+def test_results_cut_short_by_a_kill_are_completed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "results.jsonl"
+    whole = verified(capsys, "--results", to, samples=20, method="s-ibp")
+    os.truncate(to, to.stat().st_size - 7)
+    resumed = verified(capsys, "--results", to, samples=20, method="s-ibp")
+    assert timeless(resumed["samples"]) == timeless(whole["samples"])
+    assert [row["index"] for row in lines(to)[1:]] == list(range(20))
+
+
+def test_a_kill_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "results.jsonl"
+    words = [
+        "digits-eps0.05",
+        "--threat.eps",
+        "0.1",
+        "--method",
+        "auto",
+        "--batch-size",
+        "1",
+        "--threads",
+        "1",
+    ]
+    command = [sys.executable, "-m", "certsnn", "verify", *words, "--results", str(to)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not to.exists() or to.read_bytes().count(b"\n") < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    done = len(lines(to)) - 1
+    assert 3 <= done < 450
+    assert said.endswith(f"stopped; {done} of 450 samples are done, the same command goes on from there\n")
+    undisturbed = verified(capsys, "--threat.eps", "0.1", "--batch-size", "1", samples=done + 2)
+    resumed = verified(capsys, "--threat.eps", "0.1", "--batch-size", "1", "--results", to, samples=done + 2)
+    assert timeless(resumed["samples"]) == timeless(undisturbed["samples"])
+
+
+def test_results_of_another_verification_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "results.jsonl"
+    verified(capsys, "--results", to, samples=5, method="s-ibp")
+    before = to.read_bytes()
+
+    def said(*words: str | Path) -> str:
+        return refused(capsys, "verify", "digits-eps0.05", "--results", to, *words)
+
+    assert 'method is "s-ibp" there and "auto" here. Name another file' in said("--method", "auto")
+    assert "threat.init_args.eps is 0.05 there and 0.06 here" in said("--threat.eps", "0.06")
+    assert "rounding is true there and false here" in said("--rounding", "false")
+    assert "seconds is null there and 2.0 here" in said("--seconds", "2")
+    assert "relaxation is" in said("--relaxation", "separate")
+    assert "data.encoding is" not in said("--seconds", "3")
+    assert "weights is" in refused(capsys, "verify", finished, "--results", to)
+    assert "name the same file" in said("--json", to)
+    assert to.read_bytes() == before
+    verified(capsys, "--results", to, "--memory", "1GiB", "--batch-size", "2", samples=6, method="s-ibp")
+
+
+def test_a_misclassified_sample_that_is_certified_is_written_down_and_stops_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unsound(*args: Any, **keywords: Any) -> Iterator[list[SampleResult]]:
+        yield [SampleResult(0, 0, correct=False, status="certified", margin=1.0, stage="s-ibp")]
+        raise AssertionError("it should have stopped")
+
+    to = tmp_path / "results.jsonl"
+    words = ["verify", "digits-eps0.05", "--samples", "5", "--results", str(to)]
+    with monkeypatch.context() as patched:
+        patched.setattr("certsnn.verification.verify", unsound)
+        assert main(words) == 3
+    assert "the bounds are unsound" in capsys.readouterr().err
+    assert [row["index"] for row in lines(to)[1:]] == [0]
+    assert main(words) == 3
+    assert len(lines(to)) == 2
+
+
+def test_progress_of_a_cascade_names_its_stages() -> None:
+    def result(stage: str, certified: bool) -> SampleResult:
+        return SampleResult(0, 0, True, "certified" if certified else "unknown", 1.0, stage)
+
+    done = [result("s-ibp", True), result("s-ibp", True), result("s-crown", True), result("s-crown", False)]
+    note = verification_note(done, 9, ["s-ibp", "s-crown-ibp", "s-crown"])
+    assert note == "4/9 samples, 3 certified (s-ibp 2, s-crown 1)"
+    assert verification_note([], 9, ["s-ibp", "s-crown"]) == "0/9 samples, 0 certified"
+    assert verification_note(done[:1], 9, ["s-ibp"]) == "1/9 samples, 1 certified"
+    written = StringIO()
+    with verification_progress(Console(file=written, force_terminal=True, width=120), 9, ["s-ibp"]) as shown:
+        shown(done[:2])
+        shown(done[2:])
+    assert "4/9 samples, 3 certified" in written.getvalue()
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certsnn.console.QUIET", 0.0)
+    written = StringIO()
+    with verification_progress(Console(file=written), 3, ["s-ibp"]) as shown:
+        for _ in range(2):
+            shown([SampleResult(0, 0, True, "unknown", 1.0, "s-ibp")])
+    assert written.getvalue() == "1/3 samples, 0 certified\n2/3 samples, 0 certified\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("1", 1), ("2147483648", 2**31), ("512MiB", 2**29), ("2 gib", 2**31), ("1.5KiB", 1536), ("7B", 7)],
+)
+def test_sizes(size: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("certsnn.commands.verify", lambda *args, **keywords: asked.append(args[2]) or 0)
+    assert main(["verify", "x", "--memory", size]) == 0
+    assert asked[0].memory == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        *(
+            ("--memory", value, "must be a size such as 512MiB, 2GiB or 2147483648 (bytes)")
+            for value in ("", "lots", "2GB", "-1", "0", "0.5", "1e9", "MiB", "2GiB more")
+        ),
+        *(
+            ("--seconds", value, "must be a number of seconds > 0")
+            for value in ("", "long", "0", "-1", "nan", "inf")
+        ),
+        ("--relaxation", "tight", "invalid choice"),
+        ("--batch-size", "0", "must be an integer of at least 1"),
+    ],
+)
+def test_values_that_make_no_sense(
+    flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "x", f"{flag}={value}"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert flag in said
+
+
 def test_refused_by_verify(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: str | Path) -> str:
         return refused(capsys, "verify", *words)
@@ -302,7 +576,7 @@ def test_unsound_bounds_have_an_exit_status_of_their_own(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def misled(results: list[SampleResult]) -> Summary:
-        wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0)
+        wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0, stage="s-ibp")
         return summarise([*results, wrong])
 
     monkeypatch.setattr("certsnn.commands.summarise", misled)

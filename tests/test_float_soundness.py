@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice, pairwise, permutations
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, Dense, Normalize, as_affine
-from certsnn.bounds import Interval, LayerBounds, certify, layer_bounds, margin_bounds
-from certsnn.bounds.arithmetic import FLOAT32_UNIT, RIGOROUS
+from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
+from certsnn.bounds.crown import membrane_error
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
 from certsnn.bounds.neurons import membranes_of_counts, scan_counts
+from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.sources import Spikes
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset, Trace, scan
 
 STEPS = 16
+BACKWARD = [name for name in METHODS if name != "s-ibp" and not name.startswith("auto-lirpa")]
 NEURONS: dict[str, Callable[[float], Neuron]] = {
     "IF subtract": lambda threshold: IF(threshold),
     "IF zero": lambda threshold: IF(threshold, "zero"),
@@ -341,6 +344,95 @@ def test_a_tie_that_rounding_decides_is_certified_without_the_rounding_terms_onl
         outcomes.append(network(x).tolist() == [[1.0, 0.0]])
     assert set(outcomes) == {True, False}, "the order decides"
     assert any(claims), "the plain bound claims a win that another order takes away"
+
+
+SOME_TIES = TIES[1:4]
+
+
+def tie(
+    make: Callable[[float], Neuron], threshold: float, tenths: tuple[int, ...], hidden: int
+) -> SpikingNetwork:
+    """Neuron 0 meets its threshold exactly, neuron 1 rests; ``hidden`` layers hand their spikes on."""
+    linear = nn.Linear(len(tenths), 2, bias=False)
+    row = [tenth * (threshold / 10) for tenth in tenths]
+    linear.weight.data = torch.tensor([row, [0.0] * len(row)])
+    layers: list[nn.Module] = [linear, make(threshold)]
+    for _ in range(hidden):
+        relay = nn.Linear(2, 2, bias=False)
+        relay.weight.data = 2 * threshold * torch.eye(2)
+        layers += [relay, make(threshold)]
+    return SpikingNetwork(layers, 1, "rate", "spikes").eval()
+
+
+def fires_in_every_order(network: SpikingNetwork, x: Tensor) -> bool:
+    wins = [run_one_by_one(network, x, way)[1].tolist() == [[1.0, 0.0]] for way in ORDERS]
+    return all([*wins, network(x).tolist() == [[1.0, 0.0]]])
+
+
+def quick_bound(network: SpikingNetwork, x: Tensor, y: Tensor, method: str, rounding: bool) -> Tensor:
+    """Margins under no threat; slopes are hardly optimised: none may be unsound."""
+    problem = Problem(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
+    return METHODS[method](problem, Options(iterations=1))
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+@pytest.mark.parametrize("name", ["IF subtract", "LIF zero", "LIF value"])
+@pytest.mark.parametrize("method", BACKWARD)
+@torch.no_grad()
+def test_no_method_certifies_a_tie_that_rounding_decides(method: str, name: str, hidden: int) -> None:
+    """Wrong with rounding=False: the same sum in another order takes the certified win away."""
+    y = torch.tensor([0])
+    wrong = 0
+    for threshold, tenths in SOME_TIES:
+        x = torch.ones(1, 1, len(tenths))
+        networks = [tie(NEURONS[name], threshold, order, hidden) for order in permutations(tenths)]
+        kind = all(fires_in_every_order(network, x) for network in networks)
+        assert not kind, "the order decides"
+        for network in networks:
+            assert not (quick_bound(network, x, y, method, rounding=True) > 0).any()
+            wrong += int(quick_bound(network, x, y, method, rounding=False) > 0)
+    assert wrong > 0, "the plain bound claims a win that another order takes away"
+
+
+@pytest.mark.parametrize("name", ["IF subtract", "LIF zero"])
+@pytest.mark.parametrize("method", BACKWARD)
+@torch.no_grad()
+def test_the_errors_of_the_membranes_are_what_keeps_ties_open(
+    method: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounds of the layer cover rounding, but a line that is as steep as they are close does not."""
+
+    def nothing(*args: Any) -> Tensor | None:
+        found = membrane_error(*args)
+        return None if found is None else torch.zeros_like(found)
+
+    for module in ("methods", "refine"):
+        monkeypatch.setattr(f"certsnn.bounds.{module}.membrane_error", nothing)
+    y = torch.tensor([0])
+    wrong = 0
+    for threshold, tenths in SOME_TIES:
+        x = torch.ones(1, 1, len(tenths))
+        for order in permutations(tenths):
+            network = tie(NEURONS[name], threshold, order, 0)
+            wrong += int(quick_bound(network, x, y, method, rounding=True) > 0)
+    assert wrong > 0
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("method", BACKWARD)
+@torch.no_grad()
+def test_every_order_of_the_sums_honours_the_margins_of_every_method(method: str, name: str) -> None:
+    readouts: tuple[Literal["rate"], Literal["membrane"]] = ("rate", "membrane")
+    for seed, readout in enumerate(readouts):
+        network = network_on_the_grid(NEURONS[name], 0.3, seed, readout, (8, 6, 4, 3))
+        x = spikes_for(network, seed, 3)[:6]
+        y = network(x).argmax(1)
+        rivals = torch.tensor([[j for j in range(3) if j != label] for label in y.tolist()])
+        claimed = quick_bound(network, x, y, method, rounding=True)
+        assert claimed.isfinite().all()
+        for order in ORDERS:
+            logits = run_one_by_one(network, x, order)[1].double()
+            assert (logits.gather(1, y[:, None]) - logits.gather(1, rivals) >= claimed).all(), order
 
 
 @torch.no_grad()

@@ -232,6 +232,27 @@ def test_select_keeps_the_chosen_samples(cases: st.SearchStrategy[Case], data: s
     assert torch.equal(chosen.minimum(A[:, :, mask], x0), expected)
 
 
+@cases
+@few
+@given(data=st.data())
+def test_first_steps_are_those_of_the_members(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
+    case = data.draw(cases)
+    width = math.prod(case.x0.shape[2:])
+    for steps in range(1, len(case.x0) + 1):
+        x0, cut = case.input_set.first(case.x0, steps)
+        cut.check(x0)
+        assert torch.equal(x0, case.x0[:steps])
+        yielded = list(cut.enumerate(x0))
+        for b, own in enumerate(case.members):
+            assert {rows(x)[b] for x in yielded} == {train[: steps * width] for train in own}
+
+
+def test_images_have_no_first_steps() -> None:
+    ball = LinfBall(0.1)
+    x0, same = ball.first(X, 1)
+    assert x0 is X and same is ball
+
+
 @pytest.mark.parametrize(
     "input_set",
     [
@@ -562,6 +583,9 @@ TRAINS = CoupledBernoulli(0.1, 4).bind(X, INDEX)[1]
         (ValueError, "too many", lambda: SpikeFlips(21).enumerate(WIDE)),
         (ValueError, "score has shape", lambda: SpikeFlips(1).project(SPIKES, SPIKES, X)),
         (ValueError, "score holds NaN", lambda: SpikeFlips(1).project(SPIKES, SPIKES, SPIKES / 0)),
+        (ValueError, "first 5 steps .* have 4", lambda: SpikeFlips(1).first(SPIKES, 5)),
+        (ValueError, "first 0 steps .* have 4", lambda: BOX.first(SPIKES, 0)),
+        (ValueError, "first 5 steps .* have 4", lambda: TRAINS.first(SPIKES, 5)),
         (ValueError, "lower exceeds", lambda: SpikeBox(SPIKES + 1, SPIKES)),
         (ValueError, "must be binary", lambda: SpikeBox(SPIKES, SPIKES + 2)),
         (ValueError, "upper has shape", lambda: SpikeBox(SPIKES, SPIKES[:1])),

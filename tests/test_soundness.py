@@ -1,25 +1,28 @@
 """Soundness: whatever a member of the input set makes the network do lies within its bounds.
 
 `check` is the property. It runs under Hypothesis here on some hundred examples, and on as many as
-one likes in ``benchmarks/soundness.py``.
+one likes in ``benchmarks/soundness.py``. S-IBP is checked on all of them, with its bounds of every layer;
+the other methods are checked on fewer, and against S-IBP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import PIXEL, Example, examples
 from torch import Tensor, nn
 
 from certsnn.affine import apply_chain, as_affine
 from certsnn.bounds import (
+    METHODS,
     Interval,
     LayerBounds,
     Status,
@@ -32,7 +35,10 @@ from certsnn.bounds import (
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.bounds.ibp import interval_margins
+from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.neurons import scan_counts, scan_steps
+from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.refine import Refinement
 from certsnn.bounds.sources import Spikes, layer_of
 from certsnn.inputsets import FreeSpikes, InputSet, LinfBall, SpikeFlips
 from certsnn.networks import SpikingNetwork
@@ -42,6 +48,11 @@ TOLERANCE = 1e-4
 ENUMERATED = 96
 SAMPLED = 6
 ATTACKED = 6
+FURTHER = tuple(name for name in METHODS if name != "s-ibp" and not name.startswith("auto-lirpa"))
+"""Our own methods beside S-IBP."""
+RELAXED: tuple[Literal["joint", "separate"], ...] = ("joint", "separate")
+ITERATIONS = 1
+"""Slopes are optimised a little: any slope must be sound, the tightness is not tested here."""
 
 
 @dataclass(frozen=True)
@@ -155,29 +166,78 @@ def clear_of_threshold(network: SpikingNetwork, traces: list[Trace]) -> Tensor:
     return fine
 
 
-def check_members(case: Bound, xs: list[Tensor]) -> None:
-    """Assert everything that the bounds claim, on M batches of one member for each sample."""
+@dataclass(frozen=True)
+class Outcome:
+    """What M members for each of B samples make a network do, M*B columns.
+
+    ``margins`` are executed; ``settled``: samples that rounding=False speaks about, since no rounding
+    decides a spike.
+    """
+
+    traces: list[Trace]
+    margins: Tensor
+    slack: Tensor
+    settled: Tensor
+
+
+def outcome(case: Bound, xs: list[Tensor]) -> Outcome:
+    """Run M batches of one member for each sample."""
     network, axis = case.example.network, case.input_set.batch_axis
     for x in xs:
         assert bool(case.input_set.contains(case.x0, x).all()), "not a member: the test is wrong"
     x, y = torch.cat(xs, axis), case.y.repeat(len(xs))
-    traces, logits = network.freeze().traces(x), network(x)
-    assert contained(case.rigorous, traces, 0).all(), "a trace leaves layer_bounds(rounding=True)"
-    found = true_margins(logits, y)
-    claimed = case.verdict.margins.repeat(len(xs), 1)
-    assert (found >= claimed).all(), "a margin is below margin_bounds(rounding=True)"
-    wins = (found > 0).all(1)
-    certified = case.verdict.certified.repeat(len(xs))
-    assert wins[certified].all(), "a certified sample is misclassified, or tied"
-    if case.example.numbers == "grid":
-        return  # rounding decides ties there, and rounding=False leaves it out
-    exact = case.example.exact
-    settled = torch.ones_like(wins) if exact else clear_of_threshold(network, traces)
-    inside = contained(case.plain, traces, 0 if exact else TOLERANCE)
-    assert inside[settled].all(), "a trace leaves layer_bounds(rounding=False)"
+    with torch.no_grad():
+        traces, logits = network.freeze().traces(x), network(x)
+    if case.example.exact:
+        settled = torch.ones_like(y, dtype=torch.bool)
+    elif case.example.numbers == "grid":
+        settled = torch.zeros_like(y, dtype=torch.bool)  # rounding decides ties there
+    else:
+        settled = clear_of_threshold(network, traces)
     slack = TOLERANCE * (1 + logits.abs().amax(1, keepdim=True))
-    plain = case.plain_margins.repeat(len(xs), 1)
-    assert (found >= plain - slack)[settled].all(), "a margin is below its plain bound"
+    return Outcome(traces, true_margins(logits, y), slack, settled)
+
+
+def check_layers(
+    example: Example, rigorous: list[LayerBounds], plain: list[LayerBounds], found: Outcome
+) -> None:
+    """Assert that all traces lie within the bounds of the layers."""
+    assert contained(rigorous, found.traces, 0).all(), "a trace leaves its bounds with rounding=True"
+    inside = contained(plain, found.traces, 0 if example.exact else TOLERANCE)
+    assert inside[found.settled].all(), "a trace leaves its bounds with rounding=False"
+
+
+def check_margins(rigorous: Tensor, plain: Tensor, found: Outcome) -> None:
+    """Assert that no margin is below its bounds ``[B, K-1]``, and that certified samples win."""
+    repeats = len(found.margins) // max(len(rigorous), 1)
+    claimed = rigorous.repeat(repeats, 1)
+    assert (found.margins >= claimed).all(), "a margin is below its bound with rounding=True"
+    wins = (found.margins > 0).all(1)
+    assert wins[(claimed > 0).all(1)].all(), "a certified sample is misclassified, or tied"
+    above = found.margins >= plain.repeat(repeats, 1) - found.slack
+    assert above[found.settled].all(), "a margin is below its bound with rounding=False"
+
+
+def check_members(case: Bound, xs: list[Tensor]) -> None:
+    """Assert everything that S-IBP claims, on M batches of one member for each sample."""
+    found = outcome(case, xs)
+    check_layers(case.example, case.rigorous, case.plain, found)
+    check_margins(case.verdict.margins, case.plain_margins, found)
+    assert torch.equal(case.verdict.certified, (case.verdict.margins > 0).all(1))
+
+
+def problem_of(case: Bound, arithmetic: Arithmetic) -> Problem:
+    return Problem(case.example.network.freeze(), case.x0, case.y, case.input_set, arithmetic)
+
+
+def check_method(case: Bound, found: Outcome, method: str, relaxation: Literal["joint", "separate"]) -> None:
+    """Assert that a method's margins are sound, and nowhere below S-IBP's."""
+    options = Options(relaxation=relaxation, iterations=ITERATIONS)
+    with torch.no_grad():
+        rigorous, plain = (METHODS[method](problem_of(case, a), options) for a in (RIGOROUS, PLAIN))
+    check_margins(rigorous, plain, found)
+    assert (rigorous >= case.verdict.margins - 1e-12).all(), "below S-IBP with rounding=True"
+    assert (plain >= case.plain_margins - 1e-5).all(), "below S-IBP with rounding=False"
 
 
 def check_widening(case: Bound) -> None:
@@ -189,8 +249,8 @@ def check_widening(case: Bound) -> None:
                 assert (wide.upper >= narrow.upper).all()
 
 
-def check(example: Example) -> None:
-    """The soundness of every bound of an example.
+def check(example: Example, methods: Sequence[str] = ()) -> None:
+    """The soundness of S-IBP's bounds of an example, and of these methods' margins.
 
     Raises:
         AssertionError: if a member of the input set violates a bound.
@@ -198,15 +258,64 @@ def check(example: Example) -> None:
     case = bound(example)
     check_widening(case)
     xs = list(members(case))
-    with torch.no_grad():
-        check_members(case, [case.x0])  # another batch size, so another order of sums
-        check_members(case, xs)
+    check_members(case, [case.x0])  # another batch size, so another order of sums
+    check_members(case, xs)
+    if methods:
+        found = outcome(case, xs)
+        for method, relaxation in product(methods, RELAXED):
+            check_method(case, found, method, relaxation)
 
 
 @settings(max_examples=350)
 @given(examples())
 def test_executed_traces_and_margins_lie_within_the_bounds(example: Example) -> None:
     check(example)
+
+
+def test_all_relaxations_are_checked() -> None:
+    assert set(RELAXED) == set(RELAXATIONS)
+
+
+@pytest.mark.parametrize("method", FURTHER)
+@settings(max_examples=40)
+@given(example=examples(), relaxation=st.sampled_from(RELAXED))
+def test_every_method_is_sound_and_nowhere_below_s_ibp(
+    method: str, example: Example, relaxation: Literal["joint", "separate"]
+) -> None:
+    case = bound(example)
+    check_method(case, outcome(case, list(members(case))), method, relaxation)
+
+
+@settings(max_examples=60)
+@given(examples(), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
+def test_executed_traces_lie_within_the_refined_layers(
+    example: Example, relaxation: Literal["joint", "separate"], iterations: int
+) -> None:
+    case = bound(example)
+    found = outcome(case, list(members(case)))
+    options = Options(relaxation=relaxation, iterations=iterations)
+    for sample in range(len(case.y)):
+        refined = []
+        for arithmetic in (RIGOROUS, PLAIN):
+            part = problem_of(case, arithmetic).groups(1)[sample]
+            layers = Refinement(part, RELAXATIONS[relaxation], options).layers
+            refined.append([LayerBounds(layer.membranes, layer.spikes) for layer in layers])
+        columns = torch.arange(sample, len(found.settled), len(case.y))
+        traces = [Trace(u[:, columns], s[:, columns]) for u, s in found.traces]
+        own = replace(found, traces=traces, settled=found.settled[columns])
+        check_layers(example, *refined, own)
+        for layers, wide, tolerance in zip(refined, (case.rigorous, case.plain), (0, 1e-5), strict=True):
+            check_narrower(layers, wide, sample, tolerance)
+
+
+def check_narrower(layers: list[LayerBounds], wide: list[LayerBounds], sample: int, tolerance: float) -> None:
+    """Assert that one sample's bounds lie within those of a batch."""
+    for narrow, layer in zip(layers, wide, strict=True):
+        for (low, high), outer in zip(narrow, layer, strict=True):
+            least, most = (end[:, sample : sample + 1] for end in outer)
+            slack = tolerance * (1 + least.abs() + most.abs())
+            assert (low >= least - slack).all()
+            assert (high <= most + slack).all()
 
 
 def weight_only(case: Bound) -> Bound:

@@ -12,16 +12,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from certsnn.bounds import bind, margin_bounds
+from certsnn.bounds.arithmetic import PLAIN
+from certsnn.bounds.problem import Problem
+from certsnn.configuration import override
 from certsnn.data import digits
 from certsnn.encoding import Bernoulli
-from certsnn.errors import CheckpointError
-from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips
+from certsnn.errors import CheckpointError, ConfigError
+from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.train import checkpoint as checkpoints
+from certsnn.train import margins
 from certsnn.train.config import TrainingConfig
 from certsnn.train.initialisation import ConstantWidth
 from certsnn.train.loop import Monitor, Row, Silent, Task, train
+from certsnn.train.margins import CrownMargins, IntervalMargins
 from certsnn.train.objectives import (
     Adversarial,
     Certified,
@@ -169,7 +174,6 @@ class TestObjectives:
         assert float((with_l1.loss - plain.loss).detach()) == pytest.approx(0.01 * total, rel=1e-4)
 
     def test_fading_regularisers(self) -> None:
-        from certsnn.bounds.arithmetic import PLAIN
         from certsnn.bounds.flips import AnyWeights
         from certsnn.bounds.ibp import interval_margins
 
@@ -199,6 +203,218 @@ class TestObjectives:
         ConstantWidth(rate=0.15)(network, x)
         rates = [float(trace.spikes.detach().mean()) for trace in network.freeze().traces(x)]
         assert all(0.15 <= rate < 0.4 for rate in rates)
+
+
+def lif_network(kind: str = "image", steps: int = 3, readout: str = "membrane") -> SpikingNetwork:
+    """The papers' neuron: here S-CROWN beats S-IBP."""
+    torch.manual_seed(1)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in ((64, 20), (20, 16), (16, 10)):
+        layers += [nn.Linear(inputs, outputs), LIF(0.25, 0.25)]
+    return SpikingNetwork(layers[: 7 if readout == "rate" else 6], steps, readout, kind)  # type: ignore[arg-type]
+
+
+def gradients(network: SpikingNetwork) -> list[torch.Tensor]:
+    found = [p.grad for p in network.parameters() if p.requires_grad]
+    return [gradient for gradient in found if gradient is not None]
+
+
+class TestMargins:
+    def batch(self, kind: str = "image", steps: int = 3) -> Samples:
+        data = digits("train", Path(), False).head(8)
+        index = torch.arange(8)
+        x = data.images if kind == "image" else Bernoulli(steps)(data.images, index)
+        return Samples(x, data.labels, index)
+
+    def test_beta_goes_from_start_to_end(self) -> None:
+        found = [CrownMargins().beta(share) for share in (0, 0.25, 1)]
+        assert found == [1, 0.75, 0]
+        bound = CrownMargins(beta_start=0.2, beta_end=0.8)
+        assert [bound.beta(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.5, 0.8])
+
+    @pytest.mark.parametrize("relaxation", ["joint", "separate"])
+    def test_margins_are_the_mix(self, relaxation) -> None:
+        network, samples, threat = lif_network().train(), self.batch(), LinfBall(0.02)
+        low = margin_bounds(network, samples.x, samples.y, threat)
+        high = margin_bounds(network, samples.x, samples.y, threat, "s-crown-ibp", relaxation=relaxation)
+        assert (high > low + 1e-3).any()
+        for epoch, beta in ((5, 0.7), (10, 0.4)):
+            share = Ramp(0, 10)(epoch)
+            objective = Certified(Ramp(0, 10), 0.2, bound=CrownMargins(relaxation, 1.0, 0.4))
+            terms = objective.terms(network, samples, LinfBall(0.02 / share), epoch)
+            clean = F.cross_entropy(network(samples.x), samples.y)
+            robust = robust_cross_entropy(beta * high + (1 - beta) * low)
+            kappa = 1 - 0.8 * share
+            torch.testing.assert_close(terms.loss, kappa * clean + (1 - kappa) * robust)
+
+    def test_without_beta_it_is_s_ibp_and_nothing_is_carried_backwards(self, monkeypatch) -> None:
+        def never(*arguments: object) -> None:
+            raise AssertionError("a backward pass was run")
+
+        monkeypatch.setattr(margins, "backward_margins", never)
+        losses, found = [], []
+        for bound in (IntervalMargins(), CrownMargins(beta_start=0.7)):
+            network = lif_network().train()
+            terms = Certified(Ramp(0, 0), bound=bound).terms(network, self.batch(), LinfBall(0.05), 1)
+            terms.loss.backward()
+            losses.append(terms.loss)
+            found.append(torch.cat([gradient.flatten() for gradient in gradients(network)]))
+        assert torch.equal(*losses) and torch.equal(*found)
+        with pytest.raises(AssertionError, match="backward pass"):
+            Certified(Ramp(0, 0), bound=CrownMargins(beta_end=0.1)).terms(
+                lif_network(), self.batch(), LinfBall(0.05), 1
+            )
+
+    @pytest.mark.parametrize("readout", ["membrane", "rate"])
+    @pytest.mark.parametrize("relaxation", ["joint", "separate"])
+    @pytest.mark.parametrize(
+        "threat", [LinfBall(0.05), SpikeFlips(2), FreeSpikes(0.1), CoupledBernoulli(0.1, 3)]
+    )
+    def test_gradients_reach_all_weights(self, threat, relaxation, readout: str) -> None:
+        network = lif_network(threat.network_input, readout=readout).train()
+        objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
+        objective.terms(network, self.batch(threat.domain), threat, 1).loss.backward()
+        found = gradients(network)
+        assert len(found) == 6
+        assert all(g.isfinite().all() and g.any() for g in found)
+
+    @pytest.mark.parametrize("relaxation", ["joint", "separate"])
+    @pytest.mark.parametrize("threat", [LinfBall(0.0), SpikeFlips(0), CoupledBernoulli(0.0, 3)])
+    def test_gradients_are_finite_where_bounds_have_no_width(self, threat, relaxation) -> None:
+        network = lif_network(threat.network_input).train()
+        objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
+        objective.terms(network, self.batch(threat.domain), threat, 1).loss.backward()
+        assert all(gradient.isfinite().all() for gradient in gradients(network))
+
+    def test_the_gradient_is_that_of_the_bound(self) -> None:
+        # One step and one layer: no surrogate has a part in S-CROWN's margins, so differences show
+        # their gradient, also the part through the relaxation's end points l and h.
+        torch.manual_seed(0)
+        network = SpikingNetwork([nn.Flatten(), nn.Linear(64, 12), LIF(), nn.Linear(12, 10)], 1, "membrane")
+        network = network.double()
+        samples = self.batch()
+        x, weight = samples.x.double(), network.layers[1].weight
+
+        def difference() -> torch.Tensor:
+            _, program = network.forward_and_freeze(x)
+            problem = Problem(program, x, samples.y, LinfBall(0.2), PLAIN)
+            crown, intervals = CrownMargins(beta_end=1.0)(problem, 1)[0], IntervalMargins()(problem, 1)[0]
+            return crown.masked_fill(crown <= intervals, 0).sum()
+
+        (gradient,) = torch.autograd.grad(difference(), weight)
+        direction, step = torch.randn_like(weight), 1e-6
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight += sign * step * direction
+                values.append(float(difference()))
+                weight -= sign * step * direction
+        measured = (values[0] - values[1]) / (2 * step)
+        assert abs(measured) > 0.1
+        assert measured == pytest.approx(float((gradient * direction).sum()), rel=1e-3)
+
+    @pytest.mark.parametrize("neuron", [LIF(0.25, 0.25), IF(initial=0.5)])
+    def test_the_loss_falls(self, neuron) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Flatten(), nn.Linear(64, 32), neuron, nn.Linear(32, 10)]
+        network, samples = SpikingNetwork(layers, 4, "membrane").train(), self.batch()
+        objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(beta_end=1.0))
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+        losses = []
+        for _ in range(30):
+            terms = objective.terms(network, samples, LinfBall(0.03), 1)
+            optimizer.zero_grad()
+            terms.loss.backward()
+            optimizer.step()
+            losses.append(float(terms.loss.detach()))
+        assert losses[-1] < 0.8 * losses[0]
+
+    @pytest.mark.parametrize("start", [-0.1, 1.1, float("nan")])
+    def test_beta_is_a_share(self, start: float) -> None:
+        with pytest.raises(ValueError, match="beta_start"):
+            CrownMargins(beta_start=start)
+
+
+class TestFewerSteps:
+    @pytest.mark.parametrize("bound", [IntervalMargins(), CrownMargins(beta_end=1.0)])
+    @pytest.mark.parametrize(
+        ("threat", "cut"),
+        [
+            (LinfBall(0.02), LinfBall(0.02)),
+            (SpikeFlips(2), SpikeFlips(2)),
+            (SpikeFlips(5 * 64), SpikeFlips(2 * 64)),
+            (CoupledBernoulli(0.02, 5), CoupledBernoulli(0.02, 2)),
+        ],
+    )
+    def test_is_training_on_fewer_steps(self, threat, cut, bound) -> None:
+        whole = TestMargins().batch(threat.domain, 5)
+        short = whole if threat.domain == "image" else whole._replace(x=whole.x[:2])
+        networks = [lif_network(threat.network_input, steps).train() for steps in (5, 2)]
+        found = []
+        for network, samples, limit, steps in zip(
+            networks, (whole, short), (threat, cut), (2, None), strict=True
+        ):
+            objective = Certified(Ramp(0, 0), bound=bound, steps=steps)
+            terms = objective.terms(network, samples, limit, 1)
+            terms.loss.backward()
+            found.append((terms.loss, *gradients(network)))
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        all_steps = Certified(Ramp(0, 0), bound=bound).terms(networks[0], whole, threat, 1)
+        assert not torch.isclose(all_steps.loss, found[0][0])
+
+    def test_batch_norm_sees_the_same_steps(self) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), LIF(0.25, 0.25), nn.Linear(20, 10)]
+        samples = TestMargins().batch("spikes", 5)
+        network = SpikingNetwork(layers, 5, "membrane", "spikes").train()
+        Certified(Ramp(0, 0), steps=2).terms(network, samples, SpikeFlips(1), 1)
+        mean = (network.layers[1](samples.x[:2].flatten(2))).mean((0, 1)).detach()
+        torch.testing.assert_close(layers[2].running_mean, 0.1 * mean)
+
+    @pytest.mark.parametrize("kind", ["image", "spikes"])
+    def test_more_steps_than_there_are(self, kind: str) -> None:
+        threat = LinfBall(0.1) if kind == "image" else SpikeFlips(1)
+        with pytest.raises(ValueError, match="first 4 steps, but there are only 3"):
+            Certified(steps=4).terms(lif_network(kind), TestMargins().batch(kind), threat, 0)
+        with pytest.raises(ValueError, match="steps must be at least 1"):
+            Certified(steps=0)
+
+
+class TestConfig:
+    def read(self, *flags: str):
+        return override("network: {steps: 4}", ["--training.objective", "Certified", *flags])
+
+    def test_bound_and_steps_are_keys(self) -> None:
+        flags = ["--training.objective.bound", "CrownMargins", "--training.objective.bound.beta_end", "0.5"]
+        config, text = self.read(*flags, "--training.objective.steps", "3")
+        assert config.training.objective == Certified(bound=CrownMargins(beta_end=0.5), steps=3)
+        assert override(text, []) == (config, text)
+        assert self.read()[0].training.objective == Certified(bound=IntervalMargins(), steps=None)
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--training.objective.bound.beta_end=2"], r"bound.beta_end must lie in \[0, 1\], got 2"),
+            (["--training.objective.bound.relaxation=both"], "relaxation must be joint or separate"),
+            (["--training.objective.steps=0"], "objective.steps must be at least 1, got 0"),
+            (
+                ["--training.objective.steps=5"],
+                "objective.steps must be at most the network's 4 steps, got 5",
+            ),
+            (["--threat={class_path: CoupledBernoulli, eps: 0.1, steps: 3}"], "the network's 3 steps, got 4"),
+            (
+                [
+                    "--threat={class_path: SpikeFlips, budget: 1}",
+                    "--data.encoding={class_path: Latency, steps: 2}",
+                ],
+                "the network's 2 steps, got 4",
+            ),
+        ],
+    )
+    def test_nonsense_is_refused(self, flags: list[str], message: str) -> None:
+        base = ["--training.objective.bound", "CrownMargins", "--training.objective.steps", "4"]
+        with pytest.raises(ConfigError, match=message):
+            self.read(*base, *flags)
 
 
 class TestCheckpoints:
@@ -252,12 +468,18 @@ class TestLoop:
 
     @pytest.mark.parametrize("stop", [1, 4, 10])  # batches; an epoch has 4
     @pytest.mark.parametrize("kind", ["image", "spikes"])
-    def test_resumed_equals_undisturbed(self, tmp_path: Path, stop: int, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "objective", [Certified(Ramp(0, 1)), Certified(Ramp(0, 3), bound=CrownMargins(), steps=2)]
+    )
+    def test_resumed_equals_undisturbed(
+        self, tmp_path: Path, stop: int, kind: str, objective: Objective
+    ) -> None:
         task = task_of() if kind == "image" else task_of(CoupledBernoulli(0.05, 3))
+        settings = replace(SETTINGS, objective=objective)
 
         def start(folder: str, monitor: Monitor) -> SpikingNetwork:
             network = network_of(kind)
-            train(network, task, SETTINGS, tmp_path / folder, seed=5, monitor=monitor)
+            train(network, task, settings, tmp_path / folder, seed=5, monitor=monitor)
             return network
 
         undisturbed = start("whole", Silent())

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from certsnn.encoding import Encoding
-from certsnn.inputsets import LinfBall, Threat
+from certsnn.encoding import Bernoulli, Encoding, Latency
+from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.neurons import IF, Neuron
 from certsnn.train.initialisation import Initialisation, TorchDefault
 from certsnn.train.objectives import Certified, Objective
@@ -107,3 +107,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
+        objective = self.training.objective
+        if isinstance(objective, Certified) and (objective.steps or 1) > self.steps:
+            raise ValueError(
+                f"training.objective.steps must be at most the network's {self.steps} steps, got "
+                f"{objective.steps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """T: that of whatever makes the spikes, or the network's own for images."""
+        for part in (self.threat, self.data.encoding):
+            if isinstance(part, (CoupledBernoulli, Bernoulli, Latency)):
+                return part.steps
+        return self.network.steps

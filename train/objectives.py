@@ -4,9 +4,9 @@ The certified loss is
 
 .. math:: \kappa\, CE(\text{logits}, y) + (1 - \kappa)\, CE([0, -\underline m], 0) + \text{regularisers}
 
-with the lower margin bounds :math:`\underline m` of S-IBP: the vector ``[0, -m]`` holds the worst case of
-``logit[j] - logit[y]``. The threat's size and :math:`1 - \kappa` ramp up together. Sources: design,
-section 7; Gowal et al. 2018 (kappa and eps schedules); Zhang et al. 2020 (CROWN-IBP).
+with lower margin bounds :math:`\underline m` (`certsnn.train.margins`): the vector ``[0, -m]`` holds the
+worst case of ``logit[j] - logit[y]``. The threat's size and :math:`1 - \kappa` ramp up together. Sources:
+design, section 7; Gowal et al. 2018 (kappa and eps schedules); Zhang et al. 2020 (CROWN-IBP).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import PLAIN
-from certsnn.bounds.flips import AnyWeights
-from certsnn.bounds.ibp import interval_margins
+from certsnn.bounds.problem import Problem
 from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.train.margins import IntervalMargins, MarginBound, shortened
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Ramp
 
@@ -81,12 +81,14 @@ class Natural(Objective):
 @final
 @dataclass(frozen=True)
 class Certified(Objective):
-    """S-IBP's certified loss.
+    """The certified loss.
 
     Args:
         ramp: when the threat grows from nothing to ``size`` times the threat of the config.
         kappa_end: the weight left to the clean loss at the end of the ramp, in [0, 1].
         size: the threat that is trained on, relative to the one that is verified; > 0.
+        bound: what bounds the margins, IntervalMargins (S-IBP) or CrownMargins (S-CROWN).
+        steps: train on the first so many of the network's T steps only (both losses); all if None.
         regularisers: added once the ramp runs.
     """
 
@@ -94,12 +96,16 @@ class Certified(Objective):
     kappa_end: float = 0.5
     size: float = 1.0
     regularisers: Sequence[Regulariser] = ()
+    bound: MarginBound = field(default_factory=IntervalMargins)
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.kappa_end <= 1:
             raise ValueError(f"kappa_end must lie in [0, 1], got {self.kappa_end}")
         if not self.size > 0:
             raise ValueError(f"size must be > 0, got {self.size}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     @property
     def settled(self) -> float:
@@ -108,12 +114,15 @@ class Certified(Objective):
     def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
         share = self.ramp(epoch)
         x0, input_set = bind(network, samples.x, threat.scaled(self.size * share), samples.positions)
-        logits, program = network.forward_and_freeze(x0)
+        steps = self._steps(network, x0)
+        x0, input_set = input_set.first(x0, steps)
+        logits, program = network.forward_and_freeze(x0, steps)
         clean = F.cross_entropy(logits, samples.y)
         figures = {"error": _error(logits, samples.y)}
         if share == 0:
             return Terms(clean, {"loss": clean.detach()} | figures)
-        margins, layers = interval_margins(program, x0, samples.y, input_set, PLAIN, AnyWeights())
+        problem = Problem(shortened(program, steps), x0, samples.y, input_set, PLAIN)
+        margins, layers = self.bound(problem, share)
         robust = robust_cross_entropy(margins)
         kappa = 1 - (1 - self.kappa_end) * share
         loss = kappa * clean + (1 - kappa) * robust
@@ -124,6 +133,15 @@ class Certified(Objective):
             "bound_error": (margins.detach() <= 0).any(1).float().mean(),
         }
         return Terms(loss, figures)
+
+    def _steps(self, network: SpikingNetwork, x0: Tensor) -> int:
+        """How many of the steps that x0 gives the network are trained on."""
+        _, steps = network.input.frames(x0, None)
+        if self.steps is None:
+            return steps
+        if self.steps > steps:
+            raise ValueError(f"training on the first {self.steps} steps, but there are only {steps}")
+        return self.steps
 
 
 def robust_cross_entropy(margins: Tensor) -> Tensor:

@@ -115,6 +115,13 @@ class InputSet(Threat):
         """The set of those of the batch's samples that the boolean mask [B] names."""
 
     @abstractmethod
+    def first(self, x0: Tensor, steps: int) -> tuple[Tensor, InputSet]:
+        """The first steps of x0, and the set of the members' first steps; images stay as they are.
+
+        Raises ValueError unless the spikes have that many steps.
+        """
+
+    @abstractmethod
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         """Batches shaped as x0 that run through each sample's members, each once, then repeat x0.
 
@@ -172,6 +179,12 @@ def check_mask(mask: Tensor, batch: int) -> None:
     """Raise ValueError unless mask is a boolean tensor [batch]."""
     if mask.dtype != torch.bool or mask.shape != (batch,):
         raise ValueError(f"the mask must be a boolean tensor [{batch}], not {mask.dtype} {list(mask.shape)}")
+
+
+def check_first(x0: Tensor, steps: int) -> None:
+    """Raise ValueError unless the spikes x0 [T, B, ...] have 1 <= steps <= T."""
+    if not 1 <= steps <= len(x0):
+        raise ValueError(f"the first {steps} steps are asked for, these spikes have {len(x0)}")
 
 
 def check_enumerable(members: float) -> None:

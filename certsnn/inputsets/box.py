@@ -16,6 +16,7 @@ from certsnn.inputsets.base import (
     Threat,
     box_minimum,
     check_enumerable,
+    check_first,
     check_form,
     check_like,
     check_mask,
@@ -89,6 +90,10 @@ class SpikeBox(InputSet):
     def select(self, mask: Tensor) -> SpikeBox:
         check_mask(mask, self.lower.shape[1])
         return SpikeBox(self.lower[:, mask], self.upper[:, mask])
+
+    def first(self, x0: Tensor, steps: int) -> tuple[Tensor, SpikeBox]:
+        check_first(x0, steps)
+        return x0[:steps], SpikeBox(self.lower[:steps], self.upper[:steps])
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         lower, upper = (bound.movedim(1, 0) for bound in self.box(x0))

@@ -23,6 +23,7 @@ from certsnn.inputsets.base import (
     InputSet,
     Threat,
     check_enumerable,
+    check_first,
     check_form,
     check_like,
     check_mask,
@@ -129,6 +130,10 @@ class NestedTrains(InputSet):
     def select(self, mask: Tensor) -> NestedTrains:
         check_mask(mask, self.lower.shape[0])
         return NestedTrains(self.noise[:, mask], self.lower[mask], self.upper[mask])
+
+    def first(self, x0: Tensor, steps: int) -> tuple[Tensor, NestedTrains]:
+        check_first(x0, steps)
+        return x0[:steps], NestedTrains(self.noise[:steps], self.lower, self.upper)
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         order, valid = self._prefixes()

@@ -15,6 +15,7 @@ from certsnn.inputsets.base import (
     Domain,
     InputSet,
     check_enumerable,
+    check_first,
     check_form,
     check_like,
     check_place,
@@ -29,6 +30,11 @@ Kind = Literal["any", "add", "drop"]
 def _rows(x: Tensor) -> Tensor:
     """[T, B, ...] as [B, bits], one row a sample."""
     return x.movedim(1, 0).flatten(1)
+
+
+def _bits(x: Tensor) -> int:
+    """How many bits a sample of [T, B, ...] has."""
+    return len(x) * math.prod(x.shape[2:])
 
 
 def _trains(rows: Tensor, x0: Tensor) -> Tensor:
@@ -72,7 +78,7 @@ class SpikeFlips(InputSet):
 
     def check(self, x0: Tensor) -> None:
         check_spikes(x0)
-        bits = math.prod(x0.shape) // max(x0.shape[1], 1)
+        bits = _bits(x0)
         if x0.shape[1] > 0 and self.budget > bits:
             raise ValueError(
                 f"the budget of {self.budget} flips exceeds the {bits} bits of a sample: lower it"
@@ -121,6 +127,12 @@ class SpikeFlips(InputSet):
 
     def select(self, mask: Tensor) -> SpikeFlips:
         return self
+
+    def first(self, x0: Tensor, steps: int) -> tuple[Tensor, SpikeFlips]:
+        # The whole budget may be spent on the first steps, as far as they have bits.
+        check_first(x0, steps)
+        x0 = x0[:steps]
+        return x0, replace(self, budget=min(self.budget, _bits(x0)))
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         allowed = _rows(self.allowed(x0))

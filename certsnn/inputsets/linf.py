@@ -106,6 +106,9 @@ class LinfBall(InputSet):
     def select(self, mask: Tensor) -> LinfBall:
         return self
 
+    def first(self, x0: Tensor, steps: int) -> tuple[Tensor, LinfBall]:
+        return x0, self
+
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
         if self.eps > 0:
             raise ValueError(f"{self.describe()} holds infinitely many images: enumerate takes eps = 0 only")

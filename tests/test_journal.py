@@ -1,0 +1,116 @@
+"""The file of results: what is in it, what a kill leaves of it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certsnn.errors import UserError
+from certsnn.journal import journal
+from certsnn.verification import SampleResult
+
+HEADER: dict[str, Any] = {
+    "weights": "1f",
+    "threat": {"class_path": "LinfBall", "init_args": {"eps": 0.05}},
+    "method": "auto",
+    "seconds": None,
+}
+SAMPLES = [
+    SampleResult(7, 1, True, "certified", 0.1 + 0.2, "s-ibp", 0.001),
+    SampleResult(3, 2, True, "timeout", -math.inf, "s-crown", 10.25),
+    SampleResult(4, 0, False, "unknown", -1.5, "s-ibp", 1e-9),
+]
+
+
+def written(path: Path, batches: list[list[SampleResult]]) -> bytes:
+    with journal(path, HEADER) as book:
+        for batch in batches:
+            book.add(batch)
+    return path.read_bytes()
+
+
+def test_a_header_and_a_line_for_each_sample(tmp_path: Path) -> None:
+    content = written(tmp_path / "new" / "a.jsonl", [SAMPLES[:2], SAMPLES[2:]])
+    header, *lines = [json.loads(line) for line in content.splitlines()]
+    assert header == HEADER
+    assert [line["index"] for line in lines] == [7, 3, 4]
+    assert [line["margin"] for line in lines] == [0.1 + 0.2, None, -1.5]
+    with journal(tmp_path / "new" / "a.jsonl", HEADER) as book:
+        assert book.done == {sample.index: sample for sample in SAMPLES}
+
+
+def test_lines_are_in_the_file_as_soon_as_they_are_added(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with journal(path, HEADER) as book:
+        assert path.read_bytes() == b""
+        for count in (1, 2, 3):
+            book.add(SAMPLES[count - 1 : count])
+            assert path.read_bytes().count(b"\n") == 1 + count
+            assert len(book.done) == count
+
+
+def test_wherever_the_file_is_cut_it_can_be_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    content = written(path, [SAMPLES])
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        with journal(path, HEADER) as book:
+            whole = max(content[:cut].count(b"\n") - 1, 0)
+            assert list(book.done.values()) == SAMPLES[:whole]
+            book.add(SAMPLES[whole:])
+        assert path.read_bytes() == content
+
+
+def test_samples_that_ended_with_an_error_are_not_done(tmp_path: Path) -> None:
+    failed = SampleResult(3, 2, True, "error", -math.inf, "s-crown", 0.1, "s-crown: out of memory")
+    written(tmp_path / "a.jsonl", [[failed]])
+    with journal(tmp_path / "a.jsonl", HEADER) as book:
+        assert book.done == {}
+        book.add([SAMPLES[1]])
+    with journal(tmp_path / "a.jsonl", HEADER) as book:
+        assert book.done == {3: SAMPLES[1]}
+
+
+def test_another_verification_is_refused_and_its_file_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    content = written(path, [SAMPLES])[:-5]
+    path.write_bytes(content)
+    threat = {"class_path": "LinfBall", "init_args": {"eps": 0.1}}
+    with (
+        pytest.raises(UserError) as refused,
+        journal(path, HEADER | {"threat": threat, "seconds": 5.0, "batch": 3}),
+    ):
+        pass
+    said = str(refused.value)
+    assert said.startswith(f"{path} holds the results of another verification: ")
+    assert "threat.init_args.eps is 0.05 there and 0.1 here, seconds is null there and 5.0 here" in said
+    assert "batch is absent there and 3 here. Name another file" in said
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"notes", 1),
+        (b"notes\n", 1),
+        (b"[1, 2]\n", 1),
+        (b'{"summary": 3}\n', 1),
+        (b"\n", 1),
+        (b"\x89PNG\r\n", 1),
+        (json.dumps(HEADER).encode() + b'\n{"index": 3}\n', 2),
+        (json.dumps(HEADER).encode() + b"\n\n", 2),
+        (json.dumps(HEADER).encode() + b'\n{"index": 3, "mar\n', 2),
+        (json.dumps(HEADER).encode() + b"\n3\n", 2),
+        (json.dumps(HEADER).encode() + b'\n{"margin": 3, "extra": 4}\n', 2),
+    ],
+)
+def test_other_files_are_refused_and_left_alone(content: bytes, line: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"line {line} of .*a\.jsonl is not what"), journal(path, HEADER):
+        pass
+    assert path.read_bytes() == content
