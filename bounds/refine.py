@@ -207,14 +207,14 @@ class Refinement:
         """Lower bounds ``[S, 1]`` of forms of the last layer's active neurons, ``[S, F, 1, m]``."""
         with torch.no_grad():
             plain = lower(self.entry, [cut.plain() for cut in self.cuts], forms)
-        if not iterations or not self.cuts:
+        rows = len(forms.coefficients)
+        if not iterations or not rows:
             return plain
 
         def bound(slacks: Sequence[Slack]) -> Tensor:
             levels = [cut.chosen(slack) for cut, slack in zip(self.cuts, slacks, strict=True)]
             return lower(self.entry, levels, forms)
 
-        rows = len(forms.coefficients)
         start = [cut.start(rows) for cut in self.cuts]
         steps = iterations * min(MOST_EFFORT, max(1, FEW_ROWS // rows))
         return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
