@@ -90,7 +90,8 @@ class Held(Lines):
 
     ``begin, end [M, 1, B, ...]``: the pieces within each neuron's bounds (empty where begin > end), whose
     spikes are ``spikes [M, T]``. With the slopes of the envelope's first and last segment and of the one over
-    the midpoint, the slope runs from ``first`` over ``middle`` (at mix = 1/2) to ``last``, times ``share``.
+    the midpoint, the slope runs from ``first`` over ``middle`` (at mix = 1/2) to ``last``, times ``share``;
+    without a `Slack` it is ``middle``.
     """
 
     spikes: Tensor
@@ -99,19 +100,23 @@ class Held(Lines):
     low: Tensor
     high: Tensor
     least: float
-    slack: Slack
+    slack: Slack | None
 
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
         if a is None:
             raise ValueError("there is nothing to refine about a constant current")
         values = torch.einsum("stb...,mt->msb...", a, self.spikes[:, : a.shape[1]])
         values = values.masked_fill(self.begin > self.end, torch.inf)
-        k = self._slope(values)
-        least = torch.minimum(values - k * self.begin, values - k * self.end).amin(0)
+        k = self._middle(values) if self.slack is None else self._slope(values, self.slack)
+        least = (values - self._most(k)).amin(0)
         return Pulled(k[:, None], least.flatten(2).sum(2))
 
-    def _slope(self, values: Tensor) -> Tensor:
-        share, mix = self.slack.share[0], self.slack.mix[0]
+    def _most(self, k: Tensor) -> Tensor:
+        """The greatest ``k I`` within each piece."""
+        return torch.maximum(k * self.begin, k * self.end)
+
+    def _slope(self, values: Tensor, slack: Slack) -> Tensor:
+        share, mix = slack.share[0], slack.mix[0]
         middle = self._middle(values)
         at_low = values.masked_fill(self.begin > self.low, torch.inf).amin(0)
         at_high = values.masked_fill(self.end < self.high, torch.inf).amin(0)
@@ -130,19 +135,16 @@ class Held(Lines):
 
         Beginning with the chord, the lowest point below the line replaces the end on its side.
         """
-        points = torch.cat([self.begin, self.end]).expand(2 * len(values), *values.shape[1:])
-        heights = torch.cat([values, values])
         centre = (self.low + self.high) / 2
-
-        def lowest(height: Tensor) -> tuple[Tensor, Tensor]:
-            at = height.argmin(0, keepdim=True)
-            return points.gather(0, at)[0], heights.gather(0, at)[0]
-
-        left, left_height = lowest(heights.masked_fill(points > self.low, torch.inf))
-        right, right_height = lowest(heights.masked_fill(points < self.high, torch.inf))
+        left, right = self.low.expand(values.shape[1:]), self.high.expand(values.shape[1:])
+        left_height = values.masked_fill(self.begin > self.low, torch.inf).amin(0)
+        right_height = values.masked_fill(self.end < self.high, torch.inf).amin(0)
         for _ in range(HULL_ROUNDS):
             k = (right_height - left_height) / (right - left).clamp_min(self.least)
-            point, height = lowest(heights - k * points)
+            at = (values - self._most(k)).argmin(0, keepdim=True)
+            height = values.gather(0, at)[0]
+            ends = torch.where(k > 0, self.end, self.begin).expand_as(values)
+            point = ends.gather(0, at)[0]
             drop = left_height - k * left - (height - k * point)
             size = left_height.abs() + right_height.abs() + height.abs()
             beneath = (drop > TOLERANCE * size) & (right - left > self.least)
@@ -161,7 +163,7 @@ class Held(Lines):
         raise NotImplementedError("there is nothing to refine about a constant current")
 
 
-def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack) -> Held:
+def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | None = None) -> Held:
     """`Held` for bounds ``[B, ...]`` of the currents."""
     low, high = currents
     shape = (-1, *[1] * (low.ndim + 1))

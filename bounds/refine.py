@@ -79,15 +79,18 @@ class Cut:
     def plain(self) -> Level:
         """The level with the lines of the relaxation."""
         if self.pieces is not None:
-            return self.chosen(self.start(1))
+            return self._level(held(self._currents, self.pieces, self.dynamics))
         return self._level(Tracked(self.relaxation(self.known, self.dynamics), self.follow))
 
     def chosen(self, slack: Slack) -> Level:
         """The level with slopes of one's choice."""
         if self.pieces is not None:
-            currents = Interval(self.known.lower[0], self.known.upper[0])
-            return self._level(held(currents, self.pieces, self.dynamics, slack))
+            return self._level(held(self._currents, self.pieces, self.dynamics, slack))
         return self._level(Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow))
+
+    @property
+    def _currents(self) -> Interval:
+        return Interval(self.known.lower[0], self.known.upper[0])
 
     def _level(self, lines: Lines) -> Level:
         return Level(self.coupling, lines, self.error, self.held)

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from certsnn.bounds.arithmetic import Interval
 from certsnn.bounds.neurons import scan_steps
-from certsnn.bounds.relaxation import Slack, Stepwise, chosen_slopes, joint, midpoint, separate
+from certsnn.bounds.relaxation import (
+    Slack,
+    Stepwise,
+    chosen_slopes,
+    joint,
+    midpoint,
+    scan_back,
+    separate,
+)
 from certsnn.neurons import Dynamics, scan
 from certsnn.surrogates import Rectangle
 
@@ -532,6 +540,42 @@ def test_the_lines_of_one_neuron_are_those_of_the_layer(kind: str) -> None:
             )
             torch.testing.assert_close(k[row, :, sample], expected.currents[0, :, 0])
             torch.testing.assert_close(constant[row, sample], expected.constant[0, 0])
+
+
+def followed(steps: int, neurons: int) -> list[Tensor]:
+    """Where the neurons of each step are at the next: shuffled, one of them gone."""
+    generator = torch.Generator().manual_seed(3)
+    places = [torch.randperm(neurons, generator=generator) for _ in range(steps - 1)]
+    return [place.masked_fill(place == t % neurons, neurons) for t, place in enumerate(places)]
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_fused_scan_is_the_scan_step_by_step(steps: int, shared: bool, tracked: bool) -> None:
+    """Values, and gradients towards coefficients and slacks, with neurons that change their places or not."""
+    for seed in range(8):
+        case = run(seed, steps, 2, (6,))
+        follow: list[Tensor] | list[None] = followed(steps, 6) if tracked else [None] * (steps - 1)
+        slack = slack_for(case.membranes, 1 if shared else ROWS)
+        a, _ = coefficients(steps, 2, (6,))
+        inputs = [value.requires_grad_() for value in (a, slack.share, slack.mix)]
+        lines = chosen_slopes(case.membranes, case.dynamics, slack)
+        found = lines.pull_spikes(a, follow)
+        expected = scan_back(lines, a, torch.zeros_like(a[:, 0]), follow)
+        generator = torch.Generator().manual_seed(seed)
+        total = []
+        for pulled in (found, expected):
+            weights = [torch.randn(part.shape, dtype=DOUBLE, generator=generator) for part in pulled]
+            total.append(sum((w * part).sum() for w, part in zip(weights, pulled, strict=True)))
+            generator.manual_seed(seed)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+        mine, theirs = (torch.autograd.grad(part, inputs) for part in total)
+        for one, other in zip(mine, theirs, strict=True):
+            assert other.isfinite().all() and one.isfinite().all()
+            torch.testing.assert_close(one, other)
+        assert all(bool(gradient.any()) for gradient in theirs)
 
 
 # Gradients.
