@@ -1,14 +1,15 @@
 """Check the soundness property of the tests on as many random examples as one likes.
 
-    python benchmarks/soundness.py [EXAMPLES] [SEED]
+    python benchmarks/soundness.py [EXAMPLES] [SEED] [METHOD...]
 
-Runs in one thread, prints every violation and exits with status 1 if there was any.
+S-IBP's bounds of every layer, and the margins of the further methods named. Runs in one thread, prints every violation and exits with status 1 if there was any.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from strategies import Example, examples
 from test_soundness import bound, check
 
 
-def main(count: int, start: int) -> int:
+def main(count: int, start: int, methods: Sequence[str]) -> int:
     """Check ``count`` examples drawn from the seed ``start``; returns how many were violated."""
     torch.set_num_threads(1)
     console = Console()
@@ -45,7 +46,7 @@ def main(count: int, start: int) -> int:
         def search(example: Example) -> None:
             nonlocal violations
             try:
-                check(example)
+                check(example, methods)
             except Exception as error:  # a crash of a bound is a finding, too
                 violations += 1
                 message = str(error).partition("\n")[0]
@@ -64,4 +65,5 @@ def main(count: int, start: int) -> int:
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[1:3]]
-    sys.exit(main(*(numbers + [1000, 0][len(numbers) :])) > 0)
+    count, start = numbers + [1000, 0][len(numbers) :]
+    sys.exit(main(count, start, sys.argv[3:]) > 0)

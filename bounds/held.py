@@ -159,9 +159,6 @@ class Held(Lines):
     def until(self, steps: int) -> Held:
         return self
 
-    def at(self, column: Tensor) -> Lines:
-        raise NotImplementedError("there is nothing to refine about a constant current")
-
 
 def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | None = None) -> Held:
     """`Held` for bounds ``[B, ...]`` of the currents."""

@@ -32,7 +32,7 @@ from certsnn.bounds.held import Pieces, held, pieces
 from certsnn.bounds.ibp import rates, source_of
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.relaxation import Lines, Relaxation, Slack, Tracked, chosen_slopes, midpoint
+from certsnn.bounds.relaxation import Lines, Relaxation, Slack, Stepwise, Tracked, chosen_slopes, midpoint
 from certsnn.bounds.slopes import ascend
 from certsnn.bounds.sources import Layer, layer_of
 from certsnn.bounds.sparse import Rows, active, follow, rows_of, select, selected_inputs
@@ -179,7 +179,7 @@ class Refinement:
         return layer
 
     def _bounds(
-        self, layer: Layer, lines: Lines, rows: Rows, error: Tensor | None, t: int, iterations: int
+        self, layer: Layer, lines: Stepwise, rows: Rows, error: Tensor | None, t: int, iterations: int
     ) -> Interval:
         """Bounds ``[T, 1, ...]`` that say something about undecided neurons at step t."""
         like = self.problem.arithmetic.raised(layer.membranes.lower)

@@ -48,13 +48,6 @@ class Lines(ABC):
     def until(self, steps: int) -> Lines:
         """The lines of the first steps only."""
 
-    @abstractmethod
-    def at(self, column: Tensor) -> Lines:
-        """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
-
-        What is returned takes coefficients ``[S, T, B, 1]``.
-        """
-
 
 class Pulled(NamedTuple):
     """``sum a s + carried v_T >= sum currents I + constant``.
@@ -91,6 +84,13 @@ class Stepwise(Lines):
     @abstractmethod
     def until(self, steps: int) -> Stepwise:
         """The lines of the first steps only."""
+
+    @abstractmethod
+    def at(self, column: Tensor) -> Stepwise:
+        """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
+
+        What is returned takes coefficients ``[S, T, B, 1]``.
+        """
 
     @final
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
@@ -141,9 +141,6 @@ class Tracked(Lines):
 
     def until(self, steps: int) -> Tracked:
         return Tracked(self.lines.until(steps), self.follow[: steps - 1])
-
-    def at(self, column: Tensor) -> Lines:
-        raise NotImplementedError("neurons are at other places at each step")
 
 
 def aligned(values: Tensor, coefficients: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from certsnn.bounds.neurons import (
     scan_steps,
     steps_of_counts,
 )
-from certsnn.bounds.relaxation import Lines, Pulled
+from certsnn.bounds.relaxation import Pulled, Stepwise
 from certsnn.networks import hold
 from certsnn.neurons import Dynamics
 
@@ -93,7 +93,7 @@ class Layer(Source):
         """
 
     @abstractmethod
-    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         """What `narrowed` takes at step t (from 0), as forms of the currents into one neuron a row.
 
         Args:
@@ -206,7 +206,7 @@ class SteppedLayer(Layer):
         threshold = self.dynamics.threshold
         return Interval((threshold - low) / width, (high - threshold) / width)
 
-    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
         if t == 0:
             return Pulled(sign[:, None], (sign * self.dynamics.initial).squeeze(2))
@@ -269,7 +269,7 @@ class CountedLayer(Layer):
         nothing = torch.zeros_like(self.driven_by.lower[t])
         return Interval(nothing, nothing)
 
-    def reaching(self, lines: Lines, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         return Pulled(sign[:, None].expand(-1, t + 1, -1, -1), torch.zeros_like(sign.squeeze(2)))
 
     @property
