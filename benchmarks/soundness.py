@@ -2,7 +2,8 @@
 
     python benchmarks/soundness.py [EXAMPLES] [SEED] [METHOD...]
 
-S-IBP's bounds of every layer, and the margins of the further methods named. Runs in one thread, prints every violation and exits with status 1 if there was any.
+S-IBP's bounds of every layer, and the margins of the further methods named. Runs in one thread, prints every
+violation and exits with status 1 if there was any.
 """
 
 from __future__ import annotations
