@@ -72,10 +72,16 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to the jobs it runs in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(config: Path, folder: Path) -> subprocess.Popen[str]:
     """A training in another process that has done two epochs or more."""
     words = ["train", str(config), "--run", str(folder), "--threads", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "certsnn", *words], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "certsnn", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.exists() or metrics.read_text().count("\n") < 2:
@@ -358,7 +364,7 @@ def test_a_kill_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "1",
     ]
     command = [sys.executable, "-m", "certsnn", "verify", *words, "--results", str(to)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 120
     while not to.exists() or to.read_bytes().count(b"\n") < 4:
         assert process.poll() is None, process.communicate()
