@@ -1,8 +1,9 @@
 """Verdicts: bound methods tried one after the other on the samples that none before has decided.
 
-A cheap method runs on the whole batch at once. An expensive one runs on one sample at a time, so that a time
-limit means the same for every sample and a failure stays its own. Each method's margins are sound, so their
-elementwise maximum is: a sample may be certified by two methods together. Source: design, section 5.
+Most methods run on the whole batch at once; the most expensive one runs on one sample at a time, so that a
+time limit means the same for every sample. A batch that runs out of memory is tried again sample by sample: a
+failure stays a sample's own. Each method's margins are sound, so their elementwise maximum is: a sample may
+be certified by two methods together. Source: design, section 5.
 """
 
 from __future__ import annotations
@@ -33,16 +34,22 @@ CASCADE: tuple[str, ...] = tuple(
 )
 """What "auto" tries, in this order."""
 
-EXPENSIVE = frozenset({"s-crown", "alpha-s-crown"})
-"""Methods that run on one sample at a time, and count against its time limit."""
+ALONE = frozenset({"alpha-s-crown"})
+"""Methods that run on one sample at a time."""
+LIMITED = ALONE | {"s-crown"}
+"""Methods that count against the time limit of the samples that they run on."""
 
 
 class Stage(NamedTuple):
-    """One step of a cascade: a bound method, its name, and whether it runs on one sample at a time."""
+    """One step of a cascade.
+
+    ``alone``: whether the method runs on one sample at a time; ``limited``: whether a time limit is for it.
+    """
 
     name: str
     method: Method
     alone: bool
+    limited: bool
 
 
 @final
@@ -86,7 +93,7 @@ def auto(problem: Problem, options: Options) -> Tensor:
         rest = (~(best > 0).all(1)).nonzero().squeeze(1)
         if len(rest) == 0:
             break
-        found = methods.METHODS[name](_part(problem, rest), options)
+        found = methods.METHODS[name](problem.at(rest), options)
         best[rest] = torch.maximum(best[rest], found.to(best))
     return best
 
@@ -104,7 +111,7 @@ def stages(method: str) -> list[Stage]:
     if method not in METHODS:
         raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
     names = CASCADE if method == AUTO else (method,)
-    return [Stage(name, METHODS[name], name in EXPENSIVE) for name in names]
+    return [Stage(name, METHODS[name], name in ALONE, name in LIMITED) for name in names]
 
 
 @torch.no_grad()
@@ -121,18 +128,19 @@ def decide(
         problem: a batch.
         cascade: the stages, first to last; those that run on one sample at a time run after the others.
         options: for every stage; the deadline is set here.
-        seconds: the limit of each sample, over all stages that run on it alone; None is no limit.
+        seconds: the limit of each sample, over all stages that are limited; None is no limit. Samples that
+            run together share the sum of what is left to each.
     """
     everyone = range(len(problem.y))
-    ledger = _Ledger(problem, _right(problem) if len(cascade) > 1 else [True for _ in everyone])
+    right = _right(problem) if len(cascade) > 1 else [True for _ in everyone]
+    ledger = _Ledger(problem, right, math.inf if seconds is None else seconds)
     for stage in cascade:
         if not stage.alone:
             ledger.run(stage, ledger.still(everyone), options)
-    alone = [stage for stage in cascade if stage.alone]
     for sample in ledger.still(everyone):
-        limit = math.inf if seconds is None else time.monotonic() + seconds
-        for stage in alone:
-            ledger.run(stage, ledger.still([sample]), replace(options, deadline=limit))
+        for stage in cascade:
+            if stage.alone:
+                ledger.run(stage, ledger.still([sample]), options)
     return ledger.verdict()
 
 
@@ -145,9 +153,12 @@ def out_of_memory(error: Exception) -> bool:
 
 @final
 class _Ledger:
-    """What is known so far about each sample of a batch; ``right``: the network itself has it right."""
+    """What is known so far about each sample of a batch.
 
-    def __init__(self, problem: Problem, right: Sequence[bool]) -> None:
+    ``right``: the network itself has it right; ``limit``: seconds for each, over all limited stages.
+    """
+
+    def __init__(self, problem: Problem, right: Sequence[bool], limit: float) -> None:
         samples = len(right)
         self._problem, self._right = problem, right
         self._margins = _nothing(problem)
@@ -155,6 +166,7 @@ class _Ledger:
         self._reason = [""] * samples
         self._late = [False] * samples
         self._seconds = [0.0] * samples
+        self._left = [limit] * samples
 
     def still(self, samples: Sequence[int]) -> list[int]:
         """Those of the samples that a further stage is for."""
@@ -170,12 +182,14 @@ class _Ledger:
         if not samples:
             return
         begun = time.perf_counter()
+        if stage.limited:
+            options = replace(options, deadline=time.monotonic() + sum(self._left[i] for i in samples))
         chosen = torch.tensor(samples, device=self._margins.device)
         reasons = [""] * len(samples)
         late = False
         try:
             options.check_time()
-            found = stage.method(_part(self._problem, chosen), options).to(self._margins)
+            found = stage.method(self._problem.at(chosen), options).to(self._margins)
             reasons = self._improve(stage, chosen, found)
             options.check_time()  # a method may end at the deadline with what it has
         except OutOfTime:
@@ -183,6 +197,10 @@ class _Ledger:
         except (MemoryError, RuntimeError, ValueError) as error:
             if not out_of_memory(error):
                 raise
+            if len(samples) > 1 and not stage.alone:
+                for sample in samples:
+                    self.run(stage, [sample], options)
+                return
             reasons = [f"{stage.name}: {' '.join(str(error).split()) or 'out of memory'}"] * len(samples)
         share = (time.perf_counter() - begun) / len(samples)
         for i, reason in zip(samples, reasons, strict=True):
@@ -190,6 +208,7 @@ class _Ledger:
             self._late[i] = late
             self._reason[i] = self._reason[i] or reason
             self._seconds[i] += share
+            self._left[i] -= share if stage.limited else 0
 
     def verdict(self) -> Verdict:
         """All of it."""
@@ -226,10 +245,3 @@ def _right(problem: Problem) -> list[bool]:
     own = logits.gather(1, problem.y[:, None])
     right: list[bool] = (own > logits.gather(1, others(problem.y, logits.shape[1]))).all(1).tolist()
     return right
-
-
-def _part(problem: Problem, chosen: Tensor) -> Problem:
-    """The problem of the samples at these positions, ascending."""
-    mask = torch.zeros(len(problem.y), dtype=torch.bool, device=problem.y.device)
-    mask[chosen] = True
-    return problem if len(chosen) == len(mask) else problem.select(mask)

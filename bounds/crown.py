@@ -54,10 +54,11 @@ class Coupling(ABC):
 @final
 @dataclass(frozen=True)
 class Chain(Coupling):
-    """Affine operators, and the shape of one input of each."""
+    """Affine operators, the shape of one input of each, and that of one output of the last."""
 
     operators: Sequence[Affine]
     shapes: Sequence[torch.Size]
+    outputs: torch.Size
 
     def pull(self, forms: Forms) -> Forms:
         y, constant, error = forms
@@ -79,7 +80,7 @@ def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Cha
     for operator in raised:
         shapes.append(x.shape[1:])
         x = operator.apply(x)
-    return Chain(raised, shapes)
+    return Chain(raised, shapes, x.shape[1:])
 
 
 @final

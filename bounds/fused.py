@@ -78,7 +78,7 @@ class ChosenScan(torch.autograd.Function):
         c = torch.zeros_like(a[:, 0])
         for t in reversed(range(a.shape[1])):
             if t < a.shape[1] - 1:
-                c = _followed(c, follow[t])
+                c = followed(c, follow[t])
             carried[:, t] = c
             below, above, left, whole, right = parts[:, :, t]
             torch.mul(c, n.below[t], out=below)
@@ -142,14 +142,17 @@ class ChosenScan(torch.autograd.Function):
         return to_a, free * torch.lerp(first, last, mix), free * share * (last - first), None, None, None
 
 
-def _followed(c: Tensor, places: Tensor | None) -> Tensor:
+def followed(c: Tensor, places: Tensor | None) -> Tensor:
+    """Coefficients ``[S, B, m]`` of the next step's neurons at this one's: `relaxation.scan_back`."""
     if places is None:
         return c
-    return torch.cat([c, c.new_zeros(*c.shape[:-1], 1)], -1).index_select(-1, places)
+    gone = c.new_zeros(*c.shape[:-1], 1)
+    return torch.cat([c, gone], -1).gather(-1, places.expand(len(c), -1, -1))
 
 
 def _led_back(gradient: Tensor, places: Tensor | None) -> Tensor:
     if places is None:
         return gradient
     shape = (*gradient.shape[:-1], gradient.shape[-1] + 1)
-    return gradient.new_zeros(shape).index_add_(-1, places, gradient)[..., :-1]
+    at = places.expand(len(gradient), -1, -1)
+    return gradient.new_zeros(shape).scatter_add_(-1, at, gradient)[..., :-1]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import final
 
 import torch
@@ -23,14 +24,12 @@ from certsnn.bounds.arithmetic import UNDERFLOW, Interval
 from certsnn.bounds.relaxation import Lines, Pulled, Slack
 from certsnn.neurons import Dynamics
 
-MOST_PIECES = 128
+MOST_PIECES = 64
 """With more pieces than this, lines step by step are taken."""
 POINT = 1e-14
 """What is narrower than this, relative to the currents, is no piece but the rounding of a cut."""
-HULL_ROUNDS = 8
-"""At most so many points are put into the envelope one after the other."""
-TOLERANCE = 1e-5
-"""A point counts as beneath a line from this share of the heights on; any slope is sound."""
+ABSENT = 1e30
+"""The height of what is not there: no line is limited by it."""
 
 
 @final
@@ -88,73 +87,84 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
 class Held(Lines):
     r"""Lines below ``sum a_t s_t`` as a function of a constant current.
 
-    ``begin, end [M, 1, B, ...]``: the pieces within each neuron's bounds (empty where begin > end), whose
-    spikes are ``spikes [M, T]``. With the slopes of the envelope's first and last segment and of the one over
-    the midpoint, the slope runs from ``first`` over ``middle`` (at mix = 1/2) to ``last``, times ``share``;
-    without a `Slack` it is ``middle``.
+    Of a piecewise constant function only the ends of the pieces matter: at ``at [M + 1, 1, B, ...]``, within
+    each neuron's bounds and in order, it has the lesser of the values on both sides. The pieces' spikes are
+    ``spikes [M, T]``; ``absent [M, 1, B, ...]`` is `ABSENT` for pieces outside the bounds, else 0; ``spread``
+    is how far the end of a piece may be from where it stands. The envelope's slope at the midpoint is
+
+    .. math:: \max_{i \le mid} \; \min_{j > mid} \; \frac{H_j - H_i}{x_j - x_i}
+
+    for the tangent from a point on the left to those on the right is steepest from the envelope's own corner.
+    With a `Slack` the slope runs from that of the first segment over this one (at mix = 1/2) to that of the
+    last, times ``share``.
     """
 
     spikes: Tensor
-    begin: Tensor
-    end: Tensor
-    low: Tensor
-    high: Tensor
+    at: Tensor
+    absent: Tensor
+    spread: float
     least: float
     slack: Slack | None
 
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
         if a is None:
             raise ValueError("there is nothing to refine about a constant current")
-        values = torch.einsum("stb...,mt->msb...", a, self.spikes[:, : a.shape[1]])
-        values = values.masked_fill(self.begin > self.end, torch.inf)
-        k = self._middle(values) if self.slack is None else self._slope(values, self.slack)
-        least = (values - self._most(k)).amin(0)
+        values = self.spikes[:, : a.shape[1]] @ a.movedim(1, 0).flatten(1)
+        values = values.view(len(self.spikes), len(a), *a.shape[2:]) + self.absent
+        heights = torch.cat([values[:1], torch.minimum(values[:-1], values[1:]), values[-1:]])
+        k = self._middle(heights) if self.slack is None else self._slope(heights, self.slack)
+        least = torch.addcmul(heights, k, self.at, value=-1).amin(0)
+        if self.spread:
+            least = least - self.spread * k.abs()
         return Pulled(k[:, None], least.flatten(2).sum(2))
 
-    def _most(self, k: Tensor) -> Tensor:
-        """The greatest ``k I`` within each piece."""
-        return torch.maximum(k * self.begin, k * self.end)
+    def _middle(self, heights: Tensor) -> Tensor:
+        """The slope of the envelope's segment over the midpoint."""
+        left, right = self._sides
+        on_left, on_right = heights[: len(left)] + left, heights[-len(right) :] + right
+        tangents = (
+            ((on_right - point) * scale).amin(0) for point, scale in zip(on_left, self._scales, strict=True)
+        )
+        # Within next to nothing a slope is worth nothing, and could be anything.
+        k: Tensor = reduce(torch.maximum, tangents) * (self.at[-1] - self.at[0] >= self.least)
+        return k
 
-    def _slope(self, values: Tensor, slack: Slack) -> Tensor:
+    def _slope(self, heights: Tensor, slack: Slack) -> Tensor:
         share, mix = slack.share[0], slack.mix[0]
-        middle = self._middle(values)
-        at_low = values.masked_fill(self.begin > self.low, torch.inf).amin(0)
-        at_high = values.masked_fill(self.end < self.high, torch.inf).amin(0)
-        first = self._least_slope(values - at_low, self.begin - self.low, self.end - self.low)
-        last = -self._least_slope(values - at_high, self.high - self.end, self.high - self.begin)
+        middle = self._middle(heights)
+        low, high = self.at[0], self.at[-1]
+        first = self._least_slope(heights, self.at - low)
+        last = -self._least_slope(heights, high - self.at)
         left, right = (2 * mix).clamp_max(1), (2 * mix - 1).clamp_min(0)
         return share * (first + left * (middle - first) + right * (last - middle))
 
-    def _least_slope(self, rise: Tensor, near: Tensor, far: Tensor) -> Tensor:
-        """The least slope from an end point to pieces that rise by so much, from near to far away."""
-        slopes = torch.minimum(rise / near.clamp_min(self.least), rise / far.clamp_min(self.least))
-        return slopes.masked_fill(far < self.least, torch.inf).amin(0).nan_to_num(0.0, 0.0, 0.0)
+    def _least_slope(self, heights: Tensor, away: Tensor) -> Tensor:
+        """The least slope to all points from those that are nothing ``away`` from an end of the bounds."""
+        here = away <= 0
+        height = (heights + ABSENT * ~here).amin(0)
+        far = away >= self.least
+        slopes = (heights + ABSENT * ~far - height) * self._per_width(away.new_zeros(()), away)
+        return slopes.amin(0) * far.any(0)
 
-    def _middle(self, values: Tensor) -> Tensor:
-        """The slope of the envelope's segment over the midpoint.
+    def _per_width(self, left: Tensor, right: Tensor) -> Tensor:
+        """One over the distance; 1 where there is none to speak of."""
+        width = right - left
+        return 1 / torch.where(width >= self.least, width, torch.ones_like(width))
 
-        Beginning with the chord, the lowest point below the line replaces the end on its side.
-        """
-        centre = (self.low + self.high) / 2
-        left, right = self.low.expand(values.shape[1:]), self.high.expand(values.shape[1:])
-        left_height = values.masked_fill(self.begin > self.low, torch.inf).amin(0)
-        right_height = values.masked_fill(self.end < self.high, torch.inf).amin(0)
-        for _ in range(HULL_ROUNDS):
-            k = (right_height - left_height) / (right - left).clamp_min(self.least)
-            at = (values - self._most(k)).argmin(0, keepdim=True)
-            height = values.gather(0, at)[0]
-            ends = torch.where(k > 0, self.end, self.begin).expand_as(values)
-            point = ends.gather(0, at)[0]
-            drop = left_height - k * left - (height - k * point)
-            size = left_height.abs() + right_height.abs() + height.abs()
-            beneath = (drop > TOLERANCE * size) & (right - left > self.least)
-            if not bool(beneath.any()):
-                break
-            to_left, to_right = beneath & (point <= centre), beneath & (point > centre)
-            left, left_height = torch.where(to_left, point, left), torch.where(to_left, height, left_height)
-            right = torch.where(to_right, point, right)
-            right_height = torch.where(to_right, height, right_height)
-        return (right_height - left_height) / (right - left).clamp_min(self.least)
+    @cached_property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """`ABSENT` for points not left (right) of the midpoint, of the first (last) ones that may be."""
+        on_left = self.at <= (self.at[0] + self.at[-1]) / 2
+        on_left[0], on_left[-1] = True, False
+        rows = on_left.flatten(1)
+        left, right = (int(rows.any(1).sum()), int((~rows).any(1).sum())) if rows.numel() else (1, 1)
+        return ABSENT * ~on_left[:left], ABSENT * on_left[-right:]
+
+    @cached_property
+    def _scales(self) -> list[Tensor]:
+        """One over the distances from each point on the left to those on the right."""
+        left, right = self._sides
+        return [self._per_width(point, self.at[-len(right) :]) for point in self.at[: len(left)]]
 
     def until(self, steps: int) -> Held:
         return self
@@ -163,8 +173,14 @@ class Held(Lines):
 def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | None = None) -> Held:
     """`Held` for bounds ``[B, ...]`` of the currents."""
     low, high = currents
+    inner = (cut.upper[:-1] + cut.lower[1:]) / 2
+    apart = (cut.upper[:-1] - cut.lower[1:]).abs()
+    # Enlarged by more than what rounding makes of the points themselves.
+    spread = float(apart.max()) / 2 * (1 + 2.0**-20) if len(inner) else 0.0
     shape = (-1, *[1] * (low.ndim + 1))
-    begin = torch.maximum(cut.lower.to(low).view(shape), low)
-    end = torch.minimum(cut.upper.to(low).view(shape), high)
+    ends = torch.cat([low[None, None], inner.to(low).view(shape).expand(-1, 1, *low.shape), high[None, None]])
+    at = torch.minimum(torch.maximum(ends, low), high)
+    begin, end = (part.to(low).view(shape) for part in (cut.lower, cut.upper))
+    absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
     least = float(dynamics.threshold) * math.sqrt(torch.finfo(low.dtype).eps)
-    return Held(cut.spikes.to(low), begin, end, low, high, least, slack)
+    return Held(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least, slack)

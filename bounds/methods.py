@@ -13,14 +13,16 @@ from certsnn.bounds import ibp
 from certsnn.bounds.arithmetic import Interval
 from certsnn.bounds.crown import Level, Whole, chain, lower, magnitudes, margin_forms, membrane_error
 from certsnn.bounds.flips import FeasibleFlips
-from certsnn.bounds.memory import rows_that_fit
+from certsnn.bounds.memory import TEMPORARIES, packed, rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.refine import Refinement
+from certsnn.bounds.refine import Refinement, sample_sizes
 from certsnn.bounds.relaxation import Relaxation, joint, separate
 from certsnn.bounds.sources import Layer
 
 RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
 Method = Callable[[Problem, Options], Tensor]
+TOGETHER = 64
+"""At most so many samples are refined together: more gain nothing."""
 
 
 def s_ibp(problem: Problem, options: Options) -> Tensor:
@@ -39,25 +41,35 @@ def s_crown_ibp(problem: Problem, options: Options) -> Tensor:
     return in_groups(problem, options, bound)
 
 
+@torch.no_grad()
 def s_crown(problem: Problem, options: Options) -> Tensor:
     """S-CROWN, with S-CROWN bounds of every layer's undecided neurons; and S-IBP's where they are better."""
-    return alpha_s_crown(problem, replace(options, iterations=0))
+    found, layers = interval_layers(problem)
+    sizes = sample_sizes(problem, layers) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
+    for group in packed(sizes, options.memory // 2, TOGETHER):
+        part = problem.at(group)
+        refined = refined_margins(part, replace(options, iterations=0, memory=options.memory // 2))
+        found[group] = torch.maximum(found[group], refined)
+    return found
 
 
+@torch.no_grad()
 def alpha_s_crown(problem: Problem, options: Options) -> Tensor:
     """`s_crown` with optimised slopes, in the layers and at the end; at the deadline it has what it has."""
+    found, _ = interval_layers(problem)
+    for sample, part in enumerate(problem.groups(1)):
+        found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
+    return found
+
+
+def refined_margins(problem: Problem, options: Options) -> Tensor:
+    """The best margins ``[B, K-1]`` that S-CROWN bounds of the layers give, in all samples together."""
     relaxation = RELAXATIONS[options.relaxation]
-
-    def bound(part: Problem) -> Tensor:
-        found, _ = interval_layers(part)
-        refinement = Refinement(part, relaxation, options)
-        layers = refinement.layers
-        found = torch.maximum(found, forward_margins(part, layers))
-        found = torch.maximum(found, backward_margins(part, layers, levels_of(part, layers, relaxation)))
-        return torch.maximum(found, refinement.margins())
-
-    with torch.no_grad():
-        return torch.cat([bound(part) for part in problem.groups(1)] or [s_ibp(problem, options)])
+    refinement = Refinement(problem, relaxation, options)
+    layers = refinement.layers
+    found = forward_margins(problem, layers)
+    found = torch.maximum(found, backward_margins(problem, layers, levels_of(problem, layers, relaxation)))
+    return torch.maximum(found, refinement.margins())
 
 
 def second_engine(method: str) -> Method:
@@ -120,14 +132,20 @@ def backward_margins(problem: Problem, layers: Sequence[Layer], levels: Sequence
 
 def in_groups(problem: Problem, options: Options, bound: Callable[[Problem], Tensor]) -> Tensor:
     """A bound of all samples, as many at a time as the memory allows."""
-    axis = problem.program.input.batch_axis
-    traces = problem.program.traces(problem.x0.narrow(axis, 0, 0))
-    sizes = [problem.x0.shape[axis + 1 :].numel()]
-    sizes += [trace.membranes.shape[2:].numel() for trace in traces]
-    widest = max(one + other for one, other in pairwise(sizes))
-    itemsize = problem.arithmetic.raised(problem.x0[:0]).element_size()
-    sample = itemsize * (problem.classes - 1) * problem.steps * widest
-    size = rows_that_fit(sample, options.memory)
+    size = rows_that_fit(row_bytes(problem) * (problem.classes - 1), options.memory)
     if size >= len(problem.y):
         return bound(problem)
     return torch.cat([bound(part) for part in problem.groups(size)])
+
+
+def row_bytes(problem: Problem) -> int:
+    """Bytes of one row of coefficients for one sample, in the two widest neighbouring operators' outputs."""
+    axis = problem.program.input.batch_axis
+    frames = problem.program.input.frames(problem.x0.narrow(axis, 0, 0), None)[0]
+    x = problem.arithmetic.raised(frames[0])
+    sizes = [x.shape[1:].numel()]
+    for stage in problem.program.stages:
+        shapes = chain(stage.operators, x, problem.arithmetic)
+        sizes += [shape.numel() for shape in shapes.shapes[1:]] + [shapes.outputs.numel()]
+        x = x.new_empty(0, *shapes.outputs)
+    return x.element_size() * problem.steps * max(one + other for one, other in pairwise(sizes))

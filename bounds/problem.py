@@ -42,6 +42,12 @@ class Problem:
         x0 = self.x0[mask] if self.program.input.batch_axis == 0 else self.x0[:, mask]
         return replace(self, x0=x0, y=self.y[mask], input_set=self.input_set.select(mask))
 
+    def at(self, positions: Tensor) -> Problem:
+        """The problem of the samples at these positions, ascending."""
+        mask = torch.zeros(len(self.y), dtype=torch.bool, device=self.y.device)
+        mask[positions] = True
+        return self if len(positions) == len(mask) else self.select(mask)
+
     def groups(self, size: int) -> list[Problem]:
         """The problem in pieces of at most so many samples, in order."""
         batch = torch.arange(len(self.y), device=self.y.device)

@@ -1,8 +1,8 @@
-"""S-CROWN with S-CROWN bounds of every layer, sample by sample, with slopes that may be optimised.
+"""S-CROWN with S-CROWN bounds of every layer, with slopes that may be optimised.
 
 The layers are bounded from the first to the last: S-IBP first, then a backward pass for every neuron that it
 leaves undecided, step by step, the interval scan being rerun after each step. All of this happens in the
-network that is left of one sample (`certsnn.bounds.sparse`).
+networks that are left of the samples (`certsnn.bounds.sparse`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -35,11 +36,13 @@ from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.relaxation import Lines, Relaxation, Slack, Stepwise, Tracked, chosen_slopes, midpoint
 from certsnn.bounds.slopes import ascend
 from certsnn.bounds.sources import Layer, layer_of
-from certsnn.bounds.sparse import Rows, active, follow, rows_of, select, selected_inputs
+from certsnn.bounds.sparse import Rows, active, follow, positions, rows_of, select, selected_inputs
 from certsnn.neurons import Dynamics
 
 REACH = 0.15
 """Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
+CACHED, LEAST_ROWS = 2**22, 16
+"""Bytes of coefficients that are worked on at a time, so that they stay in the processor's cache."""
 FEW_ROWS, MOST_EFFORT = 64, 4
 """Where rows are few, each gets up to so many times the steps: it costs no more."""
 
@@ -47,7 +50,7 @@ FEW_ROWS, MOST_EFFORT = 64, 4
 @final
 @dataclass(frozen=True)
 class Cut:
-    """A layer cut down to its active neurons: bounds ``[F, 1, m]`` of their membranes, or held currents.
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of their membranes, or held currents.
 
     ``follow`` as in `relaxation.scan_back`; ``held``: whether the current is the same at every step, and
     ``pieces`` what it can cause (None: relaxed step by step).
@@ -76,6 +79,7 @@ class Cut:
         slack = midpoint(self.known, self.dynamics)
         return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
 
+    @cached_property
     def plain(self) -> Level:
         """The level with the lines of the relaxation."""
         if self.pieces is not None:
@@ -98,11 +102,9 @@ class Cut:
 
 @final
 class Refinement:
-    """One sample's layers and levels, as far as they are known."""
+    """The layers and levels of a batch, as far as they are known."""
 
     def __init__(self, problem: Problem, relaxation: Relaxation, options: Options) -> None:
-        if len(problem.y) != 1:
-            raise ValueError(f"layers are refined for one sample at a time, got {len(problem.y)}")
         self.problem, self.relaxation, self.options = problem, relaxation, options
         self.layers: list[Layer] = []
         self.cuts: list[Cut] = []
@@ -119,97 +121,98 @@ class Refinement:
         return not self.layers and self.problem.input_set.domain == "image"
 
     def _take(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
+        """The next layer, with S-CROWN bounds where it may have them; from now on it is known."""
         problem = self.problem
-        raised = problem.arithmetic.raised
         below = self.layers[-1] if self.layers else None
         size = magnitudes(problem.x0, problem.input_set, below)
         links = chain(operators, size[0], problem.arithmetic)
-        shape = layer.membranes.lower.shape[2:]
 
-        def membranes() -> Interval:
-            return Interval(*(raised(end) for end in layer.membranes))
+        def error(layer: Layer) -> Tensor | None:
+            return membrane_error(operators, size, self._membranes(layer), dynamics, problem.arithmetic)
 
-        def error() -> Tensor | None:
-            return membrane_error(operators, size, membranes(), dynamics, problem.arithmetic)
-
-        # Counts depend on all currents so far.
-        wanted = layer.undecided.flip(0).cummax(0).values.flip(0)
-        needed = active(membranes(), dynamics, wanted).any(0)
-        needed[0] = True  # selections are never empty
-        rows = rows_of(links, shape, needed.nonzero().flatten(), self.inputs)
+        asked = positions(needed(layer, dynamics).any(0))
+        rows = rows_of(links, layer.membranes.lower.shape[2:], asked, self.inputs)
         if not self.held:
             for t in range(layer.steps):
                 for iterations in sorted({0, self.options.iterations}):
                     if self.options.late():
                         break
-                    lines = self.relaxation(membranes(), dynamics)
-                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(), t, iterations))
-        known, lost = membranes(), error()
-        wanted = active(known, dynamics, torch.zeros_like(layer.undecided))
-        cut = None
+                    lines = self.relaxation(self._membranes(layer), dynamics)
+                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(layer), t, iterations))
+        self._cut(layer, rows, dynamics, error(layer))
+        self.layers.append(layer)
+        return layer
+
+    def _membranes(self, layer: Layer) -> Interval:
+        return Interval(*(self.problem.arithmetic.raised(end) for end in layer.membranes))
+
+    def _cut(self, layer: Layer, rows: Rows, dynamics: Dynamics, error: Tensor | None) -> None:
+        """Cut the layer down to its active neurons; they are the next one's inputs."""
+        raised = self.problem.arithmetic.raised
+        known, cut = self._membranes(layer), None
+        wanted = active(known, dynamics)
         if self.held:
             # The current is the same at every step, and so is the sum of one.
-            low, high = layer.driven_by.lower[:1], layer.driven_by.upper[:1]
-            cut = pieces(float(low.min()), float(high.max()), layer.steps, dynamics, problem.arithmetic.unit)
+            current = Interval(*(raised(end[:1]) for end in layer.driven_by))
+            ends = (float(current.lower.min()), float(current.upper.max()))
+            cut = pieces(*ends, layer.steps, dynamics, self.problem.arithmetic.unit)
             wanted = wanted.any(0, keepdim=True).expand_as(wanted)
-        spikes = raised(layer.spikes.lower)[:, 0]
-        chosen = select(wanted, spikes)
-        index = chosen.index
+            if cut is not None:
+                known, error = current, None if error is None else error[:1]
+        self.inputs = select(wanted, raised(layer.spikes.lower))
+        index = self.inputs.index
 
         def gathered(values: Tensor) -> Tensor:
-            return values.flatten(2).gather(2, index[: len(values), None])
+            return values.flatten(2).gather(2, index[: len(values)])
 
-        if cut is not None:
-            known = Interval(raised(low), raised(high))
-            lost = None if lost is None else lost[:1]
         self.cuts.append(
             Cut(
                 rows.of(index[:1] if self.held else index),
                 Interval(*(gathered(end) for end in known)),
                 dynamics,
-                None if lost is None else gathered(lost),
-                follow(index, math.prod(shape)),
+                None if error is None else gathered(error),
+                follow(index, wanted.shape[2]),
                 self.held,
                 cut,
                 self.relaxation,
             )
         )
-        self.layers.append(layer)
-        self.inputs = chosen
-        return layer
 
     def _bounds(
         self, layer: Layer, lines: Stepwise, rows: Rows, error: Tensor | None, t: int, iterations: int
     ) -> Interval:
-        """Bounds ``[T, 1, ...]`` that say something about undecided neurons at step t."""
-        like = self.problem.arithmetic.raised(layer.membranes.lower)
+        """Bounds ``[T, B, ...]`` that say something about undecided neurons at step t."""
+        like = self._membranes(layer).lower
         bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
+        neurons = bounds.shape[3]
         # Slopes are optimised only where that may decide something.
         reach = REACH if iterations else math.inf
-        near = torch.stack([gap[0].flatten() <= reach for gap in layer.gap(t)])
-        wanted = near & layer.undecided[t, 0].flatten()
-        for piece in wanted.nonzero().split(self._rows_at_once(t + 1)):
-            if not len(piece):
+        near = torch.cat([gap.flatten(1) <= reach for gap in layer.gap(t)], 1)
+        wanted = near & layer.undecided[t].flatten(1).repeat(1, 2)
+        sample = torch.arange(len(wanted), device=like.device)
+        for place in positions(wanted).T.split(self._rows_at_once(t + 1)):
+            asked = wanted.gather(1, place.T).T
+            if not bool(asked.any()):
                 break
-            side, column = piece.T
-            sign = (1 - 2 * side).to(like)[:, None, None]
-            k, constant = layer.reaching(lines, t, column[:, None], sign)
-            k = k[:, :, 0, 0]
-            place = rows.place[column]
-            constant = constant[:, 0] + (k * rows.shift[: t + 1, place].T).sum(1)
+            side, column = place // neurons, place % neurons
+            k, constant = layer.reaching(lines, t, column, (1 - 2 * side).to(like)[:, :, None])
+            into = rows.single(column, t + 1)
+            by_step = k[..., 0].transpose(0, 1)
+            a = by_step[..., None] * into.matrix
+            constant = constant + (by_step * into.shift).sum(0)
             lost = torch.zeros_like(constant)
             if error is not None:
-                lost = (k.abs() * error.flatten(1)[: t + 1, column].T).sum(1)
-            a = k[:, :, None] * rows.matrix[: t + 1, place].movedim(0, 1)
-            forms = Forms(a[:, :, None], constant[:, None], lost[:, None])
-            bounds[side, t, 0, column] = -self.lower(forms, iterations)[:, 0]
+                lost = (by_step.abs() * error.flatten(2)[: t + 1, sample, column]).sum(0)
+            found = self.lower(Forms(a.movedim(0, 1), constant, lost), iterations)
+            where = (side[asked], t, sample.expand_as(side)[asked], column[asked])
+            bounds[where] = -found[asked]
         low, high = bounds.unflatten(3, like.shape[2:])
         return Interval(-low, high)
 
     def lower(self, forms: Forms, iterations: int) -> Tensor:
-        """Lower bounds ``[S, 1]`` of forms of the last layer's active neurons, ``[S, F, 1, m]``."""
+        """Lower bounds ``[S, B]`` of forms of the last layer's active neurons, ``[S, F, B, m]``."""
         with torch.no_grad():
-            plain = lower(self.entry, [cut.plain() for cut in self.cuts], forms)
+            plain = lower(self.entry, [cut.plain for cut in self.cuts], forms)
         rows = len(forms.coefficients)
         if not iterations or not rows:
             return plain
@@ -223,18 +226,44 @@ class Refinement:
         return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
 
     def _rows_at_once(self, steps: int) -> int:
-        """Rows of the next layer whose coefficients fit into the memory, in float64."""
+        """Rows of the next layer whose coefficients fit into the memory, for all samples."""
+        itemsize = self.inputs.fixed.element_size()
         kept = 3 if self.options.iterations else 1  # the graph of the gradient, several lines of it
-        alive = self.inputs.index.shape[1] + kept * sum(cut.size for cut in self.cuts)
-        return rows_that_fit(8 * steps * alive, self.options.memory)
+        alive = self.inputs.index.shape[2] + kept * sum(cut.size for cut in self.cuts)
+        row = itemsize * len(self.problem.y) * steps * alive
+        return min(rows_that_fit(row, self.options.memory), max(LEAST_ROWS, CACHED // row))
 
     def margins(self) -> Tensor:
-        """Lower bounds ``[1, K-1]`` of the margins."""
+        """Lower bounds ``[B, K-1]`` of the margins."""
         problem, last = self.problem, self.layers[-1]
         rate = rates(last, problem.x0.dtype)
         forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
         a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
-        kept = a.gather(3, self.inputs.index[None, :, None].expand(len(a), -1, 1, -1))
-        constant = forms.constant + (a * self.inputs.fixed.flatten(1)[:, None]).sum((1, 3))
-        found = self.lower(Forms(kept, constant, forms.error), self.options.iterations)
-        return found.T / problem.steps
+        kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
+        constant = forms.constant + (a * self.inputs.fixed.flatten(2)).sum((1, 3))
+        pieces = self._rows_at_once(problem.steps)
+        parts = zip(*(part.split(pieces) for part in (kept, constant, forms.error)), strict=True)
+        found = [self.lower(Forms(*part), self.options.iterations) for part in parts]
+        return torch.cat(found).T / problem.steps
+
+
+def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
+    """Bytes ``[B]`` of the matrices that refining each sample keeps, from S-IBP's bounds of the layers.
+
+    That is an upper bound: refined bounds are narrower, and leave fewer neurons.
+    """
+    inputs, _ = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+    frames, _, width = inputs.index.shape
+    below = torch.full_like(problem.y, width)
+    numbers = torch.zeros_like(problem.y)
+    for layer, stage in zip(layers, problem.program.stages, strict=True):
+        numbers += 2 * frames * needed(layer, stage.neuron).any(0).sum(1) * below
+        frames, below = layer.steps, active(layer.membranes, stage.neuron).sum(2).amax(0)
+    return numbers * inputs.fixed.element_size()
+
+
+def needed(layer: Layer, dynamics: Dynamics) -> Tensor:
+    """``bool [T, B, n]``: the neurons that refining the layer may ask for at some step."""
+    # Counts depend on all currents so far.
+    wanted = layer.undecided.flip(0).cummax(0).values.flip(0)
+    return active(layer.membranes, dynamics, wanted)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Interval
-from certsnn.bounds.fused import ChosenScan
+from certsnn.bounds.fused import ChosenScan, followed
 from certsnn.neurons import Dynamics
 
 
@@ -109,15 +109,14 @@ def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequen
     """`Lines.pull`, from the last step to the first.
 
     ``follow[t]``: where the neurons of step t are at step t + 1, where each step has neurons of its own
-    (``[m]`` positions; one past the end for those that are gone); None where they are the same ones.
+    (``[B, m]`` positions; one past the end for those that are gone); None where they are the same ones.
     """
     slopes = []
     c = carried
     constant = c.new_zeros(c.shape[:2])
     for t in reversed(range(lines.steps)):
-        if t < lines.steps - 1 and (places := follow[t]) is not None:
-            gone = c.new_zeros(*c.shape[:-1], 1)
-            c = torch.cat([c, gone], -1).index_select(-1, places)
+        if t < lines.steps - 1:
+            c = followed(c, follow[t])
         spikes = None if a is None else a[:, t]
         k = lines.slopes(t, spikes, c)
         constant = constant + lines.constant(t, spikes, c, k)
@@ -129,7 +128,7 @@ def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequen
 @final
 @dataclass(frozen=True)
 class Tracked(Lines):
-    """Lines of those neurons alone that matter, other ones at each step: ``[T, 1, m]``; see `scan_back`."""
+    """Lines of those neurons alone that matter, other ones at each step: ``[T, B, m]``; see `scan_back`."""
 
     lines: Stepwise
     follow: Sequence[Tensor]

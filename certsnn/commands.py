@@ -49,7 +49,7 @@ class Setting:
     """How to verify; method to seconds as in `certsnn.bounds.certify`.
 
     ``batch_size``: samples that are bounded, and written down, together. None is 256, or 32 where some method
-    runs on one sample at a time, so that progress shows.
+    takes so long that progress would not show.
     """
 
     device: torch.device
@@ -70,7 +70,7 @@ class Setting:
         """The batch size."""
         if self.batch_size is not None:
             return self.batch_size
-        return 32 if any(stage.alone for stage in stages(self.method)) else 256
+        return 32 if any(stage.limited for stage in stages(self.method)) else 256
 
 
 def prepare(device: str, threads: int | None) -> torch.device:

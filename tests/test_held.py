@@ -141,7 +141,7 @@ def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:
     share, mix = (random(STEPS, 3, 1, 7).requires_grad_() for _ in range(2))
     found = chosen_slopes(Interval(low, low + 1.5 * random(STEPS, 1, 7)), dynamics, Slack(share, mix))
     a = (random(3, STEPS, 1, 7) - 0.5).requires_grad_()
-    places = [torch.randperm(8, generator=generator)[:7] for _ in range(STEPS - 1)]
+    places = [torch.randperm(8, generator=generator)[None, :7] for _ in range(STEPS - 1)]
     return found, a, places, share, mix
 
 

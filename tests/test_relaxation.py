@@ -545,7 +545,7 @@ def test_the_lines_of_one_neuron_are_those_of_the_layer(kind: str) -> None:
 def followed(steps: int, neurons: int) -> list[Tensor]:
     """Where the neurons of each step are at the next: shuffled, one of them gone."""
     generator = torch.Generator().manual_seed(3)
-    places = [torch.randperm(neurons, generator=generator) for _ in range(steps - 1)]
+    places = [torch.randperm(neurons, generator=generator).repeat(2, 1) for _ in range(steps - 1)]
     return [place.masked_fill(place == t % neurons, neurons) for t, place in enumerate(places)]
 
 

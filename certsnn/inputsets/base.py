@@ -198,7 +198,7 @@ def check_enumerable(members: float) -> None:
 
 def box_minimum(A: Tensor, lower: Tensor, upper: Tensor, batch_axis: int) -> Tensor:
     """min sum(A * x) over lower <= x <= upper, A+ . lower + A- . upper, [S, B]."""
-    return (A * torch.where(A > 0, lower, upper)).movedim(1 + batch_axis, 1).flatten(2).sum(dim=2)
+    return torch.minimum(A * lower, A * upper).movedim(1 + batch_axis, 1).flatten(2).sum(dim=2)
 
 
 def uniform(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
