@@ -1,10 +1,11 @@
 """What bounds cost, against the plain forward pass and the natural training step, in one process.
 
-    python benchmarks/bounds.py [THREADS]      # writes benchmarks/results/bounds.{json,md}
+    python benchmarks/bounds.py [THREADS] [DATA]      # writes benchmarks/results/bounds.{json,md}
 
-784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random images. Where auto_LiRPA is
-installed (see the README), its bounds of the same network run in the same process. All figures are medians
-over rounds in which the variants take turns, so that a slow moment of the machine meets all of them alike.
+784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random weights and images. DATA, a folder
+with MNIST: S-CROWN layers of the pretrained mnist-lif-eps0.1, too. Where auto_LiRPA is installed (see the
+README), its bounds of the same network run in the same process. All figures are medians over rounds in which
+the variants take turns, so that a slow moment of the machine meets all of them alike.
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ from certsnn.bounds.flips import AnyWeights, FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, Problem
+from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.interop.auto_lirpa import Engine
+from certsnn.models import load_model
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives import robust_cross_entropy
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, WARM_UP = 30, 3
-FULL = 8
-"""Images for S-CROWN with S-CROWN layers."""
+FULL, TRAINED = 8, 64
+"""Images for S-CROWN with S-CROWN layers: of the random network, and of the pretrained one."""
+PRETRAINED = "mnist-lif-eps0.1"
 THREAT = LinfBall(0.1)
 LIRPA = importlib.util.find_spec("auto_LiRPA") is not None
 
@@ -135,15 +139,20 @@ def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
     return medians(variants)
 
 
-def measure_full(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
+def measure_full(program: Program, x: Tensor, y: Tensor) -> dict[str, float]:
     """S-CROWN with S-CROWN layers, by certsnn and by auto_LiRPA: median milliseconds of three."""
-    program = network_of(leaky, steps).freeze()
     variants = {"s_crown": bound_by(program, x, y, "s-crown")}
     input_set = THREAT.bind(x, torch.arange(len(x)))[1]
     if LIRPA:
         engine = Engine(program, x)
         variants["lirpa_crown"] = lambda: engine.margins(input_set, y, "crown")
-    return medians(variants, rounds=3, warm_up=0)
+    return medians(variants, rounds=3, warm_up=1)
+
+
+def measure_trained(data: str) -> dict[str, float]:
+    """`measure_full` of the pretrained network on the first test images."""
+    x, y, _ = load("mnist", "test", data)[range(TRAINED)]
+    return measure_full(load_model(PRETRAINED).network.freeze(), x, y)
 
 
 def peak_memory(steps: int) -> float:
@@ -170,7 +179,13 @@ def main() -> None:
     y = torch.randint(0, 10, (64,), generator=generator)
     found = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
     crown = {steps: measure_crown(steps, x, y) for steps in (4, 8)}
-    full = measure_full(4, x[:FULL], y[:FULL])
+    full = {
+        f"random weights, T = 4, {FULL} images": measure_full(
+            network_of(leaky, 4).freeze(), x[:FULL], y[:FULL]
+        )
+    }
+    if len(sys.argv) > 2:
+        full[f"{PRETRAINED}, T = 4, first {TRAINED} MNIST test images"] = measure_trained(sys.argv[2])
     memory = {steps: peak_memory(steps) for steps in (64, 128, 256)}
     setting = {
         "network": "784-512-512-10, T=8, batch 64, membrane readout, LinfBall(0.1)",
@@ -212,24 +227,29 @@ def table(setting: dict[str, object], found: dict[str, dict[str, float]], memory
     return "\n".join(lines) + "\n"
 
 
-def crown_table(crown: dict[int, dict[str, float]], full: dict[str, float]) -> str:
+def crown_table(crown: dict[int, dict[str, float]], full: dict[str, dict[str, float]]) -> str:
     lines = [
         "\n## S-CROWN, LIF, rounding=False\n",
         "| T | forward (ms) | S-CROWN-IBP (ms) | / forward | auto_LiRPA 0.3 CROWN-IBP (ms) | / S-CROWN-IBP |",
         "|---|---|---|---|---|---|",
     ]
     for steps, ms in crown.items():
-        other = ms.get("lirpa_crown_ibp")
-        columns = ("-", "-") if other is None else (f"{other:.0f}", f"{other / ms['s_crown_ibp']:.2f}")
-        lines.append(
-            f"| {steps} | {ms['forward']:.1f} | {ms['s_crown_ibp']:.1f} | "
-            f"{ms['s_crown_ibp'] / ms['forward']:.1f} | {' | '.join(columns)} |"
-        )
-    lines.append(f"\nWith S-CROWN layers, T = 4, {FULL} images: s-crown {full['s_crown'] / 1e3:.2f} s")
-    if "lirpa_crown" in full:
-        ratio = full["lirpa_crown"] / full["s_crown"]
-        lines[-1] += f", auto_LiRPA 0.3 CROWN {full['lirpa_crown'] / 1e3:.2f} s ({ratio:.1f} times as long)"
-    return "\n".join(lines) + ".\n"
+        mine, other = ms["s_crown_ibp"], ms.get("lirpa_crown_ibp")
+        ratio = mine / ms["forward"]
+        lines.append(f"| {steps} | {ms['forward']:.1f} | {mine:.1f} | {ratio:.1f} | {beside(other, mine)} |")
+    lines += [
+        "\n| S-CROWN layers | s-crown (ms) | auto_LiRPA 0.3 CROWN (ms) | / s-crown |",
+        "|---|---|---|---|",
+    ]
+    for name, ms in full.items():
+        mine = ms["s_crown"]
+        lines.append(f"| {name} | {mine:.0f} | {beside(ms.get('lirpa_crown'), mine)} |")
+    return "\n".join(lines) + "\n"
+
+
+def beside(other: float | None, mine: float) -> str:
+    """The other engine's milliseconds and their ratio, as columns."""
+    return "- | -" if other is None else f"{other:.0f} | {other / mine:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The memory budget of backward passes: how samples are packed, and what a process really takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certsnn.bounds.memory import TEMPORARIES, OverBudget, packed, rows_that_fit
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+from certsnn.bounds import margin_bounds
+from certsnn.inputsets import LinfBall
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import LIF
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = [nn.Flatten(), nn.Linear(784, 256), LIF(0.25, 0.25), nn.Linear(256, 256), LIF(0.25, 0.25)]
+network = SpikingNetwork([*layers, nn.Linear(256, 10)], 8, "membrane", "image")
+x, y = torch.rand(16, 784), torch.arange(16) % 10
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+margin_bounds(network, x, y, LinfBall(0.1), "s-ibp")
+before = peak()
+for memory in map(int, sys.argv[1:]):
+    for method in ("s-crown-ibp", "s-crown"):
+        margin_bounds(network, x, y, LinfBall(0.1), method, memory=memory * 2**20)
+    print(peak() - before)
+"""
+SLACK = 24
+"""MiB that intervals and the allocator may take besides the coefficients."""
+
+
+@given(st.lists(st.integers(0, 50), max_size=12), st.integers(50, 120), st.integers(1, 5))
+def test_packed_groups_fit_and_hold_every_sample_once(sizes: list[int], memory: int, most: int) -> None:
+    groups = packed(torch.tensor(sizes), memory, most)
+    assert sorted(position for group in groups for position in group.tolist()) == list(range(len(sizes)))
+    for group in groups:
+        assert 1 <= len(group) <= most
+        assert len(group) * max(sizes[i] for i in group.tolist()) <= memory
+        assert group.tolist() == sorted(group.tolist())
+
+
+def test_samples_of_like_size_are_packed_together() -> None:
+    groups = packed(torch.tensor([9, 1, 8, 1]), 18, 8)
+    assert [group.tolist() for group in groups] == [[1, 3], [0, 2]]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(OverBudget, match=r"takes 3\.0 MiB, and the memory budget is 2\.0 MiB"):
+        packed(torch.tensor([2**20, 3 * 2**20]), 2 * 2**20, 8)
+    assert rows_that_fit(10, 100 * TEMPORARIES) == 10
+    with pytest.raises(OverBudget, match="raise it"):
+        rows_that_fit(10, 9 * TEMPORARIES)
+
+
+def test_a_process_stays_within_the_budget() -> None:
+    command = [sys.executable, "-c", PEAK, "48", "512"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    small, large = map(float, run.stdout.split())
+    assert small <= 48 + SLACK
+    assert large > 48 + SLACK, "the example takes too little to show anything"
