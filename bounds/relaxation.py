@@ -258,25 +258,26 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
     low, high = pieces.low, pieces.high
     threshold, decay = dynamics.threshold, dynamics.decay
     gain, offset = dynamics.gain, dynamics.offset
-    begins, stable = pieces.left | pieces.silent, pieces.silent | pieces.firing
+    begins = pieces.left | pieces.silent
+    stable = (pieces.silent | pieces.firing).to(low)
     sign = 2 * begins.to(low) - 1
+    at_low, at_high = decay * low, gain * high + offset
     near = torch.where(begins, low, high)
-    at_near = torch.where(begins, decay * low, gain * high + offset)
+    at_near, at_far = torch.where(begins, at_low, at_high), torch.where(begins, at_high, at_low)
     at_threshold = torch.where(begins, gain * threshold + offset, decay * threshold)
-    at_far = torch.where(begins, gain * high + offset, decay * low)
     adjacent = torch.where(begins, decay, -gain)
+    settled = adjacent * stable
     # One over the widths, 0 where stable: such a neuron's width may be 0, and must not reach the gradient.
-    settled = stable.to(low)
-    inner = (1 - settled) / ((threshold - near).abs() + settled)
-    chord = (1 - settled) / (high - low + settled)
+    inner = (1 - stable) / ((threshold - near).abs() + stable)
+    chord = (1 - stable) / (high - low + stable)
     return Joint(
         dynamics,
         sign=sign,
         adjacent_c=adjacent,
         inner_a=sign * inner,
-        inner_c=torch.where(stable, adjacent, (at_threshold - at_near) * inner),
+        inner_c=torch.addcmul(settled, at_threshold - at_near, inner),
         chord_a=sign * chord,
-        chord_c=torch.where(stable, adjacent, (at_far - at_near) * chord),
+        chord_c=torch.addcmul(settled, at_far - at_near, chord),
         fired=(1 - sign) / 2,
         kept=at_near,
         touch=near,
