@@ -29,11 +29,13 @@ AUTO = "auto"
 """The name of the whole cascade as a method."""
 
 CASCADE: tuple[str, ...] = tuple(
-    name for name in ("s-ibp", "s-crown-ibp", "s-crown", "alpha-s-crown") if name in methods.METHODS
+    name
+    for name in ("s-ibp", "s-crown-ibp", "branch-and-bound", "s-crown", "alpha-s-crown")
+    if name in methods.METHODS
 )
 """What "auto" tries, in this order."""
 
-EXPENSIVE = frozenset({"s-crown", "alpha-s-crown"})
+EXPENSIVE = frozenset({"branch-and-bound", "s-crown", "alpha-s-crown"})
 """Methods that run on one sample at a time, and count against its time limit."""
 
 
