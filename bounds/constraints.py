@@ -158,6 +158,8 @@ class Constraints:
         """The point of the box (integers relaxed) that violates the rows least in total; None if not found."""
         least, most = self._activities(box)
         above, below = np.flatnonzero(most > self.upper), np.flatnonzero(least < self.lower)
+        if not len(above) + len(below):
+            return LeastViolation(box.lower, np.zeros(len(self.lower)))
         free = np.flatnonzero(box.lower < box.upper)
         fixed = np.where(box.lower < box.upper, 0.0, box.lower)
         rest = self.matrix @ fixed
