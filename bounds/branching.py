@@ -1,11 +1,12 @@
 r"""Branch and bound on spike counts: is there an input for which the margin is not positive?
 
-Around one sample the network is a system of linear constraints on integers (`certsnn.bounds.counting`). With one row more,
-``margin <= 0``, a margin is proved by showing that nothing fulfils them: the box of all variables is
-narrowed by propagation, refuted by the multipliers of a linear program, or cut in two at a binary variable,
-most influential on the margin first. S-IBP takes every neuron at its own worst case; that some of these
-exclude each other is what is found here, and on networks trained by S-IBP it often takes propagation alone:
-the margin can only be lost if nearly all neurons are at their worst, which fixes them, and so on backwards.
+Around one sample the network is a system of linear constraints on integers (`certsnn.bounds.counting`). With
+one row more, ``margin <= 0``, a margin is proved by showing that nothing fulfils them: the box of all
+variables is narrowed by propagation, refuted by the multipliers of a linear program, or cut in two at a
+binary one, the most influential on the margin first. S-IBP takes every neuron at its own worst case; that some
+of these exclude each other is what is found here. On networks trained by S-IBP it often takes propagation
+alone: the margin can only be lost if nearly all neurons are at their worst, which fixes their counts, so the
+currents that they need, so the counts of the layer before, and so on back to the input.
 
 Rounding is always covered, also where it is left out elsewhere: a system of constraints that holds but for
 rounding errors can be empty.
@@ -39,14 +40,14 @@ PROPAGATED, PROGRAMS = 128, 32
 """Boxes that are tried by propagation alone, and then, from the start, with a linear program each."""
 PROGRAM_SECONDS = 20.0
 CLOSE = 1e-6
-"""Numbers as close to an integer as this are taken for one where only the order of the search depends on it."""
+"""Added to a number's distance from the integers, so that weights decide where all are integers."""
 
 
 def proved_margins(problem: Problem, found: Tensor, options: Options) -> Tensor:
     """Margins ``[B, K-1]``, those that are not positive raised to `PROVED` where a search proves them.
 
-    A sample's rivals are tried from the least margin on, up to the first that can't be proved: beyond it the sample
-    stays undecided anyway. Networks with neurons that do not conserve charge are left as they are.
+    A sample's rivals are tried from the least margin on, up to the first that can't be proved: the sample
+    stays undecided then. Networks with neurons that do not conserve charge are left as they are.
 
     Raises:
         OverBudget: if the constraints of a sample need more memory than there is.

@@ -1,15 +1,14 @@
-r"""Linear constraints on bounded variables, some of them integers, and rigorous proofs that none fulfils them.
+r"""Linear constraints on bounded variables, some of them integers, and rigorous proofs that nothing fits.
 
 Two arguments narrow a box of variables down, or show that no point of it fulfils ``lower <= A x <= upper``:
 
 - **Propagation.** With all other variables at their best, a row leaves room for each of its variables:
   ``a_j x_j <= upper - min(sum of the other terms)``. Integers are rounded inwards. Repeated until little
-  changes (bounds propagation; Savelsbergh, *Preprocessing and probing techniques for mixed integer programming
-  problems*, 1994).
-- **Multipliers.** For any y, every x that fulfils the rows has ``sum_k y_k (A x)_k >= sum_k min(y_k [lower_k,
-  upper_k])``. If the greatest value of the left side over the box is below that, there is no such x (Farkas). The
-  multipliers come from a linear program, that of the least total violation; whatever they are, the
-  comparison is a proof (Neumaier and Shcherbina, *Safe bounds in linear and mixed-integer linear
+  changes (Savelsbergh, *Preprocessing and probing techniques for mixed integer programming problems*, 1994).
+- **Multipliers.** For any y, every x that fulfils the rows has ``y . A x >= sum of y_k lower_k where y_k > 0,
+  y_k upper_k elsewhere``. If the greatest value of the left side over the box is below that, there is no such
+  x (Farkas). The multipliers come from a linear program, that of the least total violation; whatever they
+  are, the comparison is a proof (Neumaier and Shcherbina, *Safe bounds in linear and mixed-integer linear
   programming*, 2004).
 
 **Rounding.** Both are computed in float64. A sum of n products is off by at most ``n 2^-53`` times the sum of
@@ -84,7 +83,8 @@ class Constraints:
     def _sizes(self) -> Vector:
         """Magnitudes of the finite ends of the rows."""
         ends = (np.where(np.isfinite(end), np.abs(end), 0.0) for end in (self.lower, self.upper))
-        return np.maximum(*ends)
+        found: Vector = np.maximum(*ends)
+        return found
 
     @cached_property
     def _terms(self) -> NDArray[Any]:
@@ -111,7 +111,7 @@ class Constraints:
         return Constraints(self.matrix[open_], self.lower[open_], self.upper[open_], self.integer)
 
     def propagated(self, box: Box) -> Box | None:
-        """A part of the box that holds all points of it that fulfil the constraints; None if there is none."""
+        """A part of the box that holds all of its points that fulfil the rows; None if there are none."""
         row, column, value, starts, touched = self._entries
         if not len(value):
             return None if ((self.lower > 0) | (self.upper < 0)).any() else box
@@ -129,8 +129,12 @@ class Constraints:
             above, below = above / value, below / value
             upper = np.minimum.reduceat(np.where(falls, below, above), starts)
             lower = np.maximum.reduceat(np.where(falls, above, below), starts)
-            upper = np.where(whole, np.floor(upper + LOOSE * (1 + np.abs(upper))), upper + LOOSE * np.abs(upper))
-            lower = np.where(whole, np.ceil(lower - LOOSE * (1 + np.abs(lower))), lower - LOOSE * np.abs(lower))
+            upper = np.where(
+                whole, np.floor(upper + LOOSE * (1 + np.abs(upper))), upper + LOOSE * np.abs(upper)
+            )
+            lower = np.where(
+                whole, np.ceil(lower - LOOSE * (1 + np.abs(lower))), lower - LOOSE * np.abs(lower)
+            )
             before = Box(box.lower[touched], box.upper[touched])
             lower, upper = np.maximum(lower, before.lower), np.minimum(upper, before.upper)
             if (lower > upper).any():
@@ -155,7 +159,7 @@ class Constraints:
         return bool(needed.sum() - most.sum() > error)
 
     def least_violation(self, box: Box, seconds: float) -> LeastViolation | None:
-        """The point of the box (integers relaxed) that violates the rows least in total; None if not found."""
+        """The point of the box (of real numbers) that violates the rows least in total; None if not found."""
         least, most = self._activities(box)
         above, below = np.flatnonzero(most > self.upper), np.flatnonzero(least < self.lower)
         if not len(above) + len(below):

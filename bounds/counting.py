@@ -1,14 +1,15 @@
 r"""One sample's integrate-and-fire network as linear constraints on integers, exact up to rounding.
 
-For neurons that conserve charge, the count ``N_t`` of spikes so far depends on the cumulative currents C alone
-(`certsnn.bounds.neurons`). With the binary variables ``y_{t,n} = 1[N_t >= n]``, so ``N_t = sum_n y_{t,n}``,
+For neurons that conserve charge, the count ``N_t`` of spikes so far depends on the cumulative currents C
+alone (`certsnn.bounds.neurons`). With binary variables ``y_{t,n} = 1[N_t >= n]``, so ``N_t = sum_n y_{t,n}``,
 
 .. math:: y_{t,n} = 1 \iff y_{t-1,n} = 1 \text{ or } (y_{t-1,n-1} = 1 \text{ and }
           C_t \ge threshold - initial - offset (n - 1)).
 
-Both directions are linear, with the bounds of ``C_t`` where a constant must be large enough. With direct encoding
-a first-layer neuron sees one current I, and its whole train is a function of I (`certsnn.bounds.held`): the binary
-variable ``b_k`` says that I lies in the k-th piece or beyond. Only what S-IBP leaves undecided becomes a variable.
+Both directions are linear, with the bounds of ``C_t`` where a constant must be large enough. With direct
+encoding a first-layer neuron sees one current I, and its whole train is a function of I
+(`certsnn.bounds.held`): the binary variable ``b_k`` says that I lies in the k-th piece or beyond. Only what
+S-IBP leaves undecided becomes a variable.
 
 **Rounding.** Executed currents are off by at most ``lost`` in each step, executed membranes by at most E
 (`accumulated_rounding`). A spike therefore says ``C_t >= ... - e``, a silent step ``C_t <= ... + e``, with
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from itertools import pairwise
 from typing import NamedTuple, final
 
 import numpy as np
@@ -113,7 +115,9 @@ class Model:
         which, row = (columns >= 0).nonzero()
         data = factors[which, row], (row, columns[which, row])
         self.block(
-            csr_matrix(data, shape=(columns.shape[1], self.size)), (lower - shift)[kept], (upper - shift)[kept]
+            csr_matrix(data, shape=(columns.shape[1], self.size)),
+            (lower - shift)[kept],
+            (upper - shift)[kept],
         )
 
     @property
@@ -194,8 +198,8 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     steps = np.arange(problem.steps)
     # Spikes count at their own and all later steps; an image counts again at each.
     step, entry = (steps[:, None] >= frame).nonzero()
-    value = step + 1.0 if held else np.ones(len(step))
-    constant = (steps[:, None] + 1) * fixed if held else fixed.cumsum(0)
+    value: Vector = (step + 1) * 1.0 if held else np.ones(len(step))
+    constant: Vector = (steps[:, None] + 1) * fixed if held else fixed.cumsum(0)
     return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
 
 
@@ -245,7 +249,7 @@ def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, 
 
 
 class _Trains(NamedTuple):
-    """`Pieces` in the order of their currents, their ends ascending: ``lower, upper [M]``, ``counts [T, M]``."""
+    """`Pieces` in the order of their currents, ends ascending: ``lower, upper [M]``, ``counts [T, M]``."""
 
     lower: Vector
     upper: Vector
@@ -279,7 +283,7 @@ def _held(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer, trai
         upper = np.minimum(trains.upper[reached], high) + slack
         beyond = model.switches(len(reached) - 1)
         switch = [Terms(beyond[k : k + 1], np.zeros(1)) for k in range(len(beyond))]
-        for one, other in zip(switch, switch[1:], strict=False):
+        for one, other in pairwise(switch):
             model.rows([(1, one), (-1, other)], 0.0, np.inf)
         itself = (1.0, Terms(np.array([column]), np.zeros(1)))
         for ends, lowest, highest in ((lower, lower[0], np.inf), (upper, -np.inf, upper[0])):
@@ -305,7 +309,7 @@ def _define(
 def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -> Sums:
     """Counts of neurons in terms of their cumulative currents."""
     threshold, _, initial, _, offset = (
-        value.detach().double().cpu().expand(layer.scan.counts.lower.shape[2:]).flatten().numpy()[coupled.neurons]
+        array(value.expand_as(layer.scan.counts.lower[:1]))[0, coupled.neurons]
         for value in layer.dynamics[:5]
     )
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
@@ -349,10 +353,8 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
 
 
 def _sums(entries: Sequence[tuple[Places, Places, Places, Vector]], constant: Vector) -> Sums:
-    columns = zip(*entries, strict=True) if entries else ((), (), (), ())
-    kinds = (np.int64, np.int64, np.int64, np.float64)
-    step, place, column, value = (
-        np.concatenate([np.empty(0, dtype=kind), *parts]).astype(kind)
-        for kind, parts in zip(kinds, columns, strict=True)
-    )
-    return Sums(step, place, column, value, constant)
+    numbers = [
+        np.concatenate([np.empty(0, dtype=np.int64), *(part[k] for part in entries)]) for k in range(3)
+    ]
+    step, place, column = (part.astype(np.int64) for part in numbers)
+    return Sums(step, place, column, np.concatenate([np.empty(0), *(part[3] for part in entries)]), constant)

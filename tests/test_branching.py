@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from certsnn.bounds import bind, certify, margin_bounds
 from certsnn.bounds.arithmetic import RIGOROUS
 from certsnn.bounds.branching import PROVED, closed
 from certsnn.bounds.constraints import Box, Constraints, Vector
-from certsnn.bounds.counting import array, encode
+from certsnn.bounds.counting import encode
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.memory import OverBudget
@@ -85,7 +84,11 @@ def cases(draw: st.DrawFn, inputs: tuple[str, ...] = ("image", "box", "flips")) 
     def neuron() -> nn.Module:
         initial = threshold * draw(st.sampled_from([0.5, 0.0, -0.5, 1.0]))
         reset = draw(st.sampled_from(RESETS))
-        return IF(threshold, reset, initial=initial) if reset == "subtract" else LIF(threshold, 1.0, reset, initial)
+        return (
+            IF(threshold, reset, initial=initial)
+            if reset == "subtract"
+            else LIF(threshold, 1.0, reset, initial)
+        )
 
     layers: list[nn.Module] = []
     if spatial:
@@ -104,7 +107,9 @@ def cases(draw: st.DrawFn, inputs: tuple[str, ...] = ("image", "box", "flips")) 
         return Case(network, LinfBall(draw(st.sampled_from([1 / 16, 0.2, 0.0]))), x)
     x = (torch.rand(steps, *shape, generator=generator) < 0.5).float()
     if way == "flips":
-        return Case(network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x)
+        return Case(
+            network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
+        )
     free = (torch.rand(x.shape, generator=generator) < 0.4).float()
     return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
 
@@ -256,7 +261,9 @@ def test_no_multipliers_refute_a_system_with_a_solution(case: tuple[Constraints,
 
 @settings(max_examples=200)
 @given(systems())
-def test_the_linear_program_refutes_what_has_no_solution_among_the_reals(case: tuple[Constraints, Box]) -> None:
+def test_the_linear_program_refutes_what_has_no_solution_among_the_reals(
+    case: tuple[Constraints, Box],
+) -> None:
     system, box = case
     program = system.least_violation(box, 10.0)
     assert program is not None
