@@ -53,9 +53,10 @@ def row(name: str, data: ImageDataset, reach: float) -> str:
         better += bool(verdict.margins.amin() > base + 1e-9)
     total = len(data)
     middle = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
+    took = f"{middle:.1f} / {max(seconds, default=0.0):.1f}"
     return (
         f"| {name} | {100 * (total - proved) / total:.2f} | {100 * (total - proved - more) / total:.2f} | "
-        f"-{reach:g} | {len(near)} | {better} | {more} | {counted} | {middle:.1f} / {max(seconds, default=0):.1f} |"
+        f"-{reach:g} | {len(near)} | {better} | {more} | {counted} | {took} |"
     )
 
 

@@ -3,10 +3,10 @@ r"""Branch and bound on spike counts: is there an input for which the margin is 
 Around one sample the network is a system of linear constraints on integers (`certsnn.bounds.counting`). With
 one row more, ``margin <= 0``, a margin is proved by showing that nothing fulfils them: the box of all
 variables is narrowed by propagation, refuted by the multipliers of a linear program, or cut in two at a
-binary one, the most influential on the margin first. S-IBP takes every neuron at its own worst case; that some
-of these exclude each other is what is found here. On networks trained by S-IBP it often takes propagation
-alone: the margin can only be lost if nearly all neurons are at their worst, which fixes their counts, so the
-currents that they need, so the counts of the layer before, and so on back to the input.
+binary one, the most influential on the margin first. S-IBP takes every neuron at its own worst case; that
+some of these exclude each other is what is found here. On networks trained by S-IBP it often takes
+propagation alone: the margin can only be lost if nearly all neurons are at their worst, which fixes their
+counts, so the currents that they need, so the counts of the layer before, and so on back to the input.
 
 Rounding is always covered, also where it is left out elsewhere: a system of constraints that holds but for
 rounding errors can be empty.

@@ -82,13 +82,14 @@ class Constraints:
     @cached_property
     def _sizes(self) -> Vector:
         """Magnitudes of the finite ends of the rows."""
-        ends = (np.where(np.isfinite(end), np.abs(end), 0.0) for end in (self.lower, self.upper))
-        found: Vector = np.maximum(*ends)
+        low, high = (np.where(np.isfinite(end), np.abs(end), 0.0) for end in (self.lower, self.upper))
+        found: Vector = np.maximum(low, high)
         return found
 
     @cached_property
     def _terms(self) -> NDArray[Any]:
-        return np.diff(self.matrix.indptr) + FURTHER
+        found: NDArray[Any] = np.diff(self.matrix.indptr) + FURTHER
+        return found
 
     def _activities(self, box: Box) -> tuple[Vector, Vector]:
         """The least and the greatest value of every row."""

@@ -198,8 +198,8 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     steps = np.arange(problem.steps)
     # Spikes count at their own and all later steps; an image counts again at each.
     step, entry = (steps[:, None] >= frame).nonzero()
-    value: Vector = (step + 1) * 1.0 if held else np.ones(len(step))
-    constant: Vector = (steps[:, None] + 1) * fixed if held else fixed.cumsum(0)
+    value = (step + 1 if held else np.ones_like(step)).astype(np.float64)
+    constant = ((steps[:, None] + 1) * fixed if held else fixed.cumsum(0)).astype(np.float64)
     return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
 
 
