@@ -36,9 +36,10 @@ from certsnn.networks import ieee_products
 
 PROVED = 2.0**-20
 """The margin that is proved: more than nothing, so that a tie is not certified."""
-PROPAGATED, PROGRAMS = 128, 32
+PROPAGATED, PROGRAMS = 64, 8
 """Boxes that are tried by propagation alone, and then, from the start, with a linear program each."""
-PROGRAM_SECONDS = 20.0
+PROGRAM_SECONDS = 5.0
+"""A linear program that takes longer says nothing."""
 CLOSE = 1e-6
 """Added to a number's distance from the integers, so that weights decide where all are integers."""
 

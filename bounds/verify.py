@@ -87,8 +87,8 @@ def certify(
         network, x, y, threat, rounding, index, relaxation, memory: see `margin_bounds`.
         method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
             that are still undecided (and that the network gets right).
-        seconds: the time limit of a sample, over the methods that run on one sample at a time ("s-crown",
-            "alpha-s-crown"); the others have none.
+        seconds: the time limit of a sample, over the methods that run on one sample at a time
+            ("branch-and-bound", "s-crown", "alpha-s-crown"); the others have none.
     """
     options = _options(relaxation, memory)
     if seconds is not None and not seconds > 0:
