@@ -30,11 +30,13 @@ AUTO = "auto"
 """The name of the whole cascade as a method."""
 
 CASCADE: tuple[str, ...] = tuple(
-    name for name in ("s-ibp", "s-crown-ibp", "s-crown", "alpha-s-crown") if name in methods.METHODS
+    name
+    for name in ("s-ibp", "s-crown-ibp", "s-crown", "branch-and-bound", "alpha-s-crown")
+    if name in methods.METHODS
 )
 """What "auto" tries, in this order."""
 
-ALONE = frozenset({"alpha-s-crown"})
+ALONE = frozenset({"branch-and-bound", "alpha-s-crown"})
 """Methods that run on one sample at a time."""
 LIMITED = ALONE | {"s-crown"}
 """Methods that count against the time limit of the samples that they run on."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certsnn.bounds import ibp
 from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.branching import proved_margins
 from certsnn.bounds.crown import Level, Whole, chain, lower, magnitudes, margin_forms, membrane_error
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.memory import TEMPORARIES, packed, rows_that_fit
@@ -72,6 +73,11 @@ def refined_margins(problem: Problem, options: Options) -> Tensor:
     return torch.maximum(found, refinement.margins())
 
 
+def branch_and_bound(problem: Problem, options: Options) -> Tensor:
+    """S-IBP, and a search on spike counts for the margins that it leaves open (count domain alone)."""
+    return proved_margins(problem, s_ibp(problem, options), options)
+
+
 def second_engine(method: str) -> Method:
     """The bounds of auto_LiRPA, to compare with; see `certsnn.interop.auto_lirpa`."""
 
@@ -90,6 +96,7 @@ METHODS: Mapping[str, Method] = {
     "s-crown-ibp": s_crown_ibp,
     "s-crown": s_crown,
     "alpha-s-crown": alpha_s_crown,
+    "branch-and-bound": branch_and_bound,
     "auto-lirpa:ibp": second_engine("ibp"),
     "auto-lirpa:crown-ibp": second_engine("crown-ibp"),
     "auto-lirpa:crown": second_engine("crown"),
