@@ -20,10 +20,12 @@ class Threat(ABC):
 
     domain: what `bind` takes, "image" ([B, ...], raw units) or "spikes" ([T, B, ...], float 0/1).
     network_input: what a network under this threat takes, the domain of the input set it binds to.
+    size: the name of what makes it larger, "eps", "budget" or "density"; "" for sets of a given batch.
     """
 
     domain: ClassVar[Domain]
     network_input: ClassVar[Domain]
+    size: ClassVar[str]
 
     @abstractmethod
     def bind(self, x: Tensor, index: Tensor) -> tuple[Tensor, InputSet]:

@@ -37,6 +37,7 @@ class SpikeBox(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = ""
 
     lower: Tensor
     upper: Tensor
@@ -123,6 +124,7 @@ class FreeSpikes(Threat):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "density"
 
     density: float
     seed: int = 0

@@ -49,6 +49,7 @@ class NestedTrains(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = ""
 
     noise: Tensor
     lower: Tensor
@@ -201,6 +202,7 @@ class CoupledBernoulli(Threat):
 
     domain: ClassVar[Domain] = "image"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "eps"
 
     eps: float
     steps: int

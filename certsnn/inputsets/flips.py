@@ -57,6 +57,7 @@ class SpikeFlips(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "budget"
 
     budget: int
     kind: Kind = "any"

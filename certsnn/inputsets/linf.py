@@ -49,6 +49,7 @@ class LinfBall(InputSet):
 
     domain: ClassVar[Domain] = "image"
     network_input: ClassVar[Domain] = "image"
+    size: ClassVar[str] = "eps"
 
     eps: float
     low: float | None = 0.0
