@@ -102,6 +102,22 @@ def override(text: str, overrides: Sequence[str]) -> tuple[RunConfig, str]:
     return config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
+def instances(base: type, text: str, name: str) -> tuple[Any, ...]:
+    """Objects of certsnn's subclasses of an abstract class, as YAML names them.
+
+    Args:
+        base: the abstract class.
+        text: a YAML list, whose brackets may be left out: ``PGD, {class_path: G2S, iterations: 50}``.
+        name: what an error message calls the list.
+
+    Raises:
+        ConfigError: for what is not a list of such classes with arguments that they take.
+    """
+    bare = text.strip()
+    made, _ = _items(base, _load(bare if bare.startswith("[") else f"[{bare}]"), name)
+    return made  # type: ignore[no-any-return]
+
+
 def keys() -> list[Key]:
     """All keys of a config, those of every class that can be named included."""
     return list(_keys(RunConfig, ""))

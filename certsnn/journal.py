@@ -1,4 +1,4 @@
-"""Results of a verification or an evaluation as lines of a file, written as they come, so that it goes on where it stopped.
+"""Results as lines of a file, written as they come, so that a verification or an evaluation can go on.
 
 The first line is the header: what the results depend on. Each further line is a sample. A line that a kill
 cut short is dropped; where a sample has several lines, the last one counts.
@@ -95,8 +95,7 @@ def _check_header(path: Path, line: bytes, header: Mapping[str, Any]) -> None:
     if names:
         differ = ", ".join(f"{n} is {_shown(there, n)} there and {_shown(here, n)} here" for n in names)
         raise UserError(
-            f"{path} holds other results: {differ}. Name another file with --results, "
-            "or remove this one"
+            f"{path} holds other results: {differ}. Name another file with --results, or remove this one"
         )
 
 
@@ -115,6 +114,5 @@ def _shown(leaves: Mapping[str, Any], name: str) -> str:
 
 def _not_ours(path: Path, line: int) -> UserError:
     return UserError(
-        f"line {line} of {path} is not what --results writes there; name another file, or "
-        "remove this one"
+        f"line {line} of {path} is not what --results writes there; name another file, or remove this one"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, final
@@ -17,6 +17,7 @@ from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
 from certsnn.inputsets import InputSet, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 
 
@@ -26,8 +27,8 @@ class Outcome:
     """What one attack did to one sample.
 
     ``success``: the class lost, or tied. ``margin``: the network's own least margin at what the attack found
-    (at x0, where it failed). ``change``: the mean |x - x0| over all entries of the network's input: per pixel,
-    or the share of flipped spikes. ``queries``, ``iterations``, ``random``: see
+    (at x0, where it failed). ``change``: the mean |x - x0| over all entries of the network's input: per
+    pixel, or the share of flipped spikes. ``queries``, ``iterations``, ``random``: see
     `certsnn.attacks.AttackResult`. ``seconds``: an equal share of what the batch took.
     """
 
@@ -104,7 +105,7 @@ def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
 class Bound(NamedTuple):
     """A batch as the network takes it: ``x0``, classes, positions, and what the adversary may choose.
 
-    ``x`` is what the threat was bound to.
+    ``x`` is what the threat was bound to, of the domain that it takes.
     """
 
     x: Tensor
@@ -112,6 +113,20 @@ class Bound(NamedTuple):
     y: Tensor
     index: Tensor
     input_set: InputSet
+    domain: Domain
+
+    def select(self, chosen: Sequence[int]) -> Bound:
+        """The samples at these positions, ascending."""
+        mask = torch.zeros(len(self.y), dtype=torch.bool)
+        mask[list(chosen)] = True
+        here = mask.to(self.y.device)
+        return self._replace(
+            x=self.x[here] if self.domain == "image" else self.x[:, here],
+            x0=self.x0[here] if self.input_set.domain == "image" else self.x0[:, here],
+            y=self.y[here],
+            index=self.index[mask.to(self.index.device)],
+            input_set=self.input_set.select(here),
+        )
 
 
 def bind_batch(batch: Batch, threat: Threat, encoding: Encoding | None, device: torch.device) -> Bound:
@@ -119,7 +134,7 @@ def bind_batch(batch: Batch, threat: Threat, encoding: Encoding | None, device: 
     x, y, index = batch
     x = (x if encoding is None else encoding(x, index)).to(device)
     x0, input_set = threat.bind(x, index)
-    return Bound(x, x0, y.to(device), index, input_set)
+    return Bound(x, x0, y.to(device), index, input_set, threat.domain)
 
 
 @contextmanager
