@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
 
 from certsnn.bounds import METHODS, Status, certify
 from certsnn.bounds.problem import Options
@@ -16,7 +15,7 @@ from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
 from certsnn.inputsets import Threat
-from certsnn.networks import SpikingNetwork
+from certsnn.networks import SpikingNetwork, strictly_correct
 
 
 @final
@@ -61,12 +60,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
-    own = logits.gather(1, y[:, None])
-    return (logits >= own).sum(1) == 1
 
 
 @torch.no_grad()
