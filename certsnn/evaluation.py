@@ -27,7 +27,7 @@ from certsnn.encoding import Encoding
 from certsnn.evidence import Refutation, Refuted, saving
 from certsnn.inputsets import Threat
 from certsnn.journal import row
-from certsnn.networks import SpikingNetwork
+from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.report.summary import Report
 from certsnn.suites import check_suite, default_suite
 from certsnn.verification import (
@@ -37,7 +37,6 @@ from certsnn.verification import (
     bind_batch,
     evaluating,
     judge,
-    strictly_correct,
 )
 
 UNSOUND = Path("unsound")

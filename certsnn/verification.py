@@ -18,7 +18,7 @@ from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
-from certsnn.networks import SpikingNetwork
+from certsnn.networks import SpikingNetwork, strictly_correct
 
 
 @final
@@ -94,12 +94,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
-    own = logits.gather(1, y[:, None])
-    return (logits >= own).sum(1) == 1
 
 
 class Bound(NamedTuple):

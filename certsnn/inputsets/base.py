@@ -113,6 +113,13 @@ class InputSet(Threat):
         """A random member for each sample, spread over the inside and the extremes of the set."""
 
     @abstractmethod
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        """The spikes of the member x (shaped as x0) whose flip alone makes another member: bool.
+
+        Raises TypeError for a set of images, which have no spikes.
+        """
+
+    @abstractmethod
     def select(self, mask: Tensor) -> InputSet:
         """The set of those of the batch's samples that the boolean mask [B] names."""
 

@@ -88,6 +88,10 @@ class SpikeBox(InputSet):
         bits = uniform(x0.shape, x0, generator) < share
         return bits.to(x0.dtype).clamp(*self.box(x0))
 
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        check_like(x, x0, "x")
+        return self.lower != self.upper
+
     def select(self, mask: Tensor) -> SpikeBox:
         check_mask(mask, self.lower.shape[1])
         return SpikeBox(self.lower[:, mask], self.upper[:, mask])

@@ -128,6 +128,18 @@ class NestedTrains(InputSet):
         size = mixture(x0.sum(dim=0).long(), inner, corner, generator)
         return self._encode(size, order, x0)
 
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        # Of each pixel, the last step of its prefix and the first one beyond it, where the prefix that is
+        # one shorter, or longer, is a member.
+        check_like(x, x0, "x")
+        order, valid = self._prefixes()
+        size = x.sum(dim=0, keepdim=True).long()
+        steps = len(order)
+        shorter = (size > 0) & valid.gather(0, (size - 1).clamp_min(0))
+        longer = (size < steps) & valid.gather(0, (size + 1).clamp_max(steps))
+        place = order.argsort(dim=0)
+        return ((place == size - 1) & shorter) | ((place == size) & longer)
+
     def select(self, mask: Tensor) -> NestedTrains:
         check_mask(mask, self.lower.shape[0])
         return NestedTrains(self.noise[:, mask], self.lower[mask], self.upper[mask])

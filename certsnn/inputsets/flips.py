@@ -126,6 +126,13 @@ class SpikeFlips(InputSet):
         flips = _trains(_first(_rows(self.allowed(x0)), _rows(score), budget), x0)
         return torch.where(flips, 1 - x0, x0)
 
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        # Undoing a flip is always allowed, another flip while the budget lasts.
+        check_like(x, x0, "x")
+        flipped = x != x0
+        room = _rows(flipped).sum(dim=1) < self.budget
+        return flipped | (self.allowed(x0) & room.view(1, -1, *[1] * (x0.dim() - 2)))
+
     def select(self, mask: Tensor) -> SpikeFlips:
         return self
 

@@ -104,6 +104,9 @@ class LinfBall(InputSet):
         corner = torch.where(uniform(x0.shape, x0, generator) < 0.5, lower, upper)
         return mixture(x0, inner, corner, generator).clamp(lower, upper)
 
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        raise TypeError(f"{self.describe()} holds images: there are no spikes to flip")
+
     def select(self, mask: Tensor) -> LinfBall:
         return self
 
