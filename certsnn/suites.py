@@ -17,8 +17,8 @@ def default_suite(input_set: InputSet, seed: int = 0) -> tuple[Attack, ...]:
     search for single flips where the set allows it.
     """
     choice: Mapping[Domain, Sequence[Attack]] = {
-        "image": (FGSM(), RandomSearch(seed=seed), G2S(seed=seed), PGD(restarts=4, seed=seed)),
-        "spikes": (RandomSearch(seed=seed), RSF(seed=seed), G2S(seed=seed), GreedyFlips()),
+        "image": (FGSM(), RandomSearch(seed=seed), G2S(seed=seed), PGD(restarts=2, seed=seed)),
+        "spikes": (RandomSearch(seed=seed), RSF(seed=seed), G2S(seed=seed), GreedyFlips(seed=seed)),
     }
     return tuple(attack for attack in choice[input_set.domain] if attack.fits(input_set))
 

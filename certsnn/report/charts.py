@@ -90,7 +90,9 @@ def curves(rows: Sequence[tuple[float, Report]], name: str) -> Figure:
         axes.plot(sizes, accuracy, style, color=colour, marker="o", markersize=4, label=label)
         if colour != CLEAN:
             axes.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel=f"{name} of the threat", ylabel="accuracy (%)", ylim=(0, 102))
+    least = min(100 - rate.interval[1] for _, _, _, rates in lines for rate in rates)
+    bottom = 0 if least < 50 else 10 * (least // 10)
+    axes.set(xlabel=f"{name} of the threat", ylabel="accuracy (%)", ylim=(bottom, 101))
     legend(axes, loc="lower left")
     return figure
 

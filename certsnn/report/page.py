@@ -27,6 +27,7 @@ class Findings:
         samples: how many they are, in words.
         how: the bounds, in words.
         report: the evaluation.
+        entry: what the mean change of an input entry is, "per pixel" or "the share of flipped spikes".
         size_name: the name of the threat's size.
         sweep: sizes and reports, ascending; empty without a sweep.
         layers: what the bounds decide, over the first ``layers_samples`` samples.
@@ -41,6 +42,7 @@ class Findings:
     samples: str
     how: str
     report: Report
+    entry: str
     size_name: str
     sweep: Sequence[tuple[float, Report]]
     layers: Sequence[LayerStability]
@@ -68,7 +70,7 @@ def page(findings: Findings) -> str:
         stages=list(counts.by_stage.items()),
         by_attack=report.by_attack(),
         by_class=report.by_class(),
-        entry="the share of flipped spikes" if _on_spikes(findings) else "per pixel",
+        entry=findings.entry,
         size_name=findings.size_name,
         sweep=findings.sweep,
         layers=findings.layers,
@@ -104,10 +106,6 @@ def _charts(findings: Findings) -> dict[str, Markup]:
         alt = f"Accuracy over {findings.size_name}: clean, under attack and certified; table below"
         found["curve"] = charts.svg(charts.curves(findings.sweep, findings.size_name), alt)
     return {name: Markup(text) for name, text in found.items()}
-
-
-def _on_spikes(findings: Findings) -> bool:
-    return any(example.spikes for example in findings.examples)
 
 
 def _shown(example: Example, number: int) -> dict[str, Any]:

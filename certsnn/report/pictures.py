@@ -26,7 +26,7 @@ def data_uri(picture: Tensor) -> str:
 
 
 def picture(x: Tensor) -> Tensor:
-    """A sample ``[...]`` as a picture: three channels as colours, others as their mean; no image as one row."""
+    """A sample ``[...]`` as a picture: three channels as colours, others as their mean; a vector as a row."""
     if x.ndim < 2:
         return x.reshape(1, -1)
     if x.ndim == 2:
@@ -57,7 +57,7 @@ def raster(example: Example) -> Figure:
     one, other = (x.flatten(1).bool().numpy() for x in (example.before, example.after))
     changed = (one != other).any(0)
     rows = np.sort(np.concatenate([np.flatnonzero(changed), np.flatnonzero(~changed)])[:RASTER])
-    figure, (axes,) = inked_axes(6.4, 2.6)
+    figure, (axes,) = inked_axes(4.6, 2.4)
     for label, colour, marker, size, spikes in (
         ("spike", INK, "|", 12, one & other),
         ("added", FIRING, "^", 24, ~one & other),
@@ -68,7 +68,7 @@ def raster(example: Example) -> Figure:
     shown = f"{len(rows)} of {len(changed)} input neurons" if len(rows) < len(changed) else "input neuron"
     axes.set(xlabel=shown, ylabel="step", ylim=(len(one) + 0.6, 0.4))
     axes.yaxis.get_major_locator().set_params(integer=True)
-    legend(axes, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
     return figure
 
 
