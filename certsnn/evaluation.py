@@ -164,9 +164,10 @@ def attacked(
         result.queries.tolist(),
         result.iterations.tolist(),
         result.random.tolist(),
+        [share] * len(chosen),
         strict=True,
     )
-    return [Outcome(*row, seconds=share) for row in rows], result.adversarial
+    return [Outcome(*row) for row in rows], result.adversarial
 
 
 def least_margins(logits: Tensor, y: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -96,7 +96,9 @@ class Summary:
         return asdict(self)
 
 
-class Bound(NamedTuple):
+@final
+@dataclass(frozen=True, eq=False)
+class Bound:
     """A batch as the network takes it: ``x0``, classes, positions, and what the adversary may choose.
 
     ``x`` is what the threat was bound to, of the domain that it takes.
@@ -114,7 +116,8 @@ class Bound(NamedTuple):
         mask = torch.zeros(len(self.y), dtype=torch.bool)
         mask[list(chosen)] = True
         here = mask.to(self.y.device)
-        return self._replace(
+        return replace(
+            self,
             x=self.x[here] if self.domain == "image" else self.x[:, here],
             x0=self.x0[here] if self.input_set.domain == "image" else self.x0[:, here],
             y=self.y[here],

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, RandomSearch, Victim
@@ -31,7 +32,6 @@ from certsnn.report.rates import Rate
 from certsnn.report.summary import Report, nested
 from certsnn.suites import default_suite
 from certsnn.verification import Outcome, SampleResult, bind_batch
-from strategies import Example, examples
 
 Batches = list[tuple[Tensor, Tensor, Tensor]]
 

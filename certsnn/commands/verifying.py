@@ -127,7 +127,7 @@ def facts_of(report: dict[str, Any], setting: Setting) -> dict[str, str]:
 
 def statuses(summary: dict[str, Any], method: str, reasons: Sequence[str]) -> dict[str, str]:
     """What each stage of a cascade has certified, and what went wrong."""
-    facts = {}
+    facts: dict[str, str] = {}
     if method == AUTO:
         counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages(AUTO)}
         facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}

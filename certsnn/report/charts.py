@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from certsnn.report.rates import Rate
 from certsnn.report.stability import LayerStability
@@ -28,7 +30,7 @@ BROKEN, SILENT, FIRING = "#d1495b", "#8a8a8a", "#3f8fd2"
 
 def svg(figure: Figure, alt: str) -> str:
     """The figure as an ``<svg>`` element for a page, that screen readers read as ``alt``."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": alt}  # the salt keeps ids of several charts apart
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": alt}  # the salt keeps ids of several charts apart
     written = StringIO()
     with matplotlib.rc_context(style):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -66,9 +68,9 @@ def inked_axes(width: float = 6.4, height: float = 3.2, columns: int = 1) -> tup
     return figure, axes
 
 
-def legend(axes: Axes, **where: object) -> None:
+def legend(axes: Axes, **where: Any) -> None:
     """A legend in the page's ink; keywords of matplotlib's."""
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **where)  # type: ignore[arg-type]
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **where)
 
 
 def curves(rows: Sequence[tuple[float, Report]], name: str) -> Figure:
@@ -176,7 +178,7 @@ def layers(found: Sequence[LayerStability]) -> Figure:
             axes.bar(steps, shares, bottom=below, color=colour, width=0.8, label=label)
             below = below + np.array(shares)
         axes.set(title=f"layer {number}: {layer.neurons} neurons", xlabel="step", ylim=(0, 100))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plots[0].set_ylabel("neurons (%)")
     handles, labels = plots[0].get_legend_handles_labels()
     figure.legend(

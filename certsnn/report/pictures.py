@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from certsnn.report.charts import BROKEN, FIRING, INK, inked_axes, legend
@@ -67,7 +68,7 @@ def raster(example: Example) -> Figure:
         axes.scatter(neuron, step + 1, s=size, c=colour, marker=marker, linewidths=0.8, label=label)
     shown = f"{len(rows)} of {len(changed)} input neurons" if len(rows) < len(changed) else "input neuron"
     axes.set(xlabel=shown, ylabel="step", ylim=(len(one) + 0.6, 0.4))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axes, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
     return figure
 
