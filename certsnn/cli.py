@@ -209,7 +209,7 @@ examples:
 Prints the clean error and the attack error: the share of samples that are misclassified, or broken by at
 least one attack. Every attack runs on every sample that the network gets right; its row says how many it
 broke, and over these the mean change of an input entry (a pixel, or the share of flipped spikes), the
-iterations, and how many needed random flips (RSF) because all gradients were zero. `certsnn evaluate` sets
+rounds, and how many needed random flips (RSF) because all gradients were zero. `certsnn evaluate` sets
 the verified error beside these.""",
         arguments.attack_options,
         ("threat", "data"),

@@ -320,6 +320,8 @@ def _plain(hint: Any, default: Any) -> Any:
         return _REQUIRED
     if isinstance(default, type):
         return {CLASS: default.__name__}
+    if _item(hint) is not None:
+        return [_plain(_item(hint), part) for part in default]
     if not dataclasses.is_dataclass(default):
         return default
     hints = get_type_hints(type(default).__init__)
@@ -349,7 +351,7 @@ def _item(hint: Any) -> Any:
     if get_origin(hint) is not Sequence:
         return None
     (item,) = get_args(hint)
-    return item if _base(item) is not None else None
+    return item if _base(_without_none(item)[0]) is not None else None
 
 
 def _concrete(base: type) -> list[type]:

@@ -158,7 +158,9 @@ def test_stability_counts_what_the_bounds_decide() -> None:
     found = stability(model.network, loader(data, 7), LinfBall(0.05))
     assert [layer.neurons for layer in found] == [128, 128]
     x, _, _ = data[range(30)]
-    for layer, bounds in zip(found, layer_bounds(model.network, x, LinfBall(0.05), rounding=True), strict=True):
+    for layer, bounds in zip(
+        found, layer_bounds(model.network, x, LinfBall(0.05), rounding=True), strict=True
+    ):
         lower, upper = bounds.spikes
         for step in range(4):
             assert layer.silent[step] == pytest.approx(100 * (upper[step] == 0).double().mean())

@@ -277,7 +277,7 @@ def attacks_table(attacks: Sequence[AttackSummary]) -> Table:
     """What each attack did; names are wrapped, figures are not."""
     table = Table()
     table.add_column("attack", overflow="fold")
-    for column in ("broken", "change", "iterations", "random", "queries", "time"):
+    for column in ("broken", "change", "rounds", "random", "queries", "time"):
         table.add_column(column, no_wrap=True, justify="right")
     for attack in attacks:
         table.add_row(
