@@ -1,4 +1,4 @@
-"""What attacks find: nothing that is proved impossible, all that exhaustive search finds, no needless flips."""
+"""What attacks find: nothing proved impossible, all that exhaustive search finds, no needless flips."""
 
 from __future__ import annotations
 
