@@ -134,7 +134,7 @@ def test_keys_are_those_of_the_content() -> None:
 def linear(
     weights: list[float], rival: float, threshold: float = 0.5, kind: str = "spikes"
 ) -> SpikingNetwork:
-    """One step, spikes that are the inputs >= threshold, logits (weights . spikes, rival), gradient nowhere 0."""
+    """One step: spikes 1[x >= threshold], logits (weights . spikes, rival), a surrogate that is constant."""
     first = nn.Linear(len(weights), len(weights), bias=False)
     last = nn.Linear(len(weights), 2)
     with torch.no_grad():
