@@ -78,7 +78,7 @@ class Adaptive(Surrogate):
     the gradient passes of attacks.
     """
 
-    sharpness: float = 1.0
+    sharpness: float = 3.0
 
     def derivative(self, x: Tensor) -> Tensor:
         mean = x.abs().flatten(1).mean(1) if x.dim() > 1 else x.abs()

@@ -144,8 +144,8 @@ class Attack(ABC):
                 f"{input_set.describe()} needs a network with input={input_set.domain!r}, this one has "
                 f"input={network.input.kind!r}"
             )
-        input_set.check(x)
         network.check(x)
+        input_set.check(x)
 
 
 def _default(field: Any) -> Any:

@@ -11,7 +11,7 @@ from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.gradients import with_penultimate_threshold, with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.attacks.rsf import random_flips
-from certsnn.attacks.settings import check_count, check_share
+from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.attacks.trains import TRAINS, over_steps, ternary
 from certsnn.attacks.victim import Victim
 from certsnn.encoding import check_seed
@@ -56,6 +56,8 @@ class G2S(Attack):
         check_count("iterations", self.iterations)
         check_share("gamma", self.gamma)
         check_seed(self.seed)
+        if self.penultimate_threshold is not None:
+            check_positive("penultimate_threshold", self.penultimate_threshold)
 
     def view(self, program: Program) -> Program:
         return with_penultimate_threshold(with_surrogate(program, self.surrogate), self.penultimate_threshold)

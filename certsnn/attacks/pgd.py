@@ -11,12 +11,12 @@ from torch import Tensor
 
 from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
-from certsnn.attacks.losses import Loss, Margin
+from certsnn.attacks.losses import CrossEntropy, Loss, Margin
 from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.attacks.victim import Victim
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
-from certsnn.surrogates import Adaptive, Rectangle, Surrogate
+from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate
 
 
 @final
@@ -29,7 +29,8 @@ class PGD(Attack):
 
     with r the radius of the set (the farthest that one pixel can move) and a step size that falls linearly,
     :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. One run for each surrogate, in turn, as a spiking
-    network's gradient is only as good as its surrogate; the first one starts at x, the others at random.
+    network's gradient is only as good as its surrogate, with the next loss each time; the first run starts at
+    x, the others at random.
     Sources: Madry et al. 2018; momentum: Dong et al. 2018.
 
     Args:
@@ -37,7 +38,7 @@ class PGD(Attack):
         restarts: how often to go through all surrogates.
         step_size: the first step, relative to the radius.
         momentum: :math:`\mu`, in [0, 1].
-        loss: what the objective is made of.
+        losses: what the objectives are made of.
         surrogates: the spikes' derivatives; None is the network's own.
         seed: of the random starts.
     """
@@ -48,9 +49,9 @@ class PGD(Attack):
     restarts: int = 1
     step_size: float = 0.5
     momentum: float = 0.75
-    loss: Loss = field(default_factory=Margin)
+    losses: Sequence[Loss] = field(default_factory=lambda: (CrossEntropy(), Margin()))
     surrogates: Sequence[Surrogate | None] = field(
-        default_factory=lambda: (None, Adaptive(), Rectangle(0.25), Rectangle(1.0))
+        default_factory=lambda: (None, ArcTan(5.0), Rectangle(1.0), Rectangle(0.25), Adaptive())
     )
     seed: int = 0
 
@@ -60,8 +61,9 @@ class PGD(Attack):
         check_positive("step_size", self.step_size)
         check_share("momentum", self.momentum)
         check_seed(self.seed)
-        if not self.surrogates:
-            raise ValueError("surrogates must name at least one; None is the network's own")
+        for name in ("losses", "surrogates"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one")
 
     def view(self, program: Program) -> Program:
         return program
@@ -72,17 +74,19 @@ class PGD(Attack):
             if not len(victim):
                 return
             start = victim.x0 if run == 0 else _random_start(victim, self.seed, run)
-            view = with_surrogate(victim.view, self.surrogates[run % len(self.surrogates)])
-            self._ascend(victim, start, view)
+            turn, place = divmod(run, len(self.surrogates))
+            view = with_surrogate(victim.view, self.surrogates[place])
+            loss = self.losses[(place + turn) % len(self.losses)]  # another one at the next restart
+            self._ascend(victim, start, view, loss)
 
-    def _ascend(self, victim: Victim, x: Tensor, view: Program) -> None:
+    def _ascend(self, victim: Victim, x: Tensor, view: Program, loss: Loss) -> None:
         velocity = torch.zeros_like(x)
         radius = _radius(victim)
         for iteration in range(self.iterations):
             victim, (x, velocity, radius) = victim.unbroken(x, velocity, radius)
             if not len(victim):
                 return
-            gradient = victim.gradient(x, self.loss, view)
+            gradient = victim.gradient(x, loss, view)
             mean = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
             velocity = self.momentum * velocity + gradient / victim.aligned(mean)
             step = self.step_size * (1 - iteration / self.iterations)
