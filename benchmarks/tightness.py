@@ -1,6 +1,6 @@
 """How tight the proofs are: clean, attack and verified error of every pretrained model, side by side.
 
-    python benchmarks/tightness.py DATA_ROOT [SAMPLES] [METHOD]     # writes benchmarks/results/tightness.{json,md}
+    python benchmarks/tightness.py DATA_ROOT [SAMPLES] [METHOD]  # writes results/tightness.json and .md
 
 The whole test set of digits, and the first SAMPLES (1000) test images of MNIST in DATA_ROOT, a subset. Each
 model under the threat that it was trained for, with the default suite of attacks. METHOD: s-crown-ibp.
@@ -51,11 +51,11 @@ def table(found: dict[str, dict[str, Any]], method: str) -> str:
     cores, system = os.cpu_count(), f"Python {platform.python_version()}"
     lines = [
         "# How tight the proofs are\n",
-        f"Errors in percent with 95% Clopper-Pearson intervals; bounds by `{method}`, rounding covered; attacks: "
-        "the default suite, worst case over all of them, every sample that the network gets right attacked. The "
-        "gap is verified minus attack error: samples that nothing breaks and nothing proves.\n",
-        f"certsnn {__version__}, torch {torch.__version__}, {system}, {torch.get_num_threads()} thread(s) on a "
-        f"machine with {cores} cores that did other work too; `python benchmarks/tightness.py DATA_ROOT`.\n",
+        f"Errors in percent with 95% Clopper-Pearson intervals; bounds by `{method}`, rounding covered; "
+        "attacks: the default suite on every sample that the network gets right, the worst case of each "
+        "sample. The gap is verified minus attack error: samples that nothing breaks and nothing proves.\n",
+        f"certsnn {__version__}, torch {torch.__version__}, {system}, {torch.get_num_threads()} thread(s) on "
+        f"a machine with {cores} cores that did other work too; `python benchmarks/tightness.py DATA_ROOT`.\n",
         "| model | threat | samples | clean | attack | verified | gap | s |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -208,9 +208,9 @@ examples:
 
 Prints the clean error and the attack error: the share of samples that are misclassified, or broken by at
 least one attack. Every attack runs on every sample that the network gets right; its row says how many it
-broke, and over these the mean change of an input entry (a pixel, or the share of flipped spikes), the
-rounds, and how many needed random flips (RSF) because all gradients were zero. `certsnn evaluate` sets
-the verified error beside these.""",
+broke, and over these the mean change of a pixel (for spikes: of its firing rate) and the rounds; then how
+many needed random flips (RSF) because all gradients were zero, and the forward passes of a sample.
+`certsnn evaluate` sets the verified error beside these.""",
         arguments.attack_options,
         ("threat", "data"),
         arguments.attack,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from certsnn.attacks import Attack
+from certsnn.attacks.statistics import outcome
 from certsnn.bounds.problem import Options
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
@@ -31,8 +32,8 @@ from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.report.summary import Report
 from certsnn.suites import check_suite, default_suite
 from certsnn.verification import (
+    Attempt,
     Bound,
-    Outcome,
     SampleResult,
     bind_batch,
     evaluating,
@@ -129,10 +130,10 @@ def evaluated(
             found: dict[str, Tensor] = {}
             for attack in attacks if right else ():
                 name = attack.describe()
-                outcomes, found[name] = attacked(network, bound, right, attack)
-                for position, outcome in zip(right, outcomes, strict=True):
+                attempts, found[name] = attacked(network, bound, right, attack)
+                for position, attempt in zip(right, attempts, strict=True):
                     known = results[position].attacks
-                    results[position] = replace(results[position], attacks={**known, name: outcome})
+                    results[position] = replace(results[position], attacks={**known, name: attempt})
             _check(network, bound, results, right, found, rounding)
             yield results
 
@@ -147,27 +148,28 @@ def clean_only(network: SpikingNetwork, batch: Bound) -> list[SampleResult]:
 
 def attacked(
     network: SpikingNetwork, batch: Bound, chosen: Sequence[int], attack: Attack
-) -> tuple[list[Outcome], Tensor]:
+) -> tuple[list[Attempt], Tensor]:
     """What an attack does to the samples at these (ascending) positions, and the inputs that it found."""
     part = batch.select(chosen)
     begun = perf_counter()
     result = attack(network, part.x0, part.y, part.input_set)
     share = (perf_counter() - begun) / len(chosen)
-    axis = network.input.batch_axis
     with torch.no_grad():
         margins = least_margins(network(result.adversarial), part.y)
-    changes = (result.adversarial - part.x0).abs().movedim(axis, 0).flatten(1).double().mean(1)
+    right = torch.ones(len(chosen), dtype=torch.bool)  # only these are attacked
+    found = outcome(part.x0, right, part.input_set, result)
     rows = zip(
-        result.success.tolist(),
+        found.success.tolist(),
         margins.tolist(),
-        changes.tolist(),
-        result.queries.tolist(),
-        result.iterations.tolist(),
-        result.random.tolist(),
+        found.entry_change.tolist(),
+        found.pixel_change.tolist(),
+        found.queries.tolist(),
+        found.iterations.tolist(),
+        found.random.tolist(),
         [share] * len(chosen),
         strict=True,
     )
-    return [Outcome(*row) for row in rows], result.adversarial
+    return [Attempt(*row) for row in rows], result.adversarial
 
 
 def least_margins(logits: Tensor, y: Tensor) -> Tensor:
@@ -182,8 +184,8 @@ def refuted_by(result: SampleResult, rounding: bool) -> str | None:
     certified = result.status == "certified"
     if certified and not result.correct:
         return "x0"
-    for name, outcome in result.attacks.items():
-        if (certified and outcome.success) or (rounding and outcome.margin < result.margin):
+    for name, attempt in result.attacks.items():
+        if (certified and attempt.success) or (rounding and attempt.margin < result.margin):
             return name
     return None
 
@@ -219,10 +221,10 @@ def _check(
 
 
 def _message(result: SampleResult, name: str, rounding: bool) -> str:
-    outcome = result.attacks.get(name)
+    attempt = result.attacks.get(name)
     claim = f"the margin of sample {result.index} is at least {result.margin:g} by {result.stage}"
     fact = "yet the network misclassifies it"
-    if outcome is not None:
-        fact = f"yet {name} finds an input with the margin {outcome.margin:g}"
+    if attempt is not None:
+        fact = f"yet {name} finds an input with the margin {attempt.margin:g}"
     covered = "" if rounding else " (or only the rounding that rounding=False leaves out)"
     return f"{claim}, {fact}: the bounds are unsound{covered}"

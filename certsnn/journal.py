@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from certsnn.errors import UserError
-from certsnn.verification import Outcome, SampleResult
+from certsnn.verification import Attempt, SampleResult
 
 _MISSING = object()
 
@@ -77,7 +77,7 @@ def _sample(path: Path, number: int, line: bytes) -> SampleResult:
     try:
         values = json.loads(line)
         margin = -math.inf if values["margin"] is None else values["margin"]
-        attacks = {name: Outcome(**outcome) for name, outcome in values.get("attacks", {}).items()}
+        attacks = {name: Attempt(**outcome) for name, outcome in values.get("attacks", {}).items()}
         return SampleResult(**values | {"margin": margin, "attacks": attacks})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _not_ours(path, number) from error

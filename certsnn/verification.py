@@ -23,18 +23,19 @@ from certsnn.networks import SpikingNetwork, strictly_correct
 
 @final
 @dataclass(frozen=True)
-class Outcome:
+class Attempt:
     """What one attack did to one sample.
 
     ``success``: the class lost, or tied. ``margin``: the network's own least margin at what the attack found
-    (at x0, where it failed). ``change``: the mean |x - x0| over all entries of the network's input: per
-    pixel, or the share of flipped spikes. ``queries``, ``iterations``, ``random``: see
-    `certsnn.attacks.AttackResult`. ``seconds``: an equal share of what the batch took.
+    (at x0, where it failed). ``entry_change`` and ``pixel_change``: see `certsnn.attacks.statistics.Outcome`.
+    ``queries``, ``iterations``, ``random``: see `certsnn.attacks.AttackResult`. ``seconds``: an equal share
+    of what the batch took.
     """
 
     success: bool
     margin: float
-    change: float
+    entry_change: float
+    pixel_change: float
     queries: int
     iterations: int
     random: bool
@@ -60,7 +61,7 @@ class SampleResult:
     stage: str
     seconds: float = 0.0
     reason: str = ""
-    attacks: Mapping[str, Outcome] = field(default_factory=dict)
+    attacks: Mapping[str, Attempt] = field(default_factory=dict)
 
     @property
     def broken_by(self) -> tuple[str, ...]:

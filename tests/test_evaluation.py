@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from certsnn.neurons import IF
 from certsnn.report.rates import Rate
 from certsnn.report.summary import Report, nested
 from certsnn.suites import default_suite
-from certsnn.verification import Outcome, SampleResult, bind_batch
+from certsnn.verification import Attempt, SampleResult, bind_batch
 
 Batches = list[tuple[Tensor, Tensor, Tensor]]
 
@@ -103,10 +102,10 @@ def test_three_errors_by_hand(size: int, tmp_path: Path) -> None:
     assert report.gap == Rate(0, 5)
     broken = report.results[1].attacks["Corner(rounds=1)"]
     assert (broken.success, broken.margin) == (True, -1.0)
-    assert broken.change == pytest.approx(0.1, abs=1e-6)
+    assert broken.entry_change == pytest.approx(0.1, abs=1e-6)
     assert report.results[2].attacks == {}, "a misclassified sample is not attacked"
     held = report.results[0].attacks["Corner(rounds=1)"]
-    assert (held.success, held.margin, held.change) == (False, 1.0, 0.0)
+    assert (held.success, held.margin, held.pixel_change) == (False, 1.0, 0.0)
     assert not list(tmp_path.iterdir()), "no evidence without an unsound bound"
 
 
@@ -122,9 +121,9 @@ def test_the_worst_case_over_attacks_counts_and_each_is_told_apart() -> None:
     idle, corner = report.by_attack()
     assert (idle.name, corner.name) == ("Idle(rounds=0)", "Corner(rounds=1)")
     assert (idle.success, corner.success) == (Rate(0, 4), Rate(2, 4))
-    assert math.isnan(idle.change)
-    assert corner.change == pytest.approx(0.1, abs=1e-6)
-    assert report.as_dict()["attacks"]["Idle(rounds=0)"]["change"] is None
+    assert idle.means.pixel_change is None
+    assert corner.means.pixel_change == pytest.approx(0.1, abs=1e-6)
+    assert report.as_dict()["attacks"]["Idle(rounds=0)"]["entry_change"] is None
     assert [
         (row.label, row.clean.count, row.attack.count, row.verified.total) for row in report.by_class()
     ] == [
@@ -183,8 +182,8 @@ def test_encoded_images_under_flips() -> None:
     assert report.clean_error == 0 < report.attack_error <= report.verified_error
     for result in report.results:
         exact = result.attacks["ExhaustiveFlips(memory=268435456)"]
-        assert exact.success or exact.change == 0
-        assert not exact.success or exact.change * 6 == pytest.approx(round(exact.change * 6))
+        assert exact.success or exact.entry_change == 0
+        assert not exact.success or exact.entry_change * 6 == pytest.approx(round(exact.entry_change * 6))
 
 
 def unsound(problem: Problem, options: Options) -> Tensor:
@@ -243,8 +242,8 @@ def test_a_certified_and_misclassified_sample_stops_with_evidence(
     assert torch.equal(tensors["adversarial"], tensors["x0"])
 
 
-def outcome(success: bool, margin: float) -> Outcome:
-    return Outcome(success, margin, 0.1, 3, 2, False, 0.01)
+def outcome(success: bool, margin: float) -> Attempt:
+    return Attempt(success, margin, 0.1, 0.1, 3, 2, False, 0.01)
 
 
 def result(index: int, **changes: Any) -> SampleResult:

@@ -283,10 +283,10 @@ def attacks_table(attacks: Sequence[AttackSummary]) -> Table:
         table.add_row(
             attack.name,
             f"{attack.success.count}/{attack.success.total}",
-            _number(attack.change, ".2g"),
-            _number(attack.iterations, ".1f"),
-            _number(attack.random, ".0f", " %"),
-            f"{attack.queries:.1f}",
+            _number(attack.means.pixel_change, ".2g"),
+            _number(attack.means.iterations, ".1f"),
+            _number(attack.means.random_share, ".0f", " %"),
+            _number(attack.means.queries, ".1f"),
             duration(attack.seconds),
         )
     return table
@@ -304,8 +304,8 @@ def sweep_table(name: str, rows: Sequence[tuple[float, Report]]) -> Table:
     )
 
 
-def _number(value: float, form: str, unit: str = "") -> str:
-    return "-" if value != value else f"{value:{form}}{unit}"
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
 
 
 def _facts(work: Task, report: Report, setting: Setting) -> dict[str, str]:

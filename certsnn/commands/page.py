@@ -47,7 +47,7 @@ def write_page(
         samples=f"The first {len(part)} samples" if work.subset else f"All {len(part)} samples",
         how=setting.how,
         report=report,
-        entry="per pixel" if threat.network_input == "image" else "the share of flipped spikes",
+        flips=threat.network_input == "spikes",
         size_name=work.config.threat.size,
         sweep=sweep,
         layers=layers,

@@ -77,7 +77,7 @@ def examples(
 
 def _least(result: SampleResult) -> str:
     """The attack that broke the sample by the least change."""
-    return min(result.broken_by, key=lambda name: result.attacks[name].change)
+    return min(result.broken_by, key=lambda name: result.attacks[name].entry_change)
 
 
 def _varied(results: Sequence[SampleResult]) -> list[SampleResult]:

@@ -27,7 +27,7 @@ class Findings:
         samples: how many they are, in words.
         how: the bounds, in words.
         report: the evaluation.
-        entry: what the mean change of an input entry is, "per pixel" or "the share of flipped spikes".
+        flips: whether the network's input is spikes.
         size_name: the name of the threat's size.
         sweep: sizes and reports, ascending; empty without a sweep.
         layers: what the bounds decide, over the first ``layers_samples`` samples.
@@ -42,7 +42,7 @@ class Findings:
     samples: str
     how: str
     report: Report
-    entry: str
+    flips: bool
     size_name: str
     sweep: Sequence[tuple[float, Report]]
     layers: Sequence[LayerStability]
@@ -70,7 +70,7 @@ def page(findings: Findings) -> str:
         stages=list(counts.by_stage.items()),
         by_attack=report.by_attack(),
         by_class=report.by_class(),
-        entry=findings.entry,
+        flips=findings.flips,
         size_name=findings.size_name,
         sweep=findings.sweep,
         layers=findings.layers,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
+from torch import Tensor
+
+from certsnn.attacks.statistics import AttackStatistics, Outcome, statistics
 from certsnn.errors import UnsoundBoundError
 from certsnn.report.rates import Rate
 from certsnn.verification import SampleResult, Summary, check_sound, summarise
@@ -16,28 +19,21 @@ from certsnn.verification import SampleResult, Summary, check_sound, summarise
 class AttackSummary:
     """One attack over the samples that it was run on, those that the network gets right.
 
-    ``change``, ``iterations`` and ``random`` are over the samples that it broke (NaN if there are none): the
-    mean |x - x0| per entry of the network's input, the mean number of iterations, and the share in percent
-    that needed random flips, because all gradients were zero. ``queries`` is the mean number of forward
-    passes of a sample; ``seconds`` the sum.
+    ``success``: how many it broke. ``means``: see `certsnn.attacks.statistics`. ``seconds``: the sum.
     """
 
     name: str
     success: Rate
-    change: float
-    iterations: float
-    random: float
-    queries: float
+    means: AttackStatistics
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
-        means = {"change": self.change, "iterations": self.iterations, "random": self.random}
+        """For JSON."""
+        names = ("random_share", "queries", "iterations", "entry_change", "pixel_change")
         return {
             "success": self.success.as_dict(),
             "attacked": self.success.total,
-            **{name: None if math.isnan(mean) else mean for name, mean in means.items()},
-            "queries": self.queries,
+            **{name: getattr(self.means, name) for name in names},
             "seconds": self.seconds,
         }
 
@@ -158,21 +154,17 @@ class Report:
 
 
 def _summarised(name: str, results: tuple[SampleResult, ...]) -> AttackSummary:
-    outcomes = [result.attacks[name] for result in results if name in result.attacks]
-    broken = [outcome for outcome in outcomes if outcome.success]
-    return AttackSummary(
-        name,
-        Rate(len(broken), len(outcomes)),
-        _mean([outcome.change for outcome in broken]),
-        _mean([float(outcome.iterations) for outcome in broken]),
-        100 * _mean([float(outcome.random) for outcome in broken]),
-        _mean([float(outcome.queries) for outcome in outcomes]),
-        sum(outcome.seconds for outcome in outcomes),
-    )
+    attempts = [result.attacks[name] for result in results if name in result.attacks]
 
+    def column(field: str) -> Tensor:
+        return torch.tensor([getattr(attempt, field) for attempt in attempts])
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    names = ("success", "random", "iterations", "queries", "entry_change", "pixel_change")
+    columns = {field: column(field) for field in names}
+    right = torch.ones(len(attempts), dtype=torch.bool)  # only these are attacked
+    means = statistics([Outcome(correct=right, **columns)])
+    success = Rate(int(columns["success"].sum()), len(attempts))
+    return AttackSummary(name, success, means, sum(attempt.seconds for attempt in attempts))
 
 
 def nested(reports: list[Report]) -> None:
