@@ -55,7 +55,7 @@ def table(found: dict[str, dict[str, Any]], method: str) -> str:
         "attacks: the default suite on every sample that the network gets right, the worst case of each "
         "sample. The gap is verified minus attack error: samples that nothing breaks and nothing proves.\n",
         f"certsnn {__version__}, torch {torch.__version__}, {system}, {torch.get_num_threads()} thread(s) on "
-        f"a machine with {cores} cores that did other work too; `python benchmarks/tightness.py DATA_ROOT`.\n",
+        f"a machine with {cores} cores that did other work too. `python benchmarks/tightness.py DATA_ROOT`\n",
         "| model | threat | samples | clean | attack | verified | gap | s |",
         "|---|---|---|---|---|---|---|---|",
     ]
