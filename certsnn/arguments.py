@@ -89,7 +89,6 @@ def _bounds_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     relaxation = "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)"
     memory = "what the coefficients of S-CROWN may take, in bytes or as 512MiB (default: 2GiB)"
     seconds = "time limit of each sample for the methods that run on one at a time (default: none)"
-    batch = "samples that are bounded together (default: 256, or 32 with s-crown, alpha-s-crown and auto)"
     rounding = "cover the rounding errors of the network as executed (default: true)"
     return [
         parser.add_argument("--method", default="s-ibp", metavar="NAME", help=method),
@@ -97,7 +96,6 @@ def _bounds_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument("--relaxation", choices=["joint", "separate"], default="joint", help=relaxation),
         parser.add_argument("--memory", type=_bytes, default=Options.memory, metavar="SIZE", help=memory),
         parser.add_argument("--seconds", type=_seconds, metavar="S", help=seconds),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
     ]
 
 
@@ -116,9 +114,11 @@ def _setting(options: argparse.Namespace) -> Setting:
 
 
 def verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    batch = "samples that are bounded together (default: 256, or 32 with s-crown, alpha-s-crown and auto)"
     return [
         parser.add_argument("run", metavar="RUN", help=RUN),
         *_bounds_options(parser),
+        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
         parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
         parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
         parser.add_argument("--json", metavar="FILE", help=JSON),
@@ -169,6 +169,7 @@ def _sizes(text: str) -> list[str]:
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    batch = "samples that are evaluated together (default: 64, or 32 with s-crown, alpha-s-crown and auto)"
     page = "write a report here: one page with tables, curves, margins and examples, to be read anywhere"
     sweep = (
         "further sizes of the threat (eps, budget or density), such as 0.01,0.02,0.05: the errors of each, "
@@ -178,6 +179,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument("run", metavar="RUN", help=RUN),
         *_bounds_options(parser),
         *_attacks_options(parser),
+        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
         parser.add_argument("--sweep", type=_sizes, default=[], metavar="SIZES", help=sweep),
         parser.add_argument("--report", type=Path, metavar="FILE.html", help=page),
         parser.add_argument("--evidence", type=Path, default=Path("unsound"), metavar="DIR", help=EVIDENCE),
@@ -200,7 +202,7 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def attack_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    batch = "samples that are attacked together (default: 256)"
+    batch = "samples that are attacked together (default: 64)"
     return [
         parser.add_argument("run", metavar="RUN", help=RUN),
         *_attacks_options(parser),

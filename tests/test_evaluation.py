@@ -221,6 +221,23 @@ def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: p
         evaluate(network, batches, LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
 
 
+def test_the_evidence_is_of_the_sample_that_is_refuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_about_the_last(problem: Problem, options: Options) -> Tensor:
+        found = s_ibp(problem, options)
+        found[-1] += 3
+        return found
+
+    monkeypatch.setitem(METHODS, "unsound", wrong_about_the_last)  # type: ignore[arg-type]
+    with pytest.raises(UnsoundBoundError, match="sample 14 is at least 2"):
+        evaluate(threshold_network(), pixels(), LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
+    tensors = load_file(tmp_path / "sample-14" / "sample.safetensors")
+    assert tensors["x0"].tolist() == [[pytest.approx(0.55)]]
+    assert tensors["adversarial"].item() == pytest.approx(0.45)
+    assert tensors["adversarial_logits"].tolist() == [[1.0, 0.0]]
+
+
 def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,9 @@ from certsnn.report.summary import AttackSummary, Report, nested
 from certsnn.suites import check_suite, default_suite
 from certsnn.verification import SampleResult, bind_batch, judge
 
+ATTACKED = 64
+"""Samples that are attacked, and written down, together: few enough that progress shows."""
+
 
 @final
 @dataclass(frozen=True)
@@ -242,6 +245,7 @@ def examined(
     suite = [repr(attack) for attack in attacks]
     depends = identity(work.model, work.text, work.test) | bounds | {"attacks": suite}
     network = work.model.network.to(setting.device)
+    batch = min(setting.batch, ATTACKED) if setting.batch_size is None else setting.batch_size
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     place = outputs.results_of(work, first)
     if place is not None:
@@ -256,7 +260,7 @@ def examined(
         try:
             doing = f"{'evaluating' if bounds else 'attacking'} {threat.describe()}"
             with samples_progress(Console(stderr=True), doing, len(part), cascade) as shown:
-                results = completed(part, setting.batch, run, book, shown)
+                results = completed(part, batch, run, book, shown)
         except KeyboardInterrupt:
             at = "" if work is first else f" at {threat.describe()}"
             print(f"certsnn: stopped{at}; {stopped(book, part)}", file=sys.stderr)
