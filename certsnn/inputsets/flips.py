@@ -44,10 +44,18 @@ def _trains(rows: Tensor, x0: Tensor) -> Tensor:
 
 def _first(flips: Tensor, score: Tensor, budget: Tensor) -> Tensor:
     """Of the flips [B, bits], the `budget` [B] of highest score, the first ones on a tie."""
-    order = score.argsort(dim=1, descending=True, stable=True)
-    ranked = flips.gather(1, order)
-    kept = ranked & (ranked.cumsum(dim=1) <= budget.unsqueeze(1))
-    return torch.zeros_like(flips).scatter(1, order, kept)
+    most = int(budget.max()) if len(budget) else 0
+    if most == 0:
+        return torch.zeros_like(flips)
+    ranked = score.masked_fill(~flips, -torch.inf)
+    last = ranked.topk(most, dim=1).values.gather(1, (budget.unsqueeze(1) - 1).clamp(min=0))
+    last = last.masked_fill(budget.unsqueeze(1) == 0, torch.inf)
+    above, level = flips & (ranked > last), flips & (ranked == last)
+    room = budget - above.sum(dim=1)
+    crowded = (level.sum(dim=1) > room).nonzero().squeeze(1)
+    tied = level[crowded]
+    level[crowded] = tied & (tied.cumsum(dim=1) <= room[crowded].unsqueeze(1))
+    return above | level
 
 
 @final
