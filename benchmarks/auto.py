@@ -24,7 +24,7 @@ from certsnn.data import ImageDataset, load
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.models import load_model
-from certsnn.verification import strictly_correct
+from certsnn.networks import strictly_correct
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("mnist-lif-eps0.1", "mnist-fc-eps0.1", "mnist-cnn-eps0.1")

@@ -41,9 +41,8 @@ from certsnn.bounds.sources import Layer
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
-from certsnn.networks import SpikingNetwork
+from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import LIF
-from certsnn.verification import strictly_correct
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = "mnist_fc_certified_T3_eps0.06.safetensors"

@@ -6,19 +6,16 @@ Help and version need no torch, so `certsnn.commands` is imported only when a co
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from certsnn import __version__
+from certsnn import __version__, arguments
 from certsnn.errors import UnsoundBoundError, UserError
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ def _dispatch(words: list[str]) -> int:
     options = [flag for action in command.options(parser) for flag in action.option_strings]
     if command.keys and {"-h", "--help"} & set(words):
         parser.epilog = _keys_help(command.keys)
-    own, overrides = _split(words)
+    own, overrides = _split(words, options)
     parsed, unknown = parser.parse_known_args(own)
     for word in unknown:
         near = get_close_matches(word.partition("=")[0], options, n=1)
@@ -112,9 +109,10 @@ def _top_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="certsnn",
         usage="certsnn COMMAND ...",
-        description="Train spiking neural networks whose robustness is proved, and prove it.",
+        description="Train spiking neural networks whose robustness is proved, prove it, and attack them.",
         epilog=f"commands:\n{commands}\n\n`certsnn COMMAND --help` says more. Try:\n"
-        "  certsnn train configs/digits.yaml\n  certsnn verify runs/digits --threat.eps 0.03",
+        "  certsnn train configs/digits.yaml\n  certsnn verify runs/digits --threat.eps 0.03\n"
+        "  certsnn evaluate runs/digits --report digits.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"certsnn {__version__}")
@@ -122,15 +120,15 @@ def _top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the config keys as ``[--key, value, ...]``."""
+def _split(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, its options among them, and the config keys as ``[--key, value, ...]``."""
     own: list[str] = []
     overrides: list[str] = []
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
         top, dot, _ = flag.removeprefix("--").partition(".")
-        if not flag.startswith("--") or not (dot or top in PARTS):
+        if not flag.startswith("--") or flag in options or not (dot or top in PARTS):
             own.append(word)
             continue
         if not equals:
@@ -169,127 +167,6 @@ def _key_hint(word: str) -> str:
     return elsewhere(word.removeprefix("--")).replace("mean ", "mean --")
 
 
-def _common(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    device = "where to compute: cpu, cuda, cuda:1, ... (default: cpu)"
-    return [
-        parser.add_argument("--device", default="cpu", help=device),
-        parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch"),
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
-    ]
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
-    return int(text)
-
-
-def _train_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    folder = "the run folder (default: runs/ and the config's name)"
-    return [
-        parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file"),
-        parser.add_argument("--run", metavar="DIR", type=Path, help=folder),
-        *_common(parser),
-    ]
-
-
-def _train(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    folder = options.run or Path("runs") / options.config.stem
-    return commands.train(
-        options.config, overrides, folder, commands.prepare(options.device, options.threads)
-    )
-
-
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-"""Bytes of each unit that a size can be given in."""
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
-    size = 0 if found is None else int(float(found[1]) * UNITS.get(found[2], 0))
-    if size < 1:
-        message = f"must be a size such as 512MiB, 2GiB or 2147483648 (bytes), not {text!r}"
-        raise argparse.ArgumentTypeError(message)
-    return size
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds > 0, not {text!r}")
-    return seconds
-
-
-def _verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    from certsnn.bounds import CASCADE, METHODS
-    from certsnn.bounds.problem import Options
-
-    run = "a run folder, a weights file or the name of a pretrained model"
-    method = (
-        f"the bounds: {', '.join(METHODS)} (default: s-ibp); auto tries {', '.join(CASCADE)}, each on the "
-        "samples that are still undecided"
-    )
-    relaxation = "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)"
-    memory = "what coefficients of S-CROWN (constraints on counts) may take, in bytes or as 512MiB (default: 2GiB)"
-    seconds = "time limit of each sample for the methods that run on one at a time (default: none)"
-    results = "write each sample's result here as it comes; the same command goes on where it stopped"
-    batch = "samples that are bounded together (default: 256, or 32 with the methods that run on one at a time)"
-    rounding = "cover the rounding errors of the network as executed (default: true)"
-    return [
-        parser.add_argument("run", metavar="RUN", help=run),
-        parser.add_argument("--method", default="s-ibp", metavar="NAME", help=method),
-        parser.add_argument("--rounding", choices=["true", "false"], default="true", help=rounding),
-        parser.add_argument("--relaxation", choices=["joint", "separate"], default="joint", help=relaxation),
-        parser.add_argument("--memory", type=_bytes, default=Options.memory, metavar="SIZE", help=memory),
-        parser.add_argument("--seconds", type=_seconds, metavar="S", help=seconds),
-        parser.add_argument(
-            "--samples", type=_positive, metavar="N", help="only the first N of the test set (default: all)"
-        ),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=results),
-        parser.add_argument(
-            "--json", metavar="FILE", help="write summary and samples here at the end; - is standard output"
-        ),
-        *_common(parser),
-    ]
-
-
-def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    return commands.verify(
-        options.run,
-        overrides,
-        commands.Setting(
-            method=options.method,
-            rounding=options.rounding == "true",
-            relaxation=options.relaxation,
-            memory=options.memory,
-            seconds=options.seconds,
-            batch_size=options.batch_size,
-            device=commands.prepare(options.device, options.threads),
-        ),
-        samples=options.samples,
-        json_to=options.json,
-        results_to=options.results,
-    )
-
-
-def _models_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [parser.add_argument("--debug", action="store_true", help="show the traceback of an error")]
-
-
-def _models(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    return commands.models()
-
-
 COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "train a network as a config says, then verify it on the test set",
@@ -301,9 +178,9 @@ The run folder gets config.yaml (with every default), metrics.jsonl (a line for 
 curves.png, model.safetensors (the weights with the config inside) and results.json (the errors on
 the test set). Ctrl-C or a crash loses at most an epoch: the same command goes on where it stopped.
 Every key of the config is also a flag; all of them stand below.""",
-        _train_options,
+        arguments.train_options,
         PARTS,
-        _train,
+        arguments.train,
     ),
     "verify": Command(
         "prove a trained network's robustness on the test set, sample by sample",
@@ -317,9 +194,48 @@ Prints the clean error and the verified error: the share of samples that are mis
 robustness is not proved. Nothing is written but the files that --json and --results name. With
 --results a verification that was stopped, by Ctrl-C or a crash, goes on where it was. The threat and
 the data set are those of the training, unless the keys below say otherwise.""",
-        _verify_options,
+        arguments.verify_options,
         ("threat", "data"),
-        _verify,
+        arguments.verify,
+    ),
+    "attack": Command(
+        "attack a trained network on the test set, and list what each attack breaks",
+        """\
+examples:
+  certsnn attack runs/digits
+  certsnn attack runs/digits --threat.eps 0.1 --attacks PGD,FGSM --samples 100
+  certsnn attack runs/digits --attacks '{class_path: PGD, iterations: 100, restarts: 10}' --seed 1
+
+Prints the clean error and the attack error: the share of samples that are misclassified, or broken by at
+least one attack. Every attack runs on every sample that the network gets right; its row says how many it
+broke, and over these the mean change of a pixel (for spikes: of its firing rate) and the rounds; then how
+many needed random flips (RSF) because all gradients were zero, and the forward passes of a sample.
+`certsnn evaluate` sets the verified error beside these.""",
+        arguments.attack_options,
+        ("threat", "data"),
+        arguments.attack,
+    ),
+    "evaluate": Command(
+        "clean, attack and verified error side by side, with a report",
+        """\
+examples:
+  certsnn evaluate runs/digits --report digits.html
+  certsnn evaluate runs/digits --sweep 0.01,0.02,0.03 --report digits.html --json digits.json
+  certsnn evaluate runs/digits --method auto --seconds 10 --results digits.jsonl
+
+Three errors over the same samples, each with a 95% confidence interval:
+
+  clean error      misclassified                        (nobody attacks)
+  attack error     ... or broken by some attack         (the true error is at least this)
+  verified error   ... or not proved robust             (the true error is at most this)
+
+What lies between the last two is the gap: samples that no attack breaks and no bound certifies. Certified
+samples are attacked too. If one of them breaks, the bounds are unsound: the command stops with exit status
+3 and saves all that shows it in a folder (--evidence). With --results an evaluation that was stopped goes
+on where it was; each further size of --sweep gets a file of its own beside it.""",
+        arguments.evaluate_options,
+        ("threat", "data"),
+        arguments.evaluate,
     ),
     "models": Command(
         "list the pretrained models",
@@ -328,8 +244,8 @@ example:
   certsnn models
 
 Each name can be given to `certsnn verify`.""",
-        _models_options,
+        arguments.models_options,
         (),
-        _models,
+        arguments.models,
     ),
 }

@@ -102,6 +102,22 @@ def override(text: str, overrides: Sequence[str]) -> tuple[RunConfig, str]:
     return config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
+def instances(base: type, text: str, name: str) -> tuple[Any, ...]:
+    """Objects of certsnn's subclasses of an abstract class, as YAML names them.
+
+    Args:
+        base: the abstract class.
+        text: a YAML list, whose brackets may be left out: ``PGD, {class_path: G2S, iterations: 50}``.
+        name: what an error message calls the list.
+
+    Raises:
+        ConfigError: for what is not a list of such classes with arguments that they take.
+    """
+    bare = text.strip()
+    made, _ = _items(base, _load(bare if bare.startswith("[") else f"[{bare}]"), name)
+    return made  # type: ignore[no-any-return]
+
+
 def keys() -> list[Key]:
     """All keys of a config, those of every class that can be named included."""
     return list(_keys(RunConfig, ""))
@@ -304,6 +320,8 @@ def _plain(hint: Any, default: Any) -> Any:
         return _REQUIRED
     if isinstance(default, type):
         return {CLASS: default.__name__}
+    if _item(hint) is not None:
+        return [_plain(_item(hint), part) for part in default]
     if not dataclasses.is_dataclass(default):
         return default
     hints = get_type_hints(type(default).__init__)
@@ -333,7 +351,7 @@ def _item(hint: Any) -> Any:
     if get_origin(hint) is not Sequence:
         return None
     (item,) = get_args(hint)
-    return item if _base(item) is not None else None
+    return item if _base(_without_none(item)[0]) is not None else None
 
 
 def _concrete(base: type) -> list[type]:

@@ -97,41 +97,56 @@ def training_progress(console: Console) -> Iterator[TrainingProgress]:
 
 
 QUIET = 30.0
-"""Seconds between two lines of progress of a verification in a log."""
+"""Seconds between two lines of progress of a verification or an evaluation in a log."""
 
 
 @contextmanager
-def verification_progress(
-    console: Console, samples: int, cascade: Sequence[str]
+def samples_progress(
+    console: Console, doing: str, samples: int, cascade: Sequence[str]
 ) -> Iterator[Callable[[Sequence[SampleResult]], None]]:
     """Shows how many samples are done; the block calls what it gets with each batch's results.
 
-    A bar, or a line now and then where there is no terminal. The cascade is the methods that are tried.
+    A bar, or a line now and then where there is no terminal, with the time left.
+
+    Args:
+        console: where to.
+        doing: what is done to them, "verifying".
+        samples: how many there are.
+        cascade: the bound methods that are tried; none where nothing is certified.
     """
     with _bar(console) as progress:
-        task = progress.add_task("verifying", total=samples, note="")
+        task = progress.add_task(doing, total=samples, note="")
         done: list[SampleResult] = []
-        said = time.monotonic()
+        begun = said = time.monotonic()
+        fresh = -1  # samples of the calls after the first, which hands over what was done before
 
         def batch_done(results: Sequence[SampleResult]) -> None:
-            nonlocal said
+            nonlocal said, fresh
             done.extend(results)
-            note = verification_note(done, samples, cascade)
+            fresh = 0 if fresh < 0 else fresh + len(results)
+            note = samples_note(done, samples, cascade)
             progress.update(task, completed=len(done), note=note)
-            if not console.is_terminal and time.monotonic() - said >= QUIET:
-                said = time.monotonic()
-                console.print(note, highlight=False, soft_wrap=True)
+            now = time.monotonic()
+            if not console.is_terminal and fresh and now - said >= QUIET:
+                said = now
+                left = duration((now - begun) / fresh * (samples - len(done)))
+                console.print(f"{note}; about {left} left", highlight=False, soft_wrap=True)
 
         yield batch_done
 
 
-def verification_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[str]) -> str:
-    """How far a verification is, and what the stages of a cascade have certified so far."""
-    certified = sum(result.status == "certified" for result in done)
-    note = f"{len(done)}/{samples} samples, {certified} certified"
+def samples_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[str]) -> str:
+    """How far it is, what the stages of a cascade have certified so far, and what attacks have broken."""
+    note = f"{len(done)}/{samples} samples"
+    if cascade:
+        note += f", {sum(result.status == 'certified' for result in done)} certified"
     by_stage = certified_by_stage(done)
     shares = [f"{name} {by_stage[name]}" for name in cascade if by_stage.get(name)]
-    return f"{note} ({', '.join(shares)})" if len(cascade) > 1 and shares else note
+    if len(cascade) > 1 and shares:
+        note += f" ({', '.join(shares)})"
+    if any(result.attacks for result in done):
+        note += f", {sum(bool(result.broken_by) for result in done)} broken"
+    return note
 
 
 def _bar(console: Console) -> Progress:

@@ -1,4 +1,4 @@
-"""Results of a verification as lines of a file, written as they come, so that it goes on where it stopped.
+"""Results as lines of a file, written as they come, so that a verification or an evaluation can go on.
 
 The first line is the header: what the results depend on. Each further line is a sample. A line that a kill
 cut short is dropped; where a sample has several lines, the last one counts.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from certsnn.errors import UserError
-from certsnn.verification import SampleResult
+from certsnn.verification import Attempt, SampleResult
 
 _MISSING = object()
 
@@ -39,12 +39,12 @@ class Journal:
 
 @contextmanager
 def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
-    """The file of this verification, new or to be gone on with.
+    """The file of these results, new or to be gone on with.
 
     Nothing is written before the first results. Samples that ended with an error are not taken as done.
 
     Raises:
-        UserError: if the file holds something else: another verification (naming what differs), or
+        UserError: if the file holds something else: other settings (naming what differs), or
             lines that are not results.
         OSError: if it can't be read or written.
     """
@@ -68,16 +68,18 @@ def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
 
 
 def row(result: SampleResult) -> dict[str, Any]:
-    """A sample for JSON, which has no infinities."""
-    return asdict(result) | {"margin": result.margin if math.isfinite(result.margin) else None}
+    """A sample for JSON, which has no infinities; without the attacks where there were none."""
+    values = asdict(result) | {"margin": result.margin if math.isfinite(result.margin) else None}
+    return values if result.attacks else {name: part for name, part in values.items() if name != "attacks"}
 
 
 def _sample(path: Path, number: int, line: bytes) -> SampleResult:
     try:
         values = json.loads(line)
         margin = -math.inf if values["margin"] is None else values["margin"]
-        return SampleResult(**values | {"margin": margin})
-    except (ValueError, TypeError, KeyError) as error:
+        attacks = {name: Attempt(**outcome) for name, outcome in values.get("attacks", {}).items()}
+        return SampleResult(**values | {"margin": margin, "attacks": attacks})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _not_ours(path, number) from error
 
 
@@ -93,8 +95,7 @@ def _check_header(path: Path, line: bytes, header: Mapping[str, Any]) -> None:
     if names:
         differ = ", ".join(f"{n} is {_shown(there, n)} there and {_shown(here, n)} here" for n in names)
         raise UserError(
-            f"{path} holds the results of another verification: {differ}. Name another file with --results, "
-            "or remove this one"
+            f"{path} holds other results: {differ}. Name another file with --results, or remove this one"
         )
 
 
@@ -113,6 +114,5 @@ def _shown(leaves: Mapping[str, Any], name: str) -> str:
 
 def _not_ours(path: Path, line: int) -> UserError:
     return UserError(
-        f"line {line} of {path} is not what certsnn verify --results writes there; name another file, or "
-        "remove this one"
+        f"line {line} of {path} is not what --results writes there; name another file, or remove this one"
     )

@@ -199,6 +199,12 @@ class Program:
         return self.logits(self.traces(x, steps)[-1].spikes)
 
 
+def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
+    own = logits.gather(1, y[:, None])
+    return (logits >= own).sum(1) == 1
+
+
 @final
 class SpikingNetwork(nn.Module):
     """Layers of affine operators and neurons, unrolled over time.

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 
@@ -65,3 +66,21 @@ class FastSigmoid(Surrogate):
 
     def derivative(self, x: Tensor) -> Tensor:
         return (self.slope / 2) / (1 + self.slope * x.abs()).square()
+
+
+@final
+@dataclass(frozen=True)
+class Adaptive(Surrogate):
+    """`ArcTan` whose ``alpha = sharpness / mean |x|`` follows each sample, layer and step.
+
+    The mean is over the neurons of a layer at one step, as x ``[B, ...]`` comes from a scan over time: so a
+    fair share of the neurons has a gradient, however far from the threshold their membranes are. Meant for
+    the gradient passes of attacks.
+    """
+
+    sharpness: float = 3.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        mean = x.abs().flatten(1).mean(1) if x.dim() > 1 else x.abs()
+        alpha = self.sharpness / mean.clamp_min(torch.finfo(x.dtype).eps).view(-1, *[1] * (x.dim() - 1))
+        return (alpha / 2) / (1 + (math.pi / 2 * alpha * x).square())

@@ -1,10 +1,11 @@
-"""Clean and verified error over a data set, batch by batch."""
+"""Clean and verified error over a data set, batch by batch; what is known about each sample."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, final
 
 import torch
@@ -15,8 +16,30 @@ from certsnn.bounds.problem import Options
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
-from certsnn.inputsets import Threat
-from certsnn.networks import SpikingNetwork
+from certsnn.inputsets import InputSet, Threat
+from certsnn.inputsets.base import Domain
+from certsnn.networks import SpikingNetwork, strictly_correct
+
+
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """What one attack did to one sample.
+
+    ``success``: the class lost, or tied. ``margin``: the network's own least margin at what the attack found
+    (at x0, where it failed). ``entry_change`` and ``pixel_change``: see `certsnn.attacks.statistics.Outcome`.
+    ``queries``, ``iterations``, ``random``: see `certsnn.attacks.AttackResult`. ``seconds``: an equal share
+    of what the batch took.
+    """
+
+    success: bool
+    margin: float
+    entry_change: float
+    pixel_change: float
+    queries: int
+    iterations: int
+    random: bool
+    seconds: float
 
 
 @final
@@ -27,7 +50,7 @@ class SampleResult:
     ``correct``: the class has strictly the largest logit (a tie is an error). ``margin``: the least lower
     bound of its margins; > 0 is what certifies. ``stage``: the method that certified it, or the last one that
     was begun; ``seconds``: what the bounds took (an equal share of what a whole batch took); ``reason``: what
-    happened, where the status is "error".
+    happened, where the status is "error". ``attacks``: what each attack did, by its description.
     """
 
     index: int
@@ -38,6 +61,17 @@ class SampleResult:
     stage: str
     seconds: float = 0.0
     reason: str = ""
+    attacks: Mapping[str, Attempt] = field(default_factory=dict)
+
+    @property
+    def broken_by(self) -> tuple[str, ...]:
+        """The attacks that succeeded."""
+        return tuple(name for name, outcome in self.attacks.items() if outcome.success)
+
+    @property
+    def fell(self) -> bool:
+        """Whether it counts in the attack error: misclassified, or broken by some attack."""
+        return not self.correct or bool(self.broken_by)
 
 
 @final
@@ -63,13 +97,55 @@ class Summary:
         return asdict(self)
 
 
-def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
-    own = logits.gather(1, y[:, None])
-    return (logits >= own).sum(1) == 1
+@final
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A batch as the network takes it: ``x0``, classes, positions, and what the adversary may choose.
+
+    ``x`` is what the threat was bound to, of the domain that it takes.
+    """
+
+    x: Tensor
+    x0: Tensor
+    y: Tensor
+    index: Tensor
+    input_set: InputSet
+    domain: Domain
+
+    def select(self, chosen: Sequence[int]) -> Bound:
+        """The samples at these positions, ascending."""
+        mask = torch.zeros(len(self.y), dtype=torch.bool)
+        mask[list(chosen)] = True
+        here = mask.to(self.y.device)
+        return replace(
+            self,
+            x=self.x[here] if self.domain == "image" else self.x[:, here],
+            x0=self.x0[here] if self.input_set.domain == "image" else self.x0[:, here],
+            y=self.y[here],
+            index=self.index[mask.to(self.index.device)],
+            input_set=self.input_set.select(here),
+        )
 
 
-@torch.no_grad()
+def bind_batch(batch: Batch, threat: Threat, encoding: Encoding | None, device: torch.device) -> Bound:
+    """The batch ``(x, y, index)`` of a loader, on a device; arguments as `verify`."""
+    x, y, index = batch
+    x = (x if encoding is None else encoding(x, index)).to(device)
+    x0, input_set = threat.bind(x, index)
+    return Bound(x, x0, y.to(device), index, input_set, threat.domain)
+
+
+@contextmanager
+def evaluating(network: SpikingNetwork) -> Iterator[torch.device]:
+    """The network in eval mode while the block runs, then as it was; gives the device that it is on."""
+    training = network.training
+    network.eval()
+    try:
+        yield next(network.parameters()).device
+    finally:
+        network.train(training)
+
+
 def verify(
     network: SpikingNetwork,
     batches: Iterable[Batch],
@@ -91,48 +167,67 @@ def verify(
         encoding: turns images into the spikes that the threat takes; None where it takes x itself.
         method, rounding, relaxation, memory, seconds: see `certify`.
     """
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()
-    try:
-        for x, y, index in batches:
-            x = (x if encoding is None else encoding(x, index)).to(device)
-            y = y.to(device)
-            x0, input_set = threat.bind(x, index)
-            verdict = certify(
+    with evaluating(network) as device:
+        for batch in batches:
+            yield judge(
                 network,
-                x0,
-                y,
-                input_set,
-                method,
+                bind_batch(batch, threat, encoding, device),
+                method=method,
                 rounding=rounding,
                 relaxation=relaxation,
                 memory=memory,
                 seconds=seconds,
             )
-            correct = strictly_correct(network(x0), y)
-            rows = zip(
-                index.tolist(),
-                y.tolist(),
-                correct.tolist(),
-                verdict.status,
-                verdict.margins.amin(1).tolist(),
-                verdict.stage,
-                verdict.seconds,
-                verdict.reason,
-                strict=True,
-            )
-            yield [SampleResult(*row) for row in rows]
-    finally:
-        network.train(training)
+
+
+@torch.no_grad()
+def judge(
+    network: SpikingNetwork,
+    batch: Bound,
+    *,
+    method: str = "s-ibp",
+    rounding: bool = True,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
+    seconds: float | None = None,
+) -> list[SampleResult]:
+    """Clean and certified results of one batch by a network in eval mode; arguments as `verify`."""
+    verdict = certify(
+        network,
+        batch.x0,
+        batch.y,
+        batch.input_set,
+        method,
+        rounding=rounding,
+        relaxation=relaxation,
+        memory=memory,
+        seconds=seconds,
+    )
+    correct = strictly_correct(network(batch.x0), batch.y)
+    rows = zip(
+        batch.index.tolist(),
+        batch.y.tolist(),
+        correct.tolist(),
+        verdict.status,
+        verdict.margins.amin(1).tolist(),
+        verdict.stage,
+        verdict.seconds,
+        verdict.reason,
+        strict=True,
+    )
+    return [SampleResult(*row) for row in rows]
 
 
 def check_sound(results: Iterable[SampleResult]) -> None:
-    """Raise UnsoundBoundError if a misclassified sample is certified: only an unsound bound can do that."""
+    """Raise UnsoundBoundError if a sample is certified and yet misclassified, or broken by an attack.
+
+    Only an unsound bound can do that.
+    """
     for result in results:
-        if result.status == "certified" and not result.correct:
+        if result.status == "certified" and result.fell:
+            fate = f"broken by {result.broken_by[0]}" if result.broken_by else "misclassified"
             raise UnsoundBoundError(
-                f"sample {result.index} is misclassified and yet certified: the bounds are unsound. "
+                f"sample {result.index} is {fate} and yet certified: the bounds are unsound. "
                 "Please report this with the model and the command"
             )
 

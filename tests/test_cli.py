@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from certsnn import __version__, verification
 from certsnn.bounds import CASCADE
 from certsnn.cli import main
-from certsnn.console import verification_note, verification_progress
+from certsnn.console import samples_note, samples_progress
 from certsnn.verification import SampleResult, Summary, summarise
 
 EPOCHS = 12
@@ -331,7 +331,7 @@ def test_samples_that_are_there_are_not_verified_again(
     assert second["samples"][:30] == first["samples"]
     assert [row["index"] for row in second["samples"]] == list(range(60))
     assert len(lines(to)) == 61
-    monkeypatch.setattr("certsnn.commands.loader", None)  # nothing is left to load
+    monkeypatch.setattr("certsnn.commands.common.loader", None)  # nothing is left to load
     assert verified(capsys, "--results", to, samples=60)["samples"] == second["samples"]
     assert verified(capsys, "--results", to, samples=30)["samples"] == first["samples"]
     words = ["verify", "digits-eps0.05", "--samples", "30", "--method", "auto", "--results", str(to)]
@@ -427,12 +427,14 @@ def test_progress_of_a_cascade_names_its_stages() -> None:
         return SampleResult(0, 0, True, "certified" if certified else "unknown", 1.0, stage)
 
     done = [result("s-ibp", True), result("s-ibp", True), result("s-crown", True), result("s-crown", False)]
-    note = verification_note(done, 9, ["s-ibp", "s-crown-ibp", "s-crown"])
+    note = samples_note(done, 9, ["s-ibp", "s-crown-ibp", "s-crown"])
     assert note == "4/9 samples, 3 certified (s-ibp 2, s-crown 1)"
-    assert verification_note([], 9, ["s-ibp", "s-crown"]) == "0/9 samples, 0 certified"
-    assert verification_note(done[:1], 9, ["s-ibp"]) == "1/9 samples, 1 certified"
+    assert samples_note([], 9, ["s-ibp", "s-crown"]) == "0/9 samples, 0 certified"
+    assert samples_note(done[:1], 9, ["s-ibp"]) == "1/9 samples, 1 certified"
     written = StringIO()
-    with verification_progress(Console(file=written, force_terminal=True, width=120), 9, ["s-ibp"]) as shown:
+    with samples_progress(
+        Console(file=written, force_terminal=True, width=120), "verifying", 9, ["s-ibp"]
+    ) as shown:
         shown(done[:2])
         shown(done[2:])
     assert "4/9 samples, 3 certified" in written.getvalue()
@@ -441,10 +443,13 @@ def test_progress_of_a_cascade_names_its_stages() -> None:
 def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("certsnn.console.QUIET", 0.0)
     written = StringIO()
-    with verification_progress(Console(file=written), 3, ["s-ibp"]) as shown:
+    with samples_progress(Console(file=written), "verifying", 3, ["s-ibp"]) as shown:
+        shown([])
         for _ in range(2):
             shown([SampleResult(0, 0, True, "unknown", 1.0, "s-ibp")])
-    assert written.getvalue() == "1/3 samples, 0 certified\n2/3 samples, 0 certified\n"
+    assert written.getvalue() == (
+        "1/3 samples, 0 certified; about 0.0 s left\n2/3 samples, 0 certified; about 0.0 s left\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -585,6 +590,6 @@ def test_unsound_bounds_have_an_exit_status_of_their_own(
         wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0, stage="s-ibp")
         return summarise([*results, wrong])
 
-    monkeypatch.setattr("certsnn.commands.summarise", misled)
+    monkeypatch.setattr("certsnn.commands.verifying.summarise", misled)
     assert main(["verify", str(finished), "--samples", "5"]) == 3
     assert "the bounds are unsound" in capsys.readouterr().err

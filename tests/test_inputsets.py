@@ -222,6 +222,20 @@ def test_samples_are_members(cases: st.SearchStrategy[Case], data: st.DataObject
 @cases
 @few
 @given(data=st.data())
+def test_flippable_spikes_lead_to_members(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
+    case = data.draw(cases)
+    x0, flips = case.x0, torch.eye(case.x0[:, 0].numel()).to(case.x0)
+    for x in [x0, *(case.input_set.sample(x0, case.generator) for _ in range(3))]:
+        members = [
+            case.input_set.contains(x0, (x - flip.view(len(x0), 1, *x0.shape[2:])).abs()) for flip in flips
+        ]
+        flippable = case.input_set.flippable(x0, x)
+        assert flippable.movedim(1, 0).flatten(1).tolist() == torch.stack(members, 1).tolist()
+
+
+@cases
+@few
+@given(data=st.data())
 def test_select_keeps_the_chosen_samples(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
     case = data.draw(cases)
     mask = torch.rand(case.x0.shape[1], generator=case.generator) < 0.6

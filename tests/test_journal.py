@@ -86,7 +86,7 @@ def test_another_verification_is_refused_and_its_file_left_alone(tmp_path: Path)
     ):
         pass
     said = str(refused.value)
-    assert said.startswith(f"{path} holds the results of another verification: ")
+    assert said.startswith(f"{path} holds other results: ")
     assert "threat.init_args.eps is 0.05 there and 0.1 here, seconds is null there and 5.0 here" in said
     assert "batch is absent there and 3 here. Name another file" in said
     assert path.read_bytes() == content

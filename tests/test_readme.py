@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand."""
+"""The Python examples of the README and of docs/evaluation.md run as they stand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example(number: int) -> None:
-    exec(compile(EXAMPLES[number], f"README.md, Python example {number + 1}", "exec"), {})
+def examples(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 2
+@pytest.mark.parametrize(("document", "count"), [("README.md", 2), ("docs/evaluation.md", 1)])
+def test_examples(document: str, count: int) -> None:
+    found = examples(document)
+    assert len(found) >= count
+    for number, example in enumerate(found, 1):
+        exec(compile(example, f"{document}, Python example {number}", "exec"), {})

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.bounds.arithmetic import PLAIN
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.verify import bind
@@ -65,7 +66,13 @@ def _error(logits: Tensor, y: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Natural(Objective):
-    """Cross-entropy of the clean logits; the threat plays no part."""
+    """The loss of the clean logits; the threat plays no part.
+
+    Args:
+        loss: CrossEntropy, MeanSquaredError or Margin.
+    """
+
+    loss: Loss = field(default_factory=CrossEntropy)
 
     @property
     def settled(self) -> float:
@@ -74,7 +81,7 @@ class Natural(Objective):
     def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
         x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
         logits = network(x0)
-        loss = F.cross_entropy(logits, samples.y)
+        loss = self.loss(logits, samples.y).mean()
         return Terms(loss, {"loss": loss.detach(), "error": _error(logits, samples.y)})
 
 

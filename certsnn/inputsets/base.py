@@ -20,10 +20,12 @@ class Threat(ABC):
 
     domain: what `bind` takes, "image" ([B, ...], raw units) or "spikes" ([T, B, ...], float 0/1).
     network_input: what a network under this threat takes, the domain of the input set it binds to.
+    size: the name of what makes it larger, "eps", "budget" or "density"; "" for sets of a given batch.
     """
 
     domain: ClassVar[Domain]
     network_input: ClassVar[Domain]
+    size: ClassVar[str]
 
     @abstractmethod
     def bind(self, x: Tensor, index: Tensor) -> tuple[Tensor, InputSet]:
@@ -109,6 +111,13 @@ class InputSet(Threat):
     @abstractmethod
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         """A random member for each sample, spread over the inside and the extremes of the set."""
+
+    @abstractmethod
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        """The spikes of the member x (shaped as x0) whose flip alone makes another member: bool.
+
+        Raises TypeError for a set of images, which have no spikes.
+        """
 
     @abstractmethod
     def select(self, mask: Tensor) -> InputSet:

@@ -37,6 +37,7 @@ class SpikeBox(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = ""
 
     lower: Tensor
     upper: Tensor
@@ -87,6 +88,10 @@ class SpikeBox(InputSet):
         bits = uniform(x0.shape, x0, generator) < share
         return bits.to(x0.dtype).clamp(*self.box(x0))
 
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        check_like(x, x0, "x")
+        return self.lower != self.upper
+
     def select(self, mask: Tensor) -> SpikeBox:
         check_mask(mask, self.lower.shape[1])
         return SpikeBox(self.lower[:, mask], self.upper[:, mask])
@@ -123,6 +128,7 @@ class FreeSpikes(Threat):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "density"
 
     density: float
     seed: int = 0

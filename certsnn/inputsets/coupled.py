@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
@@ -49,6 +50,7 @@ class NestedTrains(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = ""
 
     noise: Tensor
     lower: Tensor
@@ -95,7 +97,7 @@ class NestedTrains(InputSet):
     def minimum(self, A: Tensor, x0: Tensor) -> Tensor:
         # A pixel's trains are prefixes of the sorted noise: its values are prefix sums of sorted A.
         check_form(A, x0)
-        order, valid = self._prefixes()
+        order, valid = self._prefixes
         sums = _prefix_sums(A.gather(1, order.expand_as(A)), dim=1)
         return sums.masked_fill(~valid, torch.inf).amin(dim=1).flatten(2).sum(dim=2)
 
@@ -110,22 +112,33 @@ class NestedTrains(InputSet):
         if bool((score < 0).any()) or bool(score.isinf().any()):
             raise ValueError("scores weigh the bits here: they must be finite and at least 0")
         bits = (x > 0.5).to(x0.dtype)
-        order, valid = self._prefixes()
+        order, valid = self._prefixes
         # Disagreement up to a constant: a set bit costs its score where x is 0, gains it where 1.
         cost = _prefix_sums((score.double() * (1 - 2 * bits)).gather(0, order), dim=0)
         cost = cost.masked_fill(~valid, torch.inf)
         distance = (self._sizes() - x0.sum(dim=0)).abs()
         distance = distance.masked_fill(cost > cost.amin(dim=0), torch.inf)
-        nearest = self._encode(distance.argmin(dim=0), order, x0)
+        nearest = self._encode(distance.argmin(dim=0), x0)
         return torch.where(self._reachable(bits), bits, nearest)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        order, valid = self._prefixes()
+        _, valid = self._prefixes
         least, most = self._range()
         inner = (uniform(valid.shape, x0, generator) + 1).masked_fill(~valid, 0).argmax(dim=0)
         corner = torch.where(uniform(least.shape, x0, generator) < 0.5, least, most)
         size = mixture(x0.sum(dim=0).long(), inner, corner, generator)
-        return self._encode(size, order, x0)
+        return self._encode(size, x0)
+
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        # Of each pixel, the last step of its prefix and the first one beyond it, where the prefix that is
+        # one shorter, or longer, is a member.
+        check_like(x, x0, "x")
+        _, valid = self._prefixes
+        size = x.sum(dim=0, keepdim=True).long()
+        steps = len(x0)
+        shorter = (size > 0) & valid.gather(0, (size - 1).clamp_min(0))
+        longer = (size < steps) & valid.gather(0, (size + 1).clamp_max(steps))
+        return ((self._places == size - 1) & shorter) | ((self._places == size) & longer)
 
     def select(self, mask: Tensor) -> NestedTrains:
         check_mask(mask, self.lower.shape[0])
@@ -136,7 +149,7 @@ class NestedTrains(InputSet):
         return x0[:steps], NestedTrains(self.noise[:steps], self.lower, self.upper)
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
-        order, valid = self._prefixes()
+        _, valid = self._prefixes
         choices = valid.sum(dim=0)
         for members in choices.double().flatten(1).prod(dim=1).tolist():
             check_enumerable(members)
@@ -150,7 +163,7 @@ class NestedTrains(InputSet):
             digit = (code // weight) % choices
             size = prefixes.gather(0, digit.unsqueeze(0)).squeeze(0)
             in_range = (code < total).view(-1, *[1] * (x0.dim() - 2))
-            return torch.where(in_range, self._encode(size, order, x0), x0)
+            return torch.where(in_range, self._encode(size, x0), x0)
 
         return (member(code) for code in range(int(total.max()) if len(total) else 0))
 
@@ -163,6 +176,7 @@ class NestedTrains(InputSet):
         steps = torch.arange(self.noise.shape[0] + 1, device=self.noise.device)
         return steps.view(-1, *[1] * self.lower.dim())
 
+    @cached_property
     def _prefixes(self) -> tuple[Tensor, Tensor]:
         """The steps by rising noise, [T, B, ...], and which prefixes are members, [T+1, B, ...]."""
         ordered, order = self.noise.sort(dim=0)
@@ -171,9 +185,14 @@ class NestedTrains(InputSet):
         least, most = self._range()
         return order, whole & (self._sizes() >= least) & (self._sizes() <= most)
 
-    def _encode(self, size: Tensor, order: Tensor, x0: Tensor) -> Tensor:
-        """The trains, in x0's dtype, that set the first `size` [B, ...] steps of the order."""
-        return (order.argsort(dim=0) < size).to(x0.dtype)
+    @cached_property
+    def _places(self) -> Tensor:
+        """Each step's place in the order of `_prefixes`, [T, B, ...]."""
+        return self._prefixes[0].argsort(dim=0)
+
+    def _encode(self, size: Tensor, x0: Tensor) -> Tensor:
+        """The trains, in x0's dtype, that set the first `size` [B, ...] steps by rising noise."""
+        return (self._places < size).to(x0.dtype)
 
     def _reachable(self, x: Tensor) -> Tensor:
         """Whether each pixel's train is a member's, bool [B, ...]."""
@@ -201,6 +220,7 @@ class CoupledBernoulli(Threat):
 
     domain: ClassVar[Domain] = "image"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "eps"
 
     eps: float
     steps: int

@@ -44,10 +44,18 @@ def _trains(rows: Tensor, x0: Tensor) -> Tensor:
 
 def _first(flips: Tensor, score: Tensor, budget: Tensor) -> Tensor:
     """Of the flips [B, bits], the `budget` [B] of highest score, the first ones on a tie."""
-    order = score.argsort(dim=1, descending=True, stable=True)
-    ranked = flips.gather(1, order)
-    kept = ranked & (ranked.cumsum(dim=1) <= budget.unsqueeze(1))
-    return torch.zeros_like(flips).scatter(1, order, kept)
+    most = int(budget.max()) if len(budget) else 0
+    if most == 0:
+        return torch.zeros_like(flips)
+    ranked = score.masked_fill(~flips, -torch.inf)
+    last = ranked.topk(most, dim=1).values.gather(1, (budget.unsqueeze(1) - 1).clamp(min=0))
+    last = last.masked_fill(budget.unsqueeze(1) == 0, torch.inf)
+    above, level = flips & (ranked > last), flips & (ranked == last)
+    room = budget - above.sum(dim=1)
+    crowded = (level.sum(dim=1) > room).nonzero().squeeze(1)
+    tied = level[crowded]
+    level[crowded] = tied & (tied.cumsum(dim=1) <= room[crowded].unsqueeze(1))
+    return above | level
 
 
 @final
@@ -57,6 +65,7 @@ class SpikeFlips(InputSet):
 
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
+    size: ClassVar[str] = "budget"
 
     budget: int
     kind: Kind = "any"
@@ -124,6 +133,13 @@ class SpikeFlips(InputSet):
         score = uniform(x0.shape, x0, generator)
         flips = _trains(_first(_rows(self.allowed(x0)), _rows(score), budget), x0)
         return torch.where(flips, 1 - x0, x0)
+
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        # Undoing a flip is always allowed, another flip while the budget lasts.
+        check_like(x, x0, "x")
+        flipped = x != x0
+        room = _rows(flipped).sum(dim=1) < self.budget
+        return flipped | (self.allowed(x0) & room.view(1, -1, *[1] * (x0.dim() - 2)))
 
     def select(self, mask: Tensor) -> SpikeFlips:
         return self

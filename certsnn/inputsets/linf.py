@@ -49,6 +49,7 @@ class LinfBall(InputSet):
 
     domain: ClassVar[Domain] = "image"
     network_input: ClassVar[Domain] = "image"
+    size: ClassVar[str] = "eps"
 
     eps: float
     low: float | None = 0.0
@@ -102,6 +103,9 @@ class LinfBall(InputSet):
         inner = lower + uniform(x0.shape, x0, generator).to(x0.dtype) * (upper - lower)
         corner = torch.where(uniform(x0.shape, x0, generator) < 0.5, lower, upper)
         return mixture(x0, inner, corner, generator).clamp(lower, upper)
+
+    def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
+        raise TypeError(f"{self.describe()} holds images: there are no spikes to flip")
 
     def select(self, mask: Tensor) -> LinfBall:
         return self

@@ -1,0 +1,331 @@
+"""Attacks: the tables of the attack papers, what greedy search misses, foolbox's PGD, and what attacks cost.
+
+    python benchmarks/attacks.py papers ROOT RUN... [--samples N]     # MNIST; writes attacks-papers.{json,md}
+    python benchmarks/attacks.py greedy                               # writes attacks-greedy.{json,md}
+    python benchmarks/attacks.py foolbox                              # writes attacks-foolbox.{json,md}
+    python benchmarks/attacks.py speed ROOT [--samples N]             # writes attacks-speed.{json,md}
+
+All files go to benchmarks/results. ROOT is the folder of torchvision's data sets; each RUN is a run folder of
+configs/mnist-cnn-natural.yaml (`certsnn train`), with any loss. What is attacked are the first N test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+
+from certsnn import __version__
+from certsnn.architectures import build
+from certsnn.attacks import (
+    FGSM,
+    G2S,
+    PGD,
+    RSF,
+    Attack,
+    CrossEntropy,
+    ExhaustiveFlips,
+    GreedyFlips,
+    Loss,
+    Margin,
+    RandomSearch,
+)
+from certsnn.attacks.statistics import outcome, statistics
+from certsnn.data import load
+from certsnn.encoding import Bernoulli
+from certsnn.files import write_text
+from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips
+from certsnn.models import load_model
+from certsnn.networks import SpikingNetwork, ieee_products, strictly_correct
+from certsnn.neurons import IF, LIF
+
+RESULTS = Path(__file__).parent / "results"
+BATCH = 250
+TUNED = 1.0
+"""The penultimate threshold in gradient passes, as in the paper (the network's own is 0.3)."""
+Row = dict[str, Any]
+
+
+def write(name: str, title: str, facts: str, rows: Sequence[Row]) -> None:
+    """The rows as JSON and as a table."""
+    setting = (
+        f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{torch.get_num_threads()} thread."
+    )
+    keys = list(rows[0])
+    lines = [f"# {title}", "", facts, "", setting, "", f"| {' | '.join(keys)} |", "|---" * len(keys) + "|"]
+    lines += [f"| {' | '.join(_cell(row[key]) for key in keys)} |" for row in rows]
+    write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
+    data = {"title": title, "facts": facts, "setting": setting, "rows": list(rows)}
+    write_text(RESULTS / f"{name}.json", json.dumps(data, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def any_spikes(x: Tensor) -> SpikeBox:
+    """All spikes: the papers' adversary has no budget."""
+    return SpikeBox(torch.zeros_like(x), torch.ones_like(x))
+
+
+# The papers' tables
+
+
+def paper_row(
+    network: SpikingNetwork, data: Any, samples: int, attack: G2S, targeted: bool, steps: int
+) -> Row:
+    outcomes, vanished = [], 0
+    for start in range(0, samples, BATCH):
+        x, y, index = data[range(start, min(start + BATCH, samples))]
+        x0 = Bernoulli(steps)(x, index)
+        correct = strictly_correct(network(x0).detach(), y)
+        targets = (y + 1 + index % 9) % 10 if targeted else None
+        input_set = any_spikes(x0)
+        result = attack(network, x0, y, input_set, targets)
+        outcomes.append(outcome(x0, correct, input_set, result))
+        vanished += vanished_gradients(network, attack, x0[:, correct], y[correct])
+    found = statistics(outcomes)
+    return {
+        "goal": "targeted" if targeted else "untargeted",
+        "penultimate threshold": attack.penultimate_threshold or "own",
+        "RSF": "yes" if attack.gamma else "no",
+        "correct": found.correct,
+        "success %": found.success_rate,
+        "iterations": found.iterations,
+        "flipped bits %": None if found.entry_change is None else 100 * found.entry_change,
+        "pixel change": found.pixel_change,
+        "RSF needed %": found.random_share if attack.gamma else None,
+        "all-zero gradient at the start %": 100 * vanished / max(1, found.correct),
+    }
+
+
+def vanished_gradients(network: SpikingNetwork, attack: G2S, x: Tensor, y: Tensor) -> int:
+    """For how many samples the attack's gradient is zero in all spikes of x itself (untargeted loss)."""
+    x = x.clone().requires_grad_()
+    loss = attack.loss(attack.view(network.freeze()).run(x), y).sum()
+    (gradient,) = torch.autograd.grad(loss, x)
+    return int((gradient == 0).movedim(1, 0).flatten(1).all(1).sum())
+
+
+def papers(root: str, runs: Sequence[str], samples: int) -> None:
+    data = load("mnist", "test", root)
+    rows = []
+    for run in runs:
+        model = load_model(run)
+        loss: Loss = model.config.training.objective.loss  # type: ignore[attr-defined]
+        for targeted in (False, True):
+            for threshold in (None, TUNED):
+                for gamma in (0.0, 0.05):
+                    attack = G2S(gamma=gamma, loss=loss, penultimate_threshold=threshold)
+                    row = paper_row(model.network, data, samples, attack, targeted, model.config.steps)
+                    rows.append({"trained and attacked with": type(loss).__name__} | row)
+                    print(rows[-1], flush=True)
+    facts = (
+        f"The first {samples} MNIST test images, Bernoulli-encoded (T = {model.config.steps}); a small CNN of "
+        "LIF(0.3, 0.3), rate readout, naturally trained by configs/mnist-cnn-natural.yaml. G2S, 25 iterations, "
+        "no budget. Success is over the samples that the network gets right; iterations and changes are means "
+        "over those that were broken. A tie is an untargeted success, but no targeted one. Target: another "
+        "class, fixed by the position of the image."
+    )
+    write("attacks-papers", "G2S and RSF on a naturally trained CNN", facts, rows)
+
+
+# Greedy against exhaustive search
+
+
+def tiny(seed: int, steps: int, features: int, readout: str) -> SpikingNetwork:
+    torch.manual_seed(seed)
+    neuron: Callable[[], nn.Module] = (lambda: LIF(0.5, 0.7)) if seed % 2 else (lambda: IF(0.5))
+    layers = [nn.Linear(features, 12), neuron(), nn.Linear(12, 12), neuron(), nn.Linear(12, 3)]
+    network = SpikingNetwork(
+        layers if readout == "membrane" else [*layers, neuron()],
+        steps,
+        readout,  # type: ignore[arg-type]
+        "spikes",
+    )
+    with torch.no_grad():
+        for layer in network.layers:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(2)
+    return network.eval()
+
+
+def greedy(networks: int = 20, samples: int = 20, steps: int = 4, features: int = 10) -> None:
+    attacks: list[Attack] = [
+        ExhaustiveFlips(),
+        GreedyFlips(),
+        GreedyFlips(rounds=3),
+        G2S(),
+        G2S(loss=Margin()),
+        RSF(),
+        RandomSearch(),
+    ]
+    rows = []
+    for budget in track((1, 2, 3)):
+        found = [0] * len(attacks)
+        total = 0
+        for seed in range(networks):
+            network = tiny(seed, steps, features, "rate" if seed % 4 < 2 else "membrane")
+            generator = torch.Generator().manual_seed(seed)
+            x = torch.randint(0, 2, (steps, samples, features), generator=generator).float()
+            logits = network(x).detach()
+            y = logits.argmax(1)
+            clear = strictly_correct(logits, y)
+            x, y = x[:, clear], y[clear]
+            total += len(y)
+            for place, attack in enumerate(attacks):
+                found[place] += int(attack(network, x, y, SpikeFlips(budget)).success.sum())
+        for attack, count in zip(attacks, found, strict=True):
+            share = 100 * count / found[0]
+            rows.append(
+                {
+                    "budget": budget,
+                    "attack": attack.describe(),
+                    "broken": count,
+                    "of": total,
+                    "% of exhaustive": share,
+                }
+            )
+    facts = (
+        f"{networks} random networks {features}-12-12-3 on spikes, T = {steps} ({steps * features} bits), LIF "
+        f"and IF, both readouts; up to {samples} random samples each, those that are classified without a tie."
+    )
+    write("attacks-greedy", "Flips under a budget, against exhaustive search", facts, rows)
+
+
+# foolbox
+
+
+def outside_check(iterations: int = 25, eps: float = 0.15) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import foolbox
+    network = load_model("digits-eps0.05").network
+    data = load("digits", "test")
+    x, y, _ = data[range(len(data))]
+    rows = []
+    for step_size in (0.01 / 0.3, 0.1):
+        torch.manual_seed(0)
+        attack = foolbox.attacks.LinfPGD(steps=iterations, rel_stepsize=step_size)
+        _, adversarial, _ = attack(foolbox.PyTorchModel(network, bounds=(0, 1)), x, y, epsilons=eps)
+        wrong = ~strictly_correct(network(adversarial).detach(), y)
+        name = f"foolbox {foolbox.__version__} LinfPGD(steps={iterations}, rel_stepsize={step_size:.3g})"
+        rows.append({"attack": name, "runs": 1, "robust error %": 100 * float(wrong.float().mean())})
+    ours: list[tuple[Attack, int]] = [
+        (FGSM(), 1),
+        (PGD(iterations, losses=(CrossEntropy(),), surrogates=(None,)), 1),
+        (PGD(iterations, losses=(Margin(),), surrogates=(None,)), 1),
+        (PGD(iterations), len(PGD().surrogates)),
+        (PGD(iterations, restarts=4), 4 * len(PGD().surrogates)),
+        (RandomSearch(), 1),
+    ]
+    for mine, runs in ours:
+        wrong = mine(network, x, y, LinfBall(eps)).success
+        rows.append(
+            {"attack": mine.describe(), "runs": runs, "robust error %": 100 * float(wrong.float().mean())}
+        )
+    facts = f"digits-eps0.05, the whole digits test set ({len(data)} images), LinfBall({eps:g}); a tie is an error."
+    write("attacks-foolbox", "PGD against foolbox", facts, rows)
+
+
+# Cost
+
+
+def speed(root: str, samples: int, iterations: int = 25, steps: int = 10) -> None:
+    """Time of attacks that break next to nothing, over that of their forward-backward passes alone."""
+    torch.manual_seed(0)
+    x, _, index = load("mnist", "test", root)[range(samples)]
+    spiking, image = (
+        build("reference-fc", (1, 28, 28), 10, lambda: LIF(0.25, 0.25), steps, "membrane", kind).eval()
+        for kind in ("spikes", "image")
+    )
+    x0 = Bernoulli(steps)(x, index)
+    nested, trains = CoupledBernoulli(0.0, steps).bind(x, index)
+    cases: list[tuple[SpikingNetwork, Tensor, InputSet, Attack]] = [
+        (spiking, x0, SpikeBox(x0, x0), G2S(iterations)),
+        (spiking, x0, SpikeFlips(1), G2S(iterations)),
+        (spiking, nested, trains, G2S(iterations)),
+        (spiking, x0, SpikeFlips(1), RSF(iterations)),
+        (image, x, LinfBall(0.0), G2S(iterations)),
+        (image, x, LinfBall(0.0), PGD(iterations, surrogates=(None,))),
+    ]
+    rows = []
+    for network, start, input_set, attack in cases:
+        y = network(start).detach().argmax(1)
+        passes, whole, needed = 0, [], []
+        for _ in range(3):  # taking turns, so that a slow moment of the machine meets both
+            begun = time.perf_counter()
+            result = attack(network, start, y, input_set)
+            whole.append(time.perf_counter() - begun)
+            passes = int(result.iterations.sum())
+            needed.append(forward_backward(network, start, y, iterations) * passes / (iterations * samples))
+        ratios = sorted(w / n for w, n in zip(whole, needed, strict=True))
+        rows.append(
+            {
+                "attack": attack.describe(),
+                "set": input_set.describe(),
+                "iterations a sample": passes / samples,
+                "attack (s)": sorted(whole)[1],
+                "its forward-backward passes (s)": sorted(needed)[1],
+                "ratio": ratios[1],
+            }
+        )
+        print(rows[-1], flush=True)
+    facts = (
+        f"{samples} MNIST test images, reference-fc (784-512-256-10) with random weights, labelled by itself, "
+        f"T = {steps}; medians of 3 runs in turn. The sets hold next to nothing, so that all iterations run; "
+        "the work is that of larger sets. Forward-backward: the gradient of cross-entropy with regard to the "
+        "input alone, on the whole batch at once."
+    )
+    write("attacks-speed", "What attacks cost", facts, rows)
+
+
+def forward_backward(network: SpikingNetwork, x: Tensor, y: Tensor, passes: int) -> float:
+    """Seconds of so many gradients with regard to the input."""
+    program = network.freeze()
+    begun = time.perf_counter()
+    with ieee_products():
+        for _ in range(passes):
+            inputs = x.clone().requires_grad_()
+            torch.autograd.grad(F.cross_entropy(program.run(inputs), y), inputs)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("papers", "greedy", "foolbox", "speed"):
+        command = commands.add_parser(name)
+        if name in ("papers", "speed"):
+            command.add_argument("root")
+            command.add_argument("--samples", type=int, default=1000)
+        if name == "papers":
+            command.add_argument("runs", nargs="+")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.command == "papers":
+        papers(arguments.root, arguments.runs, arguments.samples)
+    elif arguments.command == "speed":
+        speed(arguments.root, arguments.samples)
+    elif arguments.command == "greedy":
+        greedy()
+    else:
+        outside_check()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Attacks on spiking networks: each proposes members of an input set, one place decides (design, 6)."""
+
+from certsnn.attacks.base import Attack, AttackResult
+from certsnn.attacks.exhaustive import ExhaustiveFlips
+from certsnn.attacks.fgsm import FGSM
+from certsnn.attacks.g2s import G2S
+from certsnn.attacks.greedy import GreedyFlips
+from certsnn.attacks.losses import CrossEntropy, Loss, Margin, MeanSquaredError
+from certsnn.attacks.pgd import PGD
+from certsnn.attacks.random_search import RandomSearch
+from certsnn.attacks.rsf import RSF
+from certsnn.attacks.victim import Victim
+
+__all__ = [
+    "FGSM",
+    "G2S",
+    "PGD",
+    "RSF",
+    "Attack",
+    "AttackResult",
+    "CrossEntropy",
+    "ExhaustiveFlips",
+    "GreedyFlips",
+    "Loss",
+    "Margin",
+    "MeanSquaredError",
+    "RandomSearch",
+    "Victim",
+]

@@ -1,0 +1,186 @@
+"""The attack interface: subclasses only propose; this file checks, and decides what counts.
+
+For every sample: clean error <= attack error. So x itself is a candidate, and a sample is broken only if a
+member of the input set, put to the network as it acts in eval mode, reaches the goal.
+Source: design, section 6.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from certsnn.attacks.goal import Goal
+from certsnn.attacks.victim import Ledger, Victim, sample_keys
+from certsnn.inputsets import InputSet
+from certsnn.inputsets.base import Domain
+from certsnn.networks import Program, SpikingNetwork, ieee_products
+
+BOTH: frozenset[Domain] = frozenset({"image", "spikes"})
+IMAGES: frozenset[Domain] = frozenset({"image"})
+SPIKES: frozenset[Domain] = frozenset({"spikes"})
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack found, for each sample of a batch.
+
+    adversarial: a member of the input set that breaks the sample; x itself where the attack failed (or x is
+        misclassified already). Shaped as x.
+    success: bool ``[B]``; untargeted: the label is not strictly the largest logit, so a tie counts.
+    queries: int64 ``[B]``, forward passes of the sample, those of gradients and of x itself included.
+    iterations: int64 ``[B]``, rounds of proposals until success (all of them where it failed); 0 if x itself
+        was a success.
+    random: bool ``[B]``, whether random flips stood in for a vanished gradient (RSF).
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    queries: Tensor
+    iterations: Tensor
+    random: Tensor
+
+
+class Attack(ABC):
+    """Looks for a member of the input set that the network gets wrong.
+
+    Subclasses are frozen dataclasses of their settings, constructible without arguments, their effort first.
+    Randomness is keyed on (seed, content of the sample), so that neither the order nor the batch changes
+    what a sample draws, unless the attack says otherwise; floating-point sums may still depend on the batch.
+    """
+
+    domains: ClassVar[frozenset[Domain]]
+    """The inputs of networks that the attack can change."""
+
+    @abstractmethod
+    def search(self, victim: Victim) -> None:
+        """Propose inputs to the victim (`Victim.attempt`, `Victim.measure`), which keeps what works.
+
+        Called without gradients, on samples that x itself does not break; not on an empty batch.
+        """
+
+    @abstractmethod
+    def view(self, program: Program) -> Program:
+        """The network as the attack's gradient passes see it (`certsnn.attacks.gradients`); often itself.
+
+        Called before any work. Raises ValueError if the attack's settings do not fit the network.
+        """
+
+    @final
+    def fits(self, input_set: InputSet) -> bool:
+        """Whether the attack can search this input set."""
+        return input_set.domain in self.domains
+
+    @final
+    def describe(self) -> str:
+        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and what is not the default."""
+        shown = []
+        for place, field in enumerate(fields(self)):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if place == 0 or value != _default(field):
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @final
+    @torch.no_grad()
+    def __call__(
+        self,
+        network: SpikingNetwork,
+        x: Tensor,
+        y: Tensor,
+        input_set: InputSet,
+        targets: Tensor | None = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        Args:
+            network: attacked as it acts in eval mode; it is not changed.
+            x: its nominal input, images ``[B, ...]`` or spikes ``[T, B, ...]``.
+            y: the labels ``[B]``, int64.
+            input_set: what the adversary may choose, around x (`Threat.bind` gives both).
+            targets: classes ``[B]``, int64, other than y: success is then that the network says so.
+
+        Raises:
+            ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
+        """
+        self._check(network, x, input_set)
+        program = network.freeze()
+        view = self.view(program)
+        goal = Goal(y, targets)
+        axis = input_set.batch_axis
+        with ieee_products():
+            _check_goal(goal, x, axis, program)
+            ledger = Ledger(x, axis, program)
+            rows = torch.arange(len(y), device=x.device)
+            keys = sample_keys(x, axis)
+            victim = Victim(program, view, x, goal, input_set, keys, ledger, rows)
+            if len(victim):
+                victim.measure(x[None])
+                ledger.iterations.zero_()
+                rest, _ = victim.unbroken()
+                if len(rest):
+                    self.search(rest)
+            return _decided(victim)
+
+    def _check(self, network: SpikingNetwork, x: Tensor, input_set: InputSet) -> None:
+        name = type(self).__name__
+        if not isinstance(input_set, InputSet):
+            raise TypeError(
+                f"{name} needs an input set, got {type(input_set).__name__}; bind the threat first: "
+                "x0, input_set = threat.bind(x, index)"
+            )
+        if not self.fits(input_set):
+            raise ValueError(
+                f"{name} changes inputs of the kind {' or '.join(sorted(self.domains))}, but "
+                f"{input_set.describe()} is a set of the kind {input_set.domain}; choose another attack"
+            )
+        if input_set.domain != network.input.kind:
+            raise ValueError(
+                f"{input_set.describe()} needs a network with input={input_set.domain!r}, this one has "
+                f"input={network.input.kind!r}"
+            )
+        network.check(x)
+        input_set.check(x)
+
+
+def _default(field: Any) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _check_goal(goal: Goal, x: Tensor, axis: int, program: Program) -> None:
+    """Raise ValueError unless labels and targets are int64 [B], on x's device and in range."""
+    batch = x.shape[axis]
+    classes = program.run(x.narrow(axis, 0, 0)).shape[1]
+    for name, values in (("y", goal.y), ("targets", goal.targets)):
+        if values is None:
+            continue
+        if values.shape != (batch,) or values.dtype != torch.int64:
+            raise ValueError(f"{name} must be int64 [{batch}], got {values.dtype} {list(values.shape)}")
+        if values.device != x.device:
+            raise ValueError(f"{name} is on {values.device}, the input on {x.device}; move one of them")
+        if batch and not (int(values.min()) >= 0 and int(values.max()) < classes):
+            raise ValueError(
+                f"{name} must lie in 0..{classes - 1}, got {int(values.min())}..{int(values.max())}"
+            )
+    if goal.targets is not None and bool((goal.targets == goal.y).any()):
+        raise ValueError("targets must differ from the labels: a target is the wrong answer that is wanted")
+
+
+def _decided(victim: Victim) -> AttackResult:
+    """Success, decided anew from the inputs alone: members of the set that reach the goal."""
+    ledger, x0 = victim.ledger, victim.x0
+    success = torch.zeros_like(ledger.broken)
+    broken, found = victim.broken()
+    if len(broken):
+        reached = broken.goal.reached(broken.program.run(found))
+        success[broken.rows] = reached & broken.input_set.contains(broken.x0, found)
+        ledger.queries[broken.rows] += 1
+    adversarial = torch.where(victim.aligned(success), ledger.found, x0)
+    return AttackResult(adversarial, success, ledger.queries, ledger.iterations, ledger.random)

@@ -1,0 +1,50 @@
+"""Every member of the set: the exact answer, where there are few enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import final
+
+import torch
+
+from certsnn.attacks.base import SPIKES, Attack
+from certsnn.attacks.settings import check_count
+from certsnn.attacks.victim import MEMORY, Victim
+from certsnn.networks import Program
+
+CHUNK = 256
+"""Members of each sample that are held at once."""
+
+
+@final
+@dataclass(frozen=True)
+class ExhaustiveFlips(Attack):
+    """All members of a small set of spikes; a failure proves that there is no success (of this float32 run).
+
+    Members are tried in the order of `InputSet.enumerate`: fewer flips first where the set counts flips.
+    Raises ValueError on sets with more than 2**20 members a sample. An iteration is `CHUNK` members.
+
+    Args:
+        memory: bytes that the activations of one forward pass may take.
+    """
+
+    domains = SPIKES
+
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        check_count("memory", self.memory)
+
+    def view(self, program: Program) -> Program:
+        return program
+
+    def search(self, victim: Victim) -> None:
+        members = victim.input_set.enumerate(victim.x0)
+        everyone = victim
+        while chunk := list(islice(members, CHUNK)):
+            victim, _ = everyone.unbroken()
+            if not len(victim):
+                return
+            victim, found = everyone.unbroken(*chunk)
+            victim.measure(torch.stack(found), self.memory)

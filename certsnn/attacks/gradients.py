@@ -1,0 +1,52 @@
+"""A network as the gradient pass of an attack sees it; the network that is attacked stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from certsnn.networks import Program, SpikeInput, Stage
+from certsnn.neurons import LEAST_THRESHOLD
+from certsnn.surrogates import Surrogate
+
+
+def with_surrogate(program: Program, surrogate: Surrogate | None) -> Program:
+    """The program whose spikes have another derivative; itself for None."""
+    if surrogate is None:
+        return program
+    stages = tuple(_changed(stage, surrogate=surrogate) for stage in program.stages)
+    return replace(program, stages=stages)
+
+
+def with_penultimate_threshold(program: Program, threshold: float | None) -> Program:
+    """The program with another firing threshold before its last layer; itself for None.
+
+    The last layer is the output neurons (rate readout) or the affine readout (membrane readout). A higher
+    threshold there makes the last hidden layer sparser, and keeps cross-entropy from a saturated output whose
+    gradient vanishes. The reset stays that of the network. Source: Liang et al. 2021 ("Exploring Adversarial
+    Attack in Spiking Neural Networks with Spike-Compatible Gradient"), section V.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    if threshold is None:
+        return program
+    place = len(program.stages) - (1 if program.readout else 2)
+    if place < 0:
+        raise ValueError("penultimate_threshold needs a hidden layer of neurons; set it to None")
+    stages = list(program.stages)
+    old = stages[place].neuron.threshold
+    raised = torch.full_like(old, max(threshold, LEAST_THRESHOLD))
+    stages[place] = _changed(stages[place], threshold=raised)
+    return replace(program, stages=tuple(stages))
+
+
+def by_step(program: Program) -> Program:
+    """The program that takes what its first layer sees at each step, ``[T, B, ...]``, 0/1 or not."""
+    return replace(program, input=SpikeInput())
+
+
+def _changed(stage: Stage, **fields: Any) -> Stage:
+    return replace(stage, neuron=stage.neuron._replace(**fields))

@@ -1,0 +1,126 @@
+"""Greedy flip search by the exact effects of single flips, then the flips that were not needed undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.attacks.base import SPIKES, Attack
+from certsnn.attacks.gradients import with_surrogate
+from certsnn.attacks.losses import Loss, Margin
+from certsnn.attacks.settings import check_count
+from certsnn.attacks.victim import MEMORY, Victim
+from certsnn.encoding import check_seed
+from certsnn.networks import Program
+from certsnn.surrogates import Adaptive, Surrogate
+
+
+@final
+@dataclass(frozen=True)
+class GreedyFlips(Attack):
+    """One flip at a time, the one that truly brings the sample nearest to the goal.
+
+    Each round ranks the possible flips by gradient, measures the true effect of the best ``candidates`` of
+    them by forward passes, and keeps the best one, even if it does not help yet. Where no flip is left, the
+    round undoes one that was made earlier (never the last one, whose rivals have been measured) and bars it,
+    so that later rounds try others with those that stay. What succeeds is then reduced: flips are undone as
+    long as the sample stays broken.
+
+    Args:
+        candidates: flips that are measured in each round.
+        rounds: at most so many flips and exchanges, and at most so many flips undone.
+        loss: ranks the flips.
+        surrogate: the spikes' derivative for the ranking; None is the network's own.
+        memory: bytes that the activations of one forward pass may take.
+        seed: ranks flips whose gradients agree.
+    """
+
+    domains = SPIKES
+
+    candidates: int = 64
+    rounds: int = 50
+    loss: Loss = field(default_factory=Margin)
+    surrogate: Surrogate | None = field(default_factory=Adaptive)
+    memory: int = MEMORY
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "rounds", "memory"):
+            check_count(name, getattr(self, name))
+        check_seed(self.seed)
+
+    def view(self, program: Program) -> Program:
+        return with_surrogate(program, self.surrogate)
+
+    def search(self, victim: Victim) -> None:
+        everyone, x = victim, victim.x0
+        barred = last = torch.zeros_like(x, dtype=torch.bool)
+        for turn in range(self.rounds):
+            victim, (x, barred, last) = victim.unbroken(x, barred, last)
+            if not len(victim):
+                break
+            possible = victim.input_set.flippable(victim.x0, x)
+            undo = possible & (x != victim.x0) & ~last
+            add = possible & (x == victim.x0) & ~barred
+            adding = victim.per_sample(add).any(1)
+            gain = victim.gradient(x, self.loss) * (1 - 2 * x)
+            best = self._best(victim, x, gain, torch.where(victim.aligned(adding), add, undo), turn)
+            if torch.equal(best, x):
+                break
+            barred = barred | ((best != x) & (x != victim.x0))
+            last = torch.where(victim.aligned(adding), best != x, last)
+            x = best
+        self._reduce(everyone)
+
+    def _best(self, victim: Victim, x: Tensor, gain: Tensor, possible: Tensor, turn: int) -> Tensor:
+        """x with the best one of the possible flips; x itself where there is none."""
+        places, real = best_places(victim, gain, possible, self.candidates, self.seed, turn)
+        members = flipped(victim, x, places, real)
+        gaps = victim.measure(members, self.memory).masked_fill(~real, torch.inf)
+        return members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
+
+    def _reduce(self, victim: Victim) -> None:
+        """Undo flips of the broken samples, one at a time, as long as they stay broken."""
+        for turn in range(self.rounds):
+            broken, x = victim.broken()
+            if not len(broken):
+                return
+            undoable = broken.input_set.flippable(broken.x0, x) & (x != broken.x0)
+            places, real = best_places(
+                broken, torch.zeros_like(x), undoable, self.candidates, self.seed, self.rounds + turn
+            )
+            if not bool(real.any()):
+                return
+            before = x
+            broken.measure(flipped(broken, x, places, real), self.memory)
+            _, x = victim.broken()
+            if torch.equal(x, before):
+                return
+
+
+def best_places(
+    victim: Victim, gain: Tensor, possible: Tensor, count: int, seed: int, stream: int
+) -> tuple[Tensor, Tensor]:
+    """The possible flips of the highest gain, those that agree in random order.
+
+    Returns:
+        ``(places, real)``, both ``[C, B]`` with 1 <= C <= count: places among a sample's bits, and which of
+        them are possible.
+    """
+    noise = victim.per_sample(victim.uniform(len(gain), seed, stream))
+    shuffled = noise.argsort(1)
+    possible, gain = (victim.per_sample(x).gather(1, shuffled) for x in (possible, gain))
+    rank = gain.masked_fill(~possible, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = rank[:, : max(1, min(count, int(possible.sum(1).max())))]
+    return shuffled.gather(1, rank).T, possible.gather(1, rank).T
+
+
+def flipped(victim: Victim, x: Tensor, places: Tensor, real: Tensor) -> Tensor:
+    """Members ``[C, *x.shape]``, each x with one spike flipped; x itself where it is not real."""
+    rows = victim.per_sample(x).repeat(len(places), 1, 1)
+    old = rows.gather(2, places[..., None])
+    rows.scatter_(2, places[..., None], torch.where(real[..., None], 1 - old, old))
+    return rows.view(*rows.shape[:2], len(x), *x.shape[2:]).movedim(2, 1)

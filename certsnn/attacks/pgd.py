@@ -1,0 +1,106 @@
+"""Projected gradient ascent on images, through surrogate gradients of several widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.attacks.base import IMAGES, Attack
+from certsnn.attacks.gradients import with_surrogate
+from certsnn.attacks.losses import CrossEntropy, Loss, Margin
+from certsnn.attacks.settings import check_count, check_positive, check_share
+from certsnn.attacks.victim import Victim
+from certsnn.encoding import check_seed
+from certsnn.networks import Program
+from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate
+
+
+@final
+@dataclass(frozen=True)
+class PGD(Attack):
+    r"""Steps of the gradient's sign, projected back onto the set.
+
+    .. math:: v \leftarrow \mu v + g / \mathrm{mean}|g|, \quad
+        x \leftarrow \mathrm{project}(x + \alpha_i\, r\, \mathrm{sign}(v))
+
+    with r the radius of the set (the farthest that one pixel can move) and a step size that falls linearly,
+    :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. One run for each surrogate, in turn, as a spiking
+    network's gradient is only as good as its surrogate, with the next loss each time; the first run starts at
+    x, the others at random.
+    Sources: Madry et al. 2018; momentum: Dong et al. 2018.
+
+    Args:
+        iterations: steps of one run.
+        restarts: how often to go through all surrogates.
+        step_size: the first step, relative to the radius.
+        momentum: :math:`\mu`, in [0, 1].
+        losses: what the objectives are made of.
+        surrogates: the spikes' derivatives; None is the network's own.
+        seed: of the random starts.
+    """
+
+    domains = IMAGES
+
+    iterations: int = 25
+    restarts: int = 1
+    step_size: float = 0.5
+    momentum: float = 0.75
+    losses: Sequence[Loss] = field(default_factory=lambda: (CrossEntropy(), Margin()))
+    surrogates: Sequence[Surrogate | None] = field(
+        default_factory=lambda: (None, ArcTan(5.0), Rectangle(1.0), Rectangle(0.25), Adaptive())
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("iterations", self.iterations)
+        check_count("restarts", self.restarts)
+        check_positive("step_size", self.step_size)
+        check_share("momentum", self.momentum)
+        check_seed(self.seed)
+        for name in ("losses", "surrogates"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one")
+
+    def view(self, program: Program) -> Program:
+        return program
+
+    def search(self, victim: Victim) -> None:
+        for run in range(self.restarts * len(self.surrogates)):
+            victim, _ = victim.unbroken()
+            if not len(victim):
+                return
+            start = victim.x0 if run == 0 else _random_start(victim, self.seed, run)
+            turn, place = divmod(run, len(self.surrogates))
+            view = with_surrogate(victim.view, self.surrogates[place])
+            loss = self.losses[(place + turn) % len(self.losses)]  # another one at the next restart
+            self._ascend(victim, start, view, loss)
+
+    def _ascend(self, victim: Victim, x: Tensor, view: Program, loss: Loss) -> None:
+        velocity = torch.zeros_like(x)
+        radius = _radius(victim)
+        for iteration in range(self.iterations):
+            victim, (x, velocity, radius) = victim.unbroken(x, velocity, radius)
+            if not len(victim):
+                return
+            gradient = victim.gradient(x, loss, view)
+            mean = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
+            velocity = self.momentum * velocity + gradient / victim.aligned(mean)
+            step = self.step_size * (1 - iteration / self.iterations)
+            x = victim.attempt(x + step * radius * velocity.sign())
+
+
+def _random_start(victim: Victim, seed: int, run: int) -> Tensor:
+    lower, upper = victim.input_set.box(victim.x0)
+    noise = victim.uniform(1, seed, run)[0].to(lower.dtype)
+    return lower + noise * (upper - lower)
+
+
+def _radius(victim: Victim) -> Tensor:
+    """The farthest that a pixel of each sample can move, ``[B, 1, ...]``."""
+    lower, upper = victim.input_set.box(victim.x0)
+    reach = torch.maximum(upper - victim.x0, victim.x0 - lower)
+    return victim.aligned(reach.flatten(1).amax(1))

@@ -1,0 +1,47 @@
+"""Random members of the input set: the floor that every attack should beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.settings import check_count
+from certsnn.attacks.victim import Victim
+from certsnn.encoding import check_seed
+from certsnn.networks import Program
+
+
+@final
+@dataclass(frozen=True)
+class RandomSearch(Attack):
+    """`InputSet.sample`, again and again.
+
+    The set draws for a whole batch at once, so what a sample draws depends on the batch it comes in.
+
+    Args:
+        tries: at most so many members of each sample.
+        seed: of all randomness.
+    """
+
+    domains = BOTH
+
+    tries: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("tries", self.tries)
+        check_seed(self.seed)
+
+    def view(self, program: Program) -> Program:
+        return program
+
+    def search(self, victim: Victim) -> None:
+        generator = torch.Generator().manual_seed(self.seed % 2**63)
+        for _ in range(self.tries):
+            victim, _ = victim.unbroken()
+            if not len(victim):
+                return
+            victim.attempt(victim.input_set.sample(victim.x0, generator))

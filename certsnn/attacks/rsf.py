@@ -1,0 +1,68 @@
+"""The restricted spike flipper: random flips, for where gradients vanish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.settings import check_count, check_share
+from certsnn.attacks.trains import TRAINS
+from certsnn.attacks.victim import Victim
+from certsnn.encoding import check_seed
+from certsnn.networks import Program
+
+
+def random_flips(
+    victim: Victim, spikes: Tensor, gamma: float, seed: int, stream: int
+) -> tuple[Tensor, Tensor]:
+    """Each spike flipped with probability gamma: changes -1, 0 or 1, and random weights in (0, 1].
+
+    Args:
+        spikes: ``[T, B, ...]`` of the victim's samples.
+    """
+    noise = victim.uniform(len(spikes), seed, stream).to(spikes.dtype)
+    return (1 - 2 * spikes) * (noise < gamma), 1 - noise
+
+
+@final
+@dataclass(frozen=True)
+class RSF(Attack):
+    """Random flips alone, one round on top of the other: what G2S falls back on, as a baseline.
+
+    Where the set admits fewer flips, random ones of them stay. Source: Liang et al. 2021.
+
+    Args:
+        iterations: at most so many rounds.
+        gamma: the probability of a flip, in each round (the turnover rate).
+        seed: of all randomness.
+    """
+
+    domains = BOTH
+
+    iterations: int = 25
+    gamma: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("iterations", self.iterations)
+        check_share("gamma", self.gamma)
+        check_seed(self.seed)
+
+    def view(self, program: Program) -> Program:
+        return program
+
+    def search(self, victim: Victim) -> None:
+        trains = TRAINS[victim.input_set.domain]
+        x = victim.x0
+        for iteration in range(self.iterations):
+            victim, (x,) = victim.unbroken(x)
+            if not len(victim):
+                return
+            turn, encode = 2 * iteration, 2 * iteration + 1
+            spikes = trains.spikes(victim, x, self.seed, encode)
+            flips, worth = random_flips(victim, spikes, self.gamma, self.seed, turn)
+            victim.note_random(flips.new_ones(len(victim)).bool())
+            x = victim.attempt(trains.moved(x, flips), trains.score(worth))

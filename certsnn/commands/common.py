@@ -1,0 +1,241 @@
+"""What the commands share: where to compute, how to bound, and going through a data set with a journal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+import yaml
+from safetensors.torch import save as packed
+
+from certsnn import __version__
+from certsnn.bounds.cascade import stages
+from certsnn.bounds.problem import Options
+from certsnn.configuration import override
+from certsnn.data import Batch, ImageDataset, load, loader
+from certsnn.errors import UserError
+from certsnn.files import portable
+from certsnn.journal import Journal
+from certsnn.models import Model, load_model
+from certsnn.train.config import RunConfig
+from certsnn.verification import SampleResult, check_sound
+
+DONE, INTERRUPTED = 0, 130
+
+Run = Callable[[Iterable[Batch]], Iterator[list[SampleResult]]]
+"""Results of batches, as they come."""
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """How to verify; method to seconds as in `certsnn.bounds.certify`.
+
+    ``batch_size``: samples that are bounded, and written down, together. None is 256, or 32 where some method
+    takes so long that progress would not show.
+    """
+
+    device: torch.device
+    method: str = "s-ibp"
+    rounding: bool = True
+    relaxation: Literal["joint", "separate"] = "joint"
+    memory: int = Options.memory
+    seconds: float | None = None
+    batch_size: int | None = None
+
+    @property
+    def cascade(self) -> list[str]:
+        """The names of the methods that are tried; raises ValueError for an unknown one."""
+        return [stage.name for stage in stages(self.method)]
+
+    @property
+    def batch(self) -> int:
+        """The batch size."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 32 if any(stage.limited for stage in stages(self.method)) else 256
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """The keywords of `certsnn.verification.verify`."""
+        return self.identity | {"memory": self.memory}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the bounds depend on."""
+        names = ("method", "rounding", "relaxation", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def how(self) -> str:
+        """For tables."""
+        parts = [self.method]
+        if self.relaxation != Options.relaxation:
+            parts.append(f"{self.relaxation} relaxation")
+        parts.append("rounding covered" if self.rounding else "rounding not covered")
+        if self.seconds is not None:
+            parts.append(f"at most {self.seconds:g} s a sample")
+        return ", ".join(parts)
+
+
+def prepare(device: str, threads: int | None) -> torch.device:
+    """Set torch's CPU threads (None leaves them as they are), and try the device.
+
+    Raises:
+        UserError: if torch can't compute there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        place = torch.device(device)
+        float(torch.zeros(1, device=place))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        message = f"the device {device!r} can't be used: {reason}; --device cpu always can"
+        raise UserError(message) from error
+    return place
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """A model, the config that it is examined under (``text`` is all of it), and the test set."""
+
+    model: Model
+    config: RunConfig
+    text: str
+    test: ImageDataset
+    samples: int | None = None
+
+    @property
+    def part(self) -> ImageDataset:
+        """The samples to examine."""
+        return self.test if self.samples is None else self.test.head(self.samples)
+
+    @property
+    def subset(self) -> bool:
+        """Whether these are fewer than the whole test set."""
+        return len(self.part) < len(self.test)
+
+    @property
+    def size(self) -> str:
+        """How many samples, for tables."""
+        count = len(self.part)
+        return f"the first {count} of {len(self.test)}" if self.subset else str(count)
+
+    @property
+    def title(self) -> str:
+        """Of a table."""
+        return f"{self.config.data.name}: {'a subset of the test set' if self.subset else 'test set'}"
+
+
+def task(source: str, overrides: Sequence[str], samples: int | None) -> Task:
+    """What to examine.
+
+    Args:
+        source: a run folder, a weights file or a pretrained name.
+        overrides: config keys, ``["--threat.eps", "0.03"]``.
+        samples: only so many of the test set.
+
+    Raises:
+        UserError: if there is no such model or data set, or the threat does not fit the network.
+    """
+    model = load_model(source)
+    config, text = override(model.text, overrides)
+    takes, gives = model.config.threat.network_input, config.threat.network_input
+    if takes != gives:
+        raise UserError(
+            f"the network takes {takes}, but {config.threat.describe()} gives it {gives}; name "
+            "a threat that fits with --threat.class_path"
+        )
+    return Task(model, config, text, test_set(config), samples)
+
+
+def test_set(config: RunConfig) -> ImageDataset:
+    """The test set that a config names."""
+    return load(config.data.name, "test", config.data.root, config.data.download)
+
+
+def identity(model: Model, text: str, data: ImageDataset) -> dict[str, Any]:
+    """What the result of a sample depends on: all that must be the same to go on with a file of results.
+
+    Bounds and attacks add their own.
+    """
+    config = yaml.safe_load(text)
+    return {
+        "weights": hashlib.sha256(packed(portable(model.network.state_dict()))).hexdigest(),
+        "network": config["network"],
+        "threat": config["threat"],
+        "data": {"name": data.name, "samples": len(data), "encoding": config["data"]["encoding"]},
+        "versions": {"certsnn": __version__, "torch": torch.__version__},
+    }
+
+
+def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any]:
+    """What a report says of where its figures come from."""
+    return {
+        "training": model.facts,
+        "versions": {
+            "certsnn": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
+        "config": yaml.safe_load(text),
+    }
+
+
+def completed(
+    data: ImageDataset,
+    batch_size: int,
+    run: Run,
+    book: Journal | None,
+    shown: Callable[[Sequence[SampleResult]], None],
+) -> list[SampleResult]:
+    """The results of all samples, in order: those in the journal, and by ``run`` those that are not.
+
+    Args:
+        data: the samples.
+        batch_size: samples that are done, and written down, together.
+        run: gives the results of batches.
+        book: where they are written as they come; None keeps nothing.
+        shown: is called with the results of each batch.
+    """
+    order = data.index.tolist()
+    done = {} if book is None else {index: book.done[index] for index in order if index in book.done}
+    if done:
+        going = "nothing is left to do" if len(done) == len(data) else "going on from there"
+        print(f"certsnn: {len(done)} of {len(data)} samples are done already; {going}", file=sys.stderr)
+    check_sound(done.values())
+    rest = [position for position, index in enumerate(order) if index not in done]
+    shown(list(done.values()))
+    for results in run(loader(data.subset(rest), batch_size) if rest else ()):
+        if book is not None:
+            book.add(results)
+        check_sound(results)
+        done |= {result.index: result for result in results}
+        shown(results)
+    return [done[index] for index in order]
+
+
+def stopped(book: Journal | None, data: ImageDataset) -> str:
+    """What becomes of an interrupted run."""
+    if book is None:
+        return "nothing is kept; with --results FILE.jsonl, the same command goes on where it stopped"
+    done = sum(index in book.done for index in data.index.tolist())
+    return f"{done} of {len(data)} samples are done, the same command goes on from there"
+
+
+def check_outputs(json_to: str | None, results_to: Path | None) -> None:
+    """Raise UserError if two outputs would go to the same file."""
+    if results_to is not None and json_to not in (None, "-") and Path(json_to or "") == results_to:
+        raise UserError("--json and --results name the same file; each writes one of its own")

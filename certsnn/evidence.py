@@ -1,0 +1,91 @@
+"""What is kept of a bound that turned out to be unsound: all that it takes to see it again."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from certsnn import __version__
+from certsnn.errors import UnsoundBoundError
+from certsnn.files import portable, replacing, write_text
+from certsnn.networks import SpikingNetwork
+
+
+@final
+@dataclass(frozen=True)
+class Refutation:
+    """One sample on which the network refutes a bound.
+
+    ``tensors``, each a batch of one: ``x`` as the threat takes it, ``x0`` and ``adversarial`` as the network
+    takes them, ``label`` and ``index [1]``, and the network's logits ``[1, K]`` at both. ``facts``: the
+    sample's result, for JSON.
+    """
+
+    index: int
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+@final
+class Refuted(UnsoundBoundError):
+    """An unsound bound, with the sample that shows it."""
+
+    def __init__(self, message: str, refutation: Refutation) -> None:
+        super().__init__(message)
+        self.refutation = refutation
+
+
+@contextmanager
+def saving(folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> Iterator[None]:
+    """A `Refuted` out of the block is saved below the folder, and goes on as an error that says where.
+
+    Args:
+        folder: a folder for each sample is made in it.
+        network: whose weights are saved too.
+        facts: what else the run depends on (config, threat, method, seed), for JSON.
+
+    Raises:
+        UnsoundBoundError: for a `Refuted`.
+    """
+    try:
+        yield
+    except Refuted as error:
+        place = save(error.refutation, folder, network, facts)
+        raise UnsoundBoundError(
+            f"{error}. All that reproduces it is in {place}; please report it with that folder"
+        ) from error
+
+
+def save(refutation: Refutation, folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> Path:
+    """Write sample.safetensors, network.safetensors and facts.json into a new folder; its path."""
+    place = _unused(folder, f"sample-{refutation.index}")
+    versions = {
+        "certsnn": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    described = {"sample": refutation.facts, **facts, "network": str(network), "versions": versions}
+    with replacing(place / "sample.safetensors") as temporary:
+        save_file(portable(refutation.tensors), temporary)
+    with replacing(place / "network.safetensors") as temporary:
+        save_file(portable(network.state_dict()), temporary)
+    write_text(place / "facts.json", json.dumps(described, indent=2) + "\n")
+    return place
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """The folder of this name, or with the first number that is free: earlier evidence stays."""
+    place, number = folder / name, 1
+    while place.exists():
+        number += 1
+        place = folder / f"{name}-{number}"
+    return place
