@@ -88,8 +88,8 @@ def certify(
         method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
             that are still undecided (and that the network gets right).
         seconds: the time limit of a sample, over the methods that refine layers or search ("s-crown",
-            "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together share
-            the sum of their limits.
+            "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together
+            share the sum of their limits.
     """
     options = _options(relaxation, memory)
     if seconds is not None and not seconds > 0:
