@@ -23,7 +23,9 @@ from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, Problem
+from certsnn.data import load
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips, Threat
+from certsnn.models import load_model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Reset
 
@@ -213,6 +215,18 @@ def test_it_proves_what_intervals_do_not() -> None:
     with torch.no_grad():
         layers[2].bias.zero_()  # a tie where both fire as often
     assert certify(network, x, y, ball, "branch-and-bound").status == ["unknown"]
+
+
+@torch.no_grad()
+def test_a_real_digit_that_s_ibp_leaves_open_is_proved() -> None:
+    model = load_model("digits-eps0.05")
+    x, y, index = load("digits", "test")[range(96, 97)]
+    least = {
+        method: float(certify(model.network, x, y, model.config.threat, method, index=index).margins.min())
+        for method in ("s-ibp", "branch-and-bound")
+    }
+    assert least["s-ibp"] < -0.05
+    assert least["branch-and-bound"] == PROVED
 
 
 def test_a_network_with_leak_is_left_as_it_is() -> None:
