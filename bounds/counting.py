@@ -286,6 +286,10 @@ def _held(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer, trai
         for one, other in pairwise(switch):
             model.rows([(1, one), (-1, other)], 0.0, np.inf)
         itself = (1.0, Terms(np.array([column]), np.zeros(1)))
+        # Each on its own, for propagation; then all together: the convex hull, for linear programs.
+        for k, term in enumerate(switch):
+            model.rows([itself, (lower[0] - lower[k + 1], term)], lower[0], np.inf)
+            model.rows([itself, (upper[k] - upper[-1], term)], -np.inf, upper[k])
         for ends, lowest, highest in ((lower, lower[0], np.inf), (upper, -np.inf, upper[0])):
             rises = zip(-np.diff(ends), switch, strict=True)
             model.rows([itself, *((rise, term) for rise, term in rises)], lowest, highest)
