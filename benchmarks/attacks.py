@@ -308,9 +308,9 @@ def speed(root: str, samples: int, iterations: int = 25, steps: int = 10) -> Non
         print(rows[-1], flush=True)
     facts = (
         f"{samples} MNIST test images; reference-fc (784-512-256-10), random weights, labelled by itself, "
-        f"T = {steps}; seconds of CPU time, one run each. The sets hold next to nothing, so that all iterations run; "
-        "the work is that of larger sets. Forward-backward: the gradient of cross-entropy with regard to the "
-        "input alone, on the whole batch at once."
+        f"T = {steps}; seconds of CPU time, one run each. The sets hold next to nothing, so that all "
+        "iterations run; the work is that of larger sets. Forward-backward: the gradient of cross-entropy "
+        "with regard to the input alone, on the whole batch at once."
     )
     write("attacks-speed", "What attacks cost", facts, rows)
 
