@@ -150,13 +150,13 @@ def evaluate(
         "sweep": [{"size": size, **report.as_dict()} for size, report in rows],
         "samples": [row(result) for result in reports[0].results],
     }
+    if outputs.json is not None:
+        write_json(outputs.json, values)
     if outputs.page is not None:
         from certsnn.commands.page import write_page  # here: matplotlib takes a second to import
 
         write_page(outputs.page, source, first, setting, attacks, reports[0], rows)
         screen.print(f"The report is in {outputs.page}.", highlight=False, soft_wrap=True)
-    if outputs.json is not None:
-        write_json(outputs.json, values)
     return DONE
 
 
