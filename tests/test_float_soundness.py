@@ -395,7 +395,7 @@ def test_no_method_certifies_a_tie_that_rounding_decides(method: str, name: str,
 
 
 @pytest.mark.parametrize("name", ["IF subtract", "LIF zero"])
-@pytest.mark.parametrize("method", BACKWARD)
+@pytest.mark.parametrize("method", [name for name in BACKWARD if name != "branch-and-bound"])
 @torch.no_grad()
 def test_the_errors_of_the_membranes_are_what_keeps_ties_open(
     method: str, name: str, monkeypatch: pytest.MonkeyPatch
