@@ -1,7 +1,7 @@
 r"""S-CROWN: lower bounds of linear forms, by carrying coefficients backwards through layers and time.
 
 For each layer from the last: the coefficients on its spikes are carried to its currents by one scan over
-t = T..1 (`certsnn.bounds.relaxation`), then through the affine operators for all steps at once. At the
+t = T..1 (`certsnn.bounds.lines`), then through the affine operators for all steps at once. At the
 input the set gives the exact minimum of what is left; with direct encoding the coefficients are summed
 over the steps before that. Memory is linear in T. Source: design, section 5.
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.ibp import others
-from certsnn.bounds.relaxation import Lines
+from certsnn.bounds.lines import Lines
 from certsnn.bounds.sources import Layer
 from certsnn.inputsets import InputSet
 from certsnn.neurons import Dynamics

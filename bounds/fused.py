@@ -1,4 +1,4 @@
-r"""The scan of `relaxation.Chosen` with its gradient written out, for the many small steps of an ascent.
+r"""The scan of `chosen.Chosen` with its gradient written out, for the many small steps of an ascent.
 
 Backwards through time, with the coefficient c on what is carried,
 
@@ -143,7 +143,7 @@ class ChosenScan(torch.autograd.Function):
 
 
 def followed(c: Tensor, places: Tensor | None) -> Tensor:
-    """Coefficients ``[S, B, m]`` of the next step's neurons at this one's: `relaxation.scan_back`."""
+    """Coefficients ``[S, B, m]`` of the next step's neurons at this one's: `lines.scan_back`."""
     if places is None:
         return c
     gone = c.new_zeros(*c.shape[:-1], 1)

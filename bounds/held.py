@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import UNDERFLOW, Interval
-from certsnn.bounds.relaxation import Lines, Pulled, Slack
+from certsnn.bounds.chosen import Slack
+from certsnn.bounds.lines import Lines, Pulled
 from certsnn.neurons import Dynamics
 
 MOST_PIECES = 64

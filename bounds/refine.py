@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.chosen import Slack, chosen_slopes, midpoint
 from certsnn.bounds.crown import (
     Coupling,
     Forms,
@@ -31,9 +32,10 @@ from certsnn.bounds.crown import (
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.held import Pieces, held, pieces
 from certsnn.bounds.ibp import rates, source_of
+from certsnn.bounds.lines import Lines, Stepwise, Tracked
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.relaxation import Lines, Relaxation, Slack, Stepwise, Tracked, chosen_slopes, midpoint
+from certsnn.bounds.relaxation import Relaxation
 from certsnn.bounds.slopes import ascend
 from certsnn.bounds.sources import Layer, layer_of
 from certsnn.bounds.sparse import Rows, active, follow, positions, rows_of, select, selected_inputs
@@ -52,7 +54,7 @@ FEW_ROWS, MOST_EFFORT = 64, 4
 class Cut:
     """A layer cut down to its active neurons: bounds ``[F, B, m]`` of their membranes, or held currents.
 
-    ``follow`` as in `relaxation.scan_back`; ``held``: whether the current is the same at every step, and
+    ``follow`` as in `lines.scan_back`; ``held``: whether the current is the same at every step, and
     ``pieces`` what it can cause (None: relaxed step by step).
     """
 

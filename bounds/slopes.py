@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from certsnn.bounds.relaxation import Slack
+from certsnn.bounds.chosen import Slack
 
 STEP = 0.2
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import Arithmetic, Interval, intersect
+from certsnn.bounds.lines import Pulled, Stepwise
 from certsnn.bounds.neurons import (
     CountScan,
     StepScan,
@@ -25,7 +26,6 @@ from certsnn.bounds.neurons import (
     scan_steps,
     steps_of_counts,
 )
-from certsnn.bounds.relaxation import Pulled, Stepwise
 from certsnn.networks import hold
 from certsnn.neurons import Dynamics
 

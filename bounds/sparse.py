@@ -120,7 +120,7 @@ def active(membranes: Interval, dynamics: Dynamics, wanted: Tensor | None = None
 
 
 def follow(index: Tensor, neurons: int) -> list[Tensor]:
-    """Where the selected neurons ``[T, B, m]`` of each step are at the next; see `relaxation.scan_back`."""
+    """Where the selected neurons ``[T, B, m]`` of each step are at the next; see `lines.scan_back`."""
     steps, batch, size = index.shape
     places = index.new_full((steps, batch, neurons), size)
     order = torch.arange(size, device=index.device).expand(steps, batch, -1)

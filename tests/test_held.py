@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import FLOAT32_UNIT, Interval
+from certsnn.bounds.chosen import Chosen, Slack, chosen_slopes
 from certsnn.bounds.held import MOST_PIECES, Held, held, pieces
-from certsnn.bounds.relaxation import Chosen, Slack, Tracked, chosen_slopes, scan_back
+from certsnn.bounds.lines import Tracked, scan_back
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, scan
 
 STEPS = 5

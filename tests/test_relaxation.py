@@ -18,16 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Interval
+from certsnn.bounds.chosen import Slack, chosen_slopes, midpoint
+from certsnn.bounds.lines import Stepwise, scan_back
 from certsnn.bounds.neurons import scan_steps
-from certsnn.bounds.relaxation import (
-    Slack,
-    Stepwise,
-    chosen_slopes,
-    joint,
-    midpoint,
-    scan_back,
-    separate,
-)
+from certsnn.bounds.relaxation import joint, separate
 from certsnn.neurons import Dynamics, scan
 from certsnn.surrogates import Rectangle
 
