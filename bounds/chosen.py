@@ -1,4 +1,4 @@
-"""Lines with slopes of one's choice, between zero (S-IBP) and the envelope's at its vertex (alpha-S-CROWN)."""
+"""Lines with slopes of one's choice: from zero (S-IBP) to the envelope's at its vertex (alpha-S-CROWN)."""
 
 from __future__ import annotations
 

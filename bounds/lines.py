@@ -1,4 +1,4 @@
-"""Lines below what layers of neurons do: the interface of all relaxations, and their scan back through time."""
+"""Lines below what layers of neurons do: the interface of all relaxations, and the scan back over time."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ class Stepwise(Lines):
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
         return scan_back(self, a, carried, [None] * (self.steps - 1))
 
+    @abstractmethod
     def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-        """`scan_back` with nothing carried on after the last step; overridden where it can be fused."""
-        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
+        """`scan_back` with nothing carried on after the last step."""
 
 
 def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequence[Tensor | None]) -> Pulled:

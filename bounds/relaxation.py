@@ -15,7 +15,7 @@ choice are in `certsnn.bounds.chosen`. Source: design, section 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Interval
-from certsnn.bounds.lines import Stepwise, chosen, exactly, least_width
+from certsnn.bounds.lines import Pulled, Stepwise, chosen, exactly, least_width, scan_back
 from certsnn.neurons import Dynamics
 
 Relaxation = Callable[[Interval, Dynamics], Stepwise]
@@ -96,6 +96,9 @@ class Joint(Stepwise):
     @property
     def steps(self) -> int:
         return len(self.sign)
+
+    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
 
     def until(self, steps: int) -> Joint:
         return self._mapped(lambda values: values[:steps])
@@ -179,6 +182,9 @@ class Separate(Stepwise):
     @property
     def steps(self) -> int:
         return len(self.spike_low[0])
+
+    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
 
     def until(self, steps: int) -> Separate:
         return self._mapped(lambda values: values[:steps])
