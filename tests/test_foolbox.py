@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from certsnn.attacks import PGD
+from certsnn.attacks.losses import CrossEntropy
 from certsnn.data import load
 from certsnn.inputsets import LinfBall
 from certsnn.models import load_model
@@ -32,7 +33,8 @@ def test_pgd_is_at_least_as_strong_as_that_of_foolbox(step_size: float) -> None:
     _, adversarial, _ = attack(foolbox.PyTorchModel(network, bounds=(0, 1)), x, y, epsilons=EPS)
     with torch.no_grad():
         theirs = ~strictly_correct(network(adversarial), y)
-    ours = PGD(ITERATIONS, surrogates=(None,))(network, x, y, LinfBall(EPS)).success
+    one_run = PGD(ITERATIONS, losses=(CrossEntropy(),), surrogates=(None,))
+    ours = one_run(network, x, y, LinfBall(EPS)).success
     clean = ~strictly_correct(network(x).detach(), y)
     assert theirs.sum() > clean.sum()  # foolbox gets through to the gradients
     assert ours.sum() >= theirs.sum()
