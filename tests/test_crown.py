@@ -330,6 +330,37 @@ def test_a_constant_current_enters_at_every_step(
             assert (found <= least + tolerance).all(), seed
 
 
+@pytest.mark.parametrize("most", [0, 1000])
+@pytest.mark.parametrize("method", OURS)
+@torch.no_grad()
+def test_a_neuron_that_is_undecided_at_a_late_step_only_counts_there(
+    method: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neuron 1 fires at step 1 for sure, is reset to nothing, and is undecided at step 3; neuron 0 rests."""
+    monkeypatch.setattr("certsnn.bounds.held.MOST_PIECES", most)
+    readout = dense([[0.0, -1.0], [0.0, 0.0]], [0.5, 0.0])
+    layers = [dense([[0.0], [1.0]]), LIF(1.0, 0.5, "zero", initial=0.8), readout]
+    network = SpikingNetwork(layers, 3, "membrane").eval()
+    x0, ball, y = torch.tensor([[0.6]]), LinfBall(0.2), torch.tensor([0])
+    least = least_margins(network, y, images_around(x0, ball, 40, 0))
+    assert least < 0, "the third spike takes the win away"
+    for found, tolerance in every_bound(network, x0, y, ball, method):
+        assert (found <= least + tolerance).all()
+    assert certify(network, x0, y, ball, method).status == ["unknown"]
+
+
+@torch.no_grad()
+def test_the_rounding_of_every_layer_is_counted_in_the_cut_down_network() -> None:
+    for kind in ("image", "spikes"):
+        network = random_network(3, kind)  # type: ignore[arg-type]
+        x0 = random_images(3) if kind == "image" else random_spikes(network, 3)
+        input_set = LinfBall(0.08) if kind == "image" else random_set(3, x0)
+        problem = problem_of(network, x0, network(x0).argmax(1), input_set, RIGOROUS)
+        for cut in Refinement(problem, joint, Options(iterations=0)).cuts:
+            assert cut.error is not None and (cut.error > 1e-8).all()
+            assert cut.plain.error is cut.error
+
+
 # Bounds that are exact.
 
 
