@@ -235,10 +235,10 @@ def _verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         "samples that are still undecided"
     )
     relaxation = "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)"
-    memory = "what coefficients of S-CROWN (constraints on counts) may take, in bytes or as 512MiB (default: 2GiB)"
+    memory = "what coefficients (or constraints) may take, in bytes or as 512MiB (default: 2GiB)"
     seconds = "time limit of each sample for the methods that run on one at a time (default: none)"
     results = "write each sample's result here as it comes; the same command goes on where it stopped"
-    batch = "samples that are bounded together (default: 256, or 32 with the methods that run on one at a time)"
+    batch = "samples that are bounded together (default: 256, or 32 with methods that run on one at a time)"
     rounding = "cover the rounding errors of the network as executed (default: true)"
     return [
         parser.add_argument("run", metavar="RUN", help=run),
