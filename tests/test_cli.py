@@ -276,7 +276,7 @@ def test_a_time_limit_ends_in_timeouts_not_in_a_crash(capsys: pytest.CaptureFixt
     assert report["seconds"] == 1e-6
     assert report["summary"]["timeout"] > 0
     assert report["summary"]["error"] == 0
-    assert {row["stage"] for row in report["samples"] if row["status"] == "timeout"} == {"s-crown"}
+    assert {row["stage"] for row in report["samples"] if row["status"] == "timeout"} == {"branch-and-bound"}
     assert all(row["margin"] < 0 for row in report["samples"] if row["status"] == "timeout")
     assert main(["verify", "digits-eps0.05", "--samples", "60", "--method", "auto", *words]) == 0
     shown = capsys.readouterr().out

@@ -24,7 +24,7 @@ from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset
 from certsnn.surrogates import Rectangle
 
 OURS = [name for name in METHODS if not name.startswith("auto-lirpa")]
-REFINING = [name for name in OURS if name not in ("s-ibp", "s-crown-ibp")]
+REFINING = [name for name in OURS if name not in ("s-ibp", "s-crown-ibp", "branch-and-bound")]
 RELAXED: tuple[Literal["joint"], Literal["separate"]] = ("joint", "separate")
 
 
