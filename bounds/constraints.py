@@ -12,7 +12,8 @@ Two arguments narrow a box of variables down, or show that no point of it fulfil
   programming*, 2004).
 
 **Rounding.** Both are computed in float64. A sum of n products is off by at most ``n 2^-53`` times the sum of
-their magnitudes (to first order); twice that is taken off, with some terms more for what follows.
+their magnitudes (to first order); twice that is taken off, with some terms more for what follows. Constraints
+are taken as they stand: the errors of their own coefficients are for whoever writes them down.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ Vector = NDArray[np.float64]
 UNIT = 2.0**-53
 FURTHER = 8
 """Operations that follow a sum, counted generously."""
+TINY = 1e-280
+"""More than a sum loses to underflow."""
 ROUNDS = 50
 """Propagation ends after so many rounds at the latest: any box on the way is sound."""
 LITTLE = 1e-3
@@ -120,7 +123,7 @@ class Constraints:
         for _ in range(ROUNDS):
             least, most = self._activities(box)
             size = self._magnitude @ np.maximum(np.abs(box.lower), np.abs(box.upper)) + self._sizes
-            error = 2 * UNIT * self._terms * size
+            error = 2 * UNIT * self._terms * size + TINY
             if (least - error > self.upper).any() or (most + error < self.lower).any():
                 return None
             low, high = value * box.lower[column], value * box.upper[column]
@@ -156,7 +159,7 @@ class Constraints:
         most = np.maximum(form * box.lower, form * box.upper)
         reach = np.maximum(np.abs(box.lower), np.abs(box.upper))
         size = np.abs(needed).sum() + (self._magnitude.T @ np.abs(weights) * reach).sum()
-        error = 2 * UNIT * (sum(self.matrix.shape) + FURTHER) * size
+        error = 2 * UNIT * (sum(self.matrix.shape) + FURTHER) * size + TINY
         return bool(needed.sum() - most.sum() > error)
 
     def least_violation(self, box: Box, seconds: float) -> LeastViolation | None:

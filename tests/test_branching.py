@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -307,6 +308,18 @@ def test_propagation_loses_no_solution(case: tuple[Constraints, Box]) -> None:
         assert found.lower == pytest.approx(np.round(found.lower), abs=0)
 
 
+def test_propagation_takes_the_best_of_the_other_variables() -> None:
+    """By hand: 2x - y <= 1 and y - 3z >= -1, with x in 0..5, y in 0..2, z in 0..4."""
+    matrix = csr_matrix(np.array([[2.0, -1.0, 0.0], [0.0, 1.0, -3.0]]))
+    system = Constraints(matrix, np.array([-np.inf, -1.0]), np.array([1.0, np.inf]), np.ones(3, dtype=bool))
+    found = system.propagated(Box(np.zeros(3), np.array([5.0, 2.0, 4.0])))
+    assert found is not None
+    assert found.lower.tolist() == [0, 0, 0] and found.upper.tolist() == [1, 2, 1]
+    found = system.propagated(Box(np.array([1.0, 0.0, 1.0]), np.array([5.0, 2.0, 4.0])))
+    assert found is not None
+    assert found.lower.tolist() == [1, 2, 1] and found.upper.tolist() == [1, 2, 1]
+
+
 @settings(max_examples=200)
 @given(systems(), st.integers(0, 2**32 - 1))
 def test_no_multipliers_refute_a_system_with_a_solution(case: tuple[Constraints, Box], seed: int) -> None:
@@ -348,12 +361,18 @@ def test_the_search_decides_integer_systems(case: tuple[Constraints, Box]) -> No
     assert found == (not len(solutions(system, box)))
 
 
-def test_rounding_is_covered_on_the_edge() -> None:
-    """Tenths sum up to 1 only almost, in float64 and in its reciprocals; the point is a solution on paper."""
-    count = 10
-    system = Constraints(
-        csr_matrix(np.full((1, count), 0.1)), np.ones(1), np.ones(1), np.ones(count, dtype=bool)
-    )
-    box = Box(np.ones(count), np.ones(count))
-    assert system.propagated(box) is not None
-    assert not system.refuted(box, np.array([1e6])) and not system.refuted(box, np.array([-1e6]))
+@pytest.mark.parametrize("seed", range(40))
+def test_rounding_is_covered_on_the_edge(seed: int) -> None:
+    """The one point of the box is a solution by less than float64 sums can tell."""
+    generator = np.random.default_rng(seed)
+    weights = generator.standard_normal(60)
+    exact = sum(Fraction(weight) for weight in weights)
+    value = float(exact)
+    lower = value if Fraction(value) <= exact else np.nextafter(value, -np.inf)
+    upper = value if Fraction(value) >= exact else np.nextafter(value, np.inf)
+    box = Box(np.ones(60), np.ones(60))
+    for ends in ((lower, np.inf), (-np.inf, upper)):
+        rows = (np.array([end]) for end in ends)
+        system = Constraints(csr_matrix(weights[None]), *rows, np.ones(60, dtype=bool))
+        assert system.propagated(box) is not None
+        assert not any(system.refuted(box, np.array([y])) for y in (1.0, -1.0, 1e6, -1e6))

@@ -29,6 +29,7 @@ from certsnn.neurons import IF, LIF, Neuron, Reset, Trace, scan
 
 STEPS = 16
 BACKWARD = [name for name in METHODS if name != "s-ibp" and not name.startswith("auto-lirpa")]
+"""Methods that go beyond S-IBP; all but the search on counts by a backward pass."""
 NEURONS: dict[str, Callable[[float], Neuron]] = {
     "IF subtract": lambda threshold: IF(threshold),
     "IF zero": lambda threshold: IF(threshold, "zero"),
