@@ -83,14 +83,15 @@ class Joint(Stepwise):
         adjacent = c * self.adjacent_c[t]
         inner, chord = c * self.inner_c[t], c * self.chord_c[t]
         if a is not None:
-            inner = torch.addcmul(inner, a, self.inner_a[t])
-            chord = torch.addcmul(chord, a, self.chord_a[t])
+            # In place: a pass over the tensors less each.
+            inner.addcmul_(a, self.inner_a[t])
+            chord.addcmul_(a, self.chord_a[t])
         return torch.minimum(torch.minimum(adjacent, inner), chord) * self.sign[t]
 
     def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        intercept = torch.addcmul(c * self.kept[t], k, self.touch[t], value=-1)
+        intercept = (c * self.kept[t]).addcmul_(k, self.touch[t], value=-1)
         if a is not None:
-            intercept = torch.addcmul(intercept, a, self.fired[t])
+            intercept.addcmul_(a, self.fired[t])
         return intercept.flatten(2).sum(2)
 
     @property
