@@ -41,6 +41,7 @@ from certsnn.attacks import (
     Margin,
     RandomSearch,
 )
+from certsnn.attacks.gradients import by_step
 from certsnn.attacks.pictures import plot_images, plot_raster
 from certsnn.attacks.statistics import outcome, statistics
 from certsnn.data import load
@@ -278,23 +279,24 @@ def speed(root: str, samples: int, iterations: int = 25, steps: int = 10) -> Non
     )
     x0 = Bernoulli(steps)(x, index)
     nested, trains = CoupledBernoulli(0.0, steps).bind(x, index)
-    cases: list[tuple[SpikingNetwork, Tensor, InputSet, Attack]] = [
-        (spiking, x0, SpikeBox(x0, x0), G2S(iterations)),
-        (spiking, x0, SpikeFlips(1), G2S(iterations)),
-        (spiking, nested, trains, G2S(iterations)),
-        (spiking, x0, SpikeFlips(1), RSF(iterations)),
-        (image, x, LinfBall(0.0), G2S(iterations)),
-        (image, x, LinfBall(0.0), PGD(iterations, surrogates=(None,))),
+    held = x.expand(steps, *x.shape)  # G2S takes the gradient of an image at each step
+    cases: list[tuple[SpikingNetwork, Tensor, Tensor, InputSet, Attack]] = [
+        (spiking, x0, x0, SpikeBox(x0, x0), G2S(iterations)),
+        (spiking, x0, x0, SpikeFlips(1), G2S(iterations)),
+        (spiking, nested, nested, trains, G2S(iterations)),
+        (spiking, x0, x0, SpikeFlips(1), RSF(iterations)),
+        (image, x, held, LinfBall(0.0), G2S(iterations)),
+        (image, x, x, LinfBall(0.0), PGD(iterations, surrogates=(None,))),
     ]
     rows = []
-    for network, start, input_set, attack in cases:
+    for network, start, differentiated, input_set, attack in cases:
         y = network(start).detach().argmax(1)
-        forward_backward(network, start, y, 1)  # warm
+        forward_backward(network, differentiated, y, 1)  # warm
         begun = time.process_time()
         result = attack(network, start, y, input_set)
         whole = time.process_time() - begun
         passes = int(result.iterations.sum())
-        needed = forward_backward(network, start, y, iterations) * passes / (iterations * samples)
+        needed = forward_backward(network, differentiated, y, iterations) * passes / (iterations * samples)
         rows.append(
             {
                 "attack": attack.describe(),
@@ -316,8 +318,8 @@ def speed(root: str, samples: int, iterations: int = 25, steps: int = 10) -> Non
 
 
 def forward_backward(network: SpikingNetwork, x: Tensor, y: Tensor, passes: int) -> float:
-    """Seconds of so many gradients with regard to the input."""
-    program = network.freeze()
+    """Seconds of so many gradients with regard to x (``[T, B, ...]``: what enters at each step)."""
+    program = by_step(network.freeze()) if x.ndim == 5 else network.freeze()
     begun = time.process_time()
     with ieee_products():
         for _ in range(passes):
