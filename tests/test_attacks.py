@@ -325,6 +325,7 @@ def test_settings_are_checked(error: type[Exception], message: str, make: Callab
 
 def test_descriptions() -> None:
     assert PGD().describe() == "PGD(iterations=25)"
+    assert ExhaustiveFlips(memory=1).describe() == "ExhaustiveFlips()"
     assert FGSM().describe() == "FGSM(loss=CrossEntropy())"
     assert replace(G2S(), gamma=0.0).describe() == "G2S(iterations=25, gamma=0.0)"
     assert GreedyFlips.domains == SPIKES and G2S.domains == BOTH

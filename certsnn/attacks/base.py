@@ -78,9 +78,13 @@ class Attack(ABC):
 
     @final
     def describe(self) -> str:
-        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and what is not the default."""
+        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and what is not the default.
+
+        Fields that are not compared (bounds of memory) change nothing about the result, and are left out.
+        """
         shown = []
-        for place, field in enumerate(fields(self)):  # type: ignore[arg-type]
+        compared = [field for field in fields(self) if field.compare]  # type: ignore[arg-type]
+        for place, field in enumerate(compared):
             value = getattr(self, field.name)
             if place == 0 or value != _default(field):
                 shown.append(f"{field.name}={value!r}")

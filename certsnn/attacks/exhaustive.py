@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import final
 
@@ -31,7 +31,7 @@ class ExhaustiveFlips(Attack):
 
     domains = SPIKES
 
-    memory: int = MEMORY
+    memory: int = field(default=MEMORY, compare=False)
 
     def __post_init__(self) -> None:
         check_count("memory", self.memory)

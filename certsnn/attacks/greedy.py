@@ -44,7 +44,7 @@ class GreedyFlips(Attack):
     rounds: int = 50
     loss: Loss = field(default_factory=Margin)
     surrogate: Surrogate | None = field(default_factory=Adaptive)
-    memory: int = MEMORY
+    memory: int = field(default=MEMORY, compare=False)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ def plot_raster(before: Tensor, after: Tensor, title: str = "") -> Figure:
         axes.scatter(step, neuron, label=f"{name} ({len(step)})", **style)
     axes.set(xlabel="step", ylabel="input neuron", xlim=(-0.5, len(old) - 0.5), title=title)
     axes.set(ylim=(-0.5, old.shape[1] - 0.5))
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside right upper")
     return figure
 
 

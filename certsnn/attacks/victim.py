@@ -172,6 +172,6 @@ class Victim:
 
 def sample_keys(x0: Tensor, batch_axis: int) -> Tensor:
     """A number ``[B]`` for each sample, from its content alone: the same in whatever batch it comes."""
-    rows = x0.detach().movedim(batch_axis, 0).contiguous().cpu().numpy()
+    rows = x0.detach().movedim(batch_axis, 0).flatten(1).contiguous().cpu().view(torch.uint8).numpy()
     digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return torch.tensor([int.from_bytes(d, "little") >> 1 for d in digests], dtype=torch.int64)

@@ -112,14 +112,18 @@ class NestedTrains(InputSet):
         if bool((score < 0).any()) or bool(score.isinf().any()):
             raise ValueError("scores weigh the bits here: they must be finite and at least 0")
         bits = (x > 0.5).to(x0.dtype)
-        order, valid = self._prefixes
+        # What follows is about the pixels alone whose trains are not reachable: [T, n].
+        lost = (~self._reachable(bits)).flatten().nonzero().squeeze(1)
+        nominal, own, weight, order, valid, places = (
+            part.flatten(1).index_select(1, lost) for part in (x0, bits, score, *self._prefixes, self._places)
+        )
         # Disagreement up to a constant: a set bit costs its score where x is 0, gains it where 1.
-        cost = _prefix_sums((score.double() * (1 - 2 * bits)).gather(0, order), dim=0)
+        cost = _prefix_sums((weight.double() * (1 - 2 * own)).gather(0, order), dim=0)
         cost = cost.masked_fill(~valid, torch.inf)
-        distance = (self._sizes() - x0.sum(dim=0)).abs()
+        distance = (self._sizes().flatten(1) - nominal.sum(dim=0)).abs()
         distance = distance.masked_fill(cost > cost.amin(dim=0), torch.inf)
-        nearest = self._encode(distance.argmin(dim=0), x0)
-        return torch.where(self._reachable(bits), bits, nearest)
+        nearest = (places < distance.argmin(dim=0)).to(x0.dtype)
+        return bits.flatten(1).index_copy(1, lost, nearest).view_as(bits)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         _, valid = self._prefixes
