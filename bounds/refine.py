@@ -132,7 +132,7 @@ class Refinement:
         def error(layer: Layer) -> Tensor | None:
             return membrane_error(operators, size, self._membranes(layer), dynamics, problem.arithmetic)
 
-        asked = positions(needed(layer, dynamics).any(0))
+        asked = positions(needed(layer, dynamics))
         rows = rows_of(links, layer.membranes.lower.shape[2:], asked, self.inputs)
         if not self.held:
             for t in range(layer.steps):
@@ -259,13 +259,13 @@ def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
     below = torch.full_like(problem.y, width)
     numbers = torch.zeros_like(problem.y)
     for layer, stage in zip(layers, problem.program.stages, strict=True):
-        numbers += 2 * frames * needed(layer, stage.neuron).any(0).sum(1) * below
+        numbers += 2 * frames * needed(layer, stage.neuron).sum(1) * below
         frames, below = layer.steps, active(layer.membranes, stage.neuron).sum(2).amax(0)
     return numbers * inputs.fixed.element_size()
 
 
 def needed(layer: Layer, dynamics: Dynamics) -> Tensor:
-    """``bool [T, B, n]``: the neurons that refining the layer may ask for at some step."""
-    # Counts depend on all currents so far.
-    wanted = layer.undecided.flip(0).cummax(0).values.flip(0)
-    return active(layer.membranes, dynamics, wanted)
+    """``bool [B, n]``: the neurons that refining may ask for: unstable or undecided at some step."""
+    low, high = layer.membranes
+    unstable = (low < dynamics.threshold) & (high >= dynamics.threshold)
+    return (unstable | layer.undecided).any(0).flatten(1)

@@ -4,7 +4,8 @@ Around one sample most neurons are stable at most steps, and most input bits are
 then has to be kept only for the *active* neurons of each step: those that are unstable, and the stable ones
 whose membrane reaches an unstable one at a later step. What is fixed becomes part of the currents. Rows get
 ten times shorter, without any loss. The samples of a batch keep different neurons, but equally many: those
-with fewer are filled up with neurons that would not have to be kept.
+with fewer are filled up with neurons that would not have to be kept; as nothing is carried on through these,
+their coefficients on currents are 0.
 """
 
 from __future__ import annotations
@@ -100,18 +101,15 @@ def select(wanted: Tensor, values: Tensor) -> Selection:
     return Selection(index, values.flatten(2).scatter(2, index, 0.0).view_as(values))
 
 
-def active(membranes: Interval, dynamics: Dynamics, wanted: Tensor | None = None) -> Tensor:
-    """``bool [T, B, n]``: the neurons that are unstable or wanted, or reach one that is.
+def active(membranes: Interval, dynamics: Dynamics) -> Tensor:
+    """``bool [T, B, n]``: the neurons that are unstable, or reach a later step at which they are.
 
     Args:
         membranes: bounds ``[T, B, ...]``.
         dynamics: the neurons.
-        wanted: ``bool [T, B, ...]``; None is no other.
     """
     silent, firing = membranes.upper < dynamics.threshold, membranes.lower >= dynamics.threshold
     found = ~silent & ~firing
-    if wanted is not None:
-        found |= wanted
     # What a neuron that fires carries on may be a constant: the offset of its reset.
     passing = torch.where(silent, dynamics.decay != 0, (dynamics.gain != 0) | (dynamics.offset != 0))
     for t in reversed(range(len(found) - 1)):
