@@ -78,7 +78,8 @@ def forms(name: str, rows: int = 6) -> tuple[Dynamics, Tensor, Tensor, Tensor]:
 
 
 def lines(dynamics: Dynamics, low: Tensor, high: Tensor, share: float, mix: float) -> Held:
-    cut = pieces(float(low.min()), float(high.max()), STEPS, dynamics, 0.0)
+    # All neurons share the pieces of a wider interval, as those of a layer do.
+    cut = pieces(-0.5, 2.0, STEPS, dynamics, 0.0)
     assert cut is not None
     one = torch.ones(1, 1, *low.shape, dtype=torch.float64)
     return held(Interval(low, high), cut, dynamics, Slack(share * one, mix * one))
@@ -112,6 +113,30 @@ def test_the_line_is_below_the_form_and_touches_its_envelope(name: str, share: f
                 assert ((k[:, 0, 0, 0] * centre + constant[:, 0] - envelope).abs() < 2e-2).all(), neuron
     k, constant = found.pull(a, torch.zeros_like(a[:, 0]))
     assert k.shape == (6, 1, 1, 8) and constant.shape == (6, 1)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("slack", [None, (1.0, 0.0), (1.0, 1.0), (0.7, 0.4)])
+def test_with_rounding_the_line_is_below_every_piece_up_to_its_very_ends(
+    name: str, slack: tuple[float, float] | None
+) -> None:
+    """Pieces overlap there, by the error of the executed membrane."""
+    dynamics, a, low, high = forms(name)
+    cut = pieces(-0.5, 2.0, STEPS, dynamics, FLOAT32_UNIT)
+    assert cut is not None
+    one = torch.ones(1, 1, *low.shape, dtype=torch.float64)
+    chosen = None if slack is None else Slack(slack[0] * one, slack[1] * one)
+    for neuron in range(low.shape[1]):
+        begin, end = low[:, [neuron]], high[:, [neuron]]
+        alone = None if chosen is None else Slack(chosen.share[..., :1], chosen.mix[..., :1])
+        line = held(Interval(begin, end), cut, dynamics, alone)
+        k, constant = line.pull(a[..., [neuron]], torch.zeros_like(a[:, 0, ..., [neuron]]))
+        values = a[:, :, 0, neuron] @ cut.spikes.T  # [S, M]
+        there = (cut.lower <= end[0, 0]) & (cut.upper >= begin[0, 0])
+        for at in (cut.lower, cut.upper):
+            at = at.clamp(begin[0, 0], end[0, 0])
+            below = k[:, 0, 0] * at + constant <= values + 1e-13 * (1 + k[:, 0, 0].abs())
+            assert below[:, there].all(), neuron
 
 
 def test_zero_slopes_give_the_least_value() -> None:
