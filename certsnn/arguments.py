@@ -170,7 +170,10 @@ def _sizes(text: str) -> list[str]:
 
 def evaluate_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     batch = "samples that are evaluated together (default: 64, or 32 with the methods that have a time limit)"
-    page = "write a report here: one page with tables, curves, margins and examples, to be read anywhere"
+    page = (
+        "write a report here: one page with tables, curves, margins and examples, to be read anywhere "
+        "(default: report.html in RUN, if that is a run folder)"
+    )
     sweep = (
         "further sizes of the threat (eps, budget or density), such as 0.01,0.02,0.05: the errors of each, "
         "and curves in the report"
@@ -190,12 +193,15 @@ def evaluate_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     from certsnn import commands
 
+    page = options.report
+    if page is None and Path(options.run).is_dir():
+        page = Path(options.run) / "report.html"
     return commands.evaluate(
         options.run,
         overrides,
         _setting(options),
         commands.Suite(options.attacks, options.seed),
-        commands.Outputs(options.json, options.results, options.report, options.evidence),
+        commands.Outputs(options.json, options.results, page, options.evidence),
         samples=options.samples,
         sweep=options.sweep,
     )

@@ -112,7 +112,7 @@ def _top_parser() -> argparse.ArgumentParser:
         description="Train spiking neural networks whose robustness is proved, prove it, and attack them.",
         epilog=f"commands:\n{commands}\n\n`certsnn COMMAND --help` says more. Try:\n"
         "  certsnn train configs/digits.yaml\n  certsnn verify runs/digits --threat.eps 0.03\n"
-        "  certsnn evaluate runs/digits --report digits.html",
+        "  certsnn evaluate runs/digits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"certsnn {__version__}")
@@ -219,7 +219,7 @@ many needed random flips (RSF) because all gradients were zero, and the forward 
         "clean, attack and verified error side by side, with a report",
         """\
 examples:
-  certsnn evaluate runs/digits --report digits.html
+  certsnn evaluate runs/digits
   certsnn evaluate runs/digits --sweep 0.01,0.02,0.03 --report digits.html --json digits.json
   certsnn evaluate runs/digits --method auto --seconds 10 --results digits.jsonl
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from certsnn.bounds import METHODS
 from certsnn.bounds.methods import s_ibp
 from certsnn.bounds.problem import Options, Problem
 from certsnn.cli import main
+from certsnn.models import MODEL, pretrained
 from certsnn.verification import SampleResult
 
 QUICK = ["--attacks", "FGSM,{class_path: RandomSearch, tries: 5}"]
@@ -95,6 +97,13 @@ def test_three_errors_in_table_and_json(capsys: pytest.CaptureFixture[str]) -> N
     assert "the first 60 of 450" in shown
     assert "neither broken nor certified" in shown
     assert "RandomSearch(tries=5)" in shown
+
+
+def test_a_run_folder_gets_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(pretrained()["digits-eps0.05"], tmp_path / MODEL)
+    assert main(["evaluate", str(tmp_path), "--samples", "20", *QUICK]) == 0
+    assert "The report is in" in capsys.readouterr().out
+    assert "digits" in (tmp_path / "report.html").read_text()
 
 
 def test_attack_alone(capsys: pytest.CaptureFixture[str]) -> None:
