@@ -116,6 +116,26 @@ def test_the_line_is_below_the_form_and_touches_its_envelope(name: str, share: f
 
 
 @pytest.mark.parametrize("name", NEURONS)
+def test_the_extreme_slopes_are_those_of_the_envelopes_first_and_last_segment(name: str) -> None:
+    dynamics, a, low, high = forms(name)
+    first, last = (
+        lines(dynamics, low, high, 1.0, mix).pull(a, torch.zeros_like(a[:, 0])).currents for mix in (0.0, 1.0)
+    )
+    for neuron in range(2, low.shape[1]):
+        begin, end = low[0, neuron], high[0, neuron]
+        cut = pieces(float(begin), float(end), STEPS, dynamics, 0.0)
+        assert cut is not None
+        values = a[:, :, 0, neuron] @ cut.spikes.T  # [S, M], pieces in order
+        corners = torch.minimum(values[:, :-1], values[:, 1:])
+        up = torch.cat([corners, values[:, -1:]], 1) - values[:, :1]
+        down = values[:, -1:] - torch.cat([values[:, :1], corners], 1)
+        to_right = torch.cat([cut.upper[:-1], end[None]]) - begin
+        to_left = end - torch.cat([begin[None], cut.lower[1:]])
+        torch.testing.assert_close(first[:, 0, 0, neuron], (up / to_right).amin(1))
+        torch.testing.assert_close(last[:, 0, 0, neuron], (down / to_left).amax(1))
+
+
+@pytest.mark.parametrize("name", NEURONS)
 @pytest.mark.parametrize("slack", [None, (1.0, 0.0), (1.0, 1.0), (0.7, 0.4)])
 def test_with_rounding_the_line_is_below_every_piece_up_to_its_very_ends(
     name: str, slack: tuple[float, float] | None
