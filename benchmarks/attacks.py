@@ -93,8 +93,9 @@ def any_spikes(x: Tensor) -> SpikeBox:
 def paper_row(
     network: SpikingNetwork, data: Any, samples: int, attack: G2S, targeted: bool, steps: int
 ) -> Row:
-    """One row of the papers' tables."""
-    outcomes, vanished = [], 0
+    """One row of the papers' tables; samples whose gradient vanished at the start are counted apart, too."""
+    outcomes = []
+    without: list[Tensor] = []  # success of the samples that have no gradient to begin with
     for start in range(0, samples, BATCH):
         x, y, index = data[range(start, min(start + BATCH, samples))]
         x0 = Bernoulli(steps)(x, index)
@@ -103,8 +104,8 @@ def paper_row(
         input_set = any_spikes(x0)
         result = attack(network, x0, y, input_set, targets)
         outcomes.append(outcome(x0, correct, input_set, result))
-        vanished += vanished_gradients(network, attack, x0[:, correct], y[correct])
-    found = statistics(outcomes)
+        without.append(result.success[correct & vanished_gradients(network, attack, x0, y)])
+    found, vanished = statistics(outcomes), torch.cat(without)
     return {
         "goal": "targeted" if targeted else "untargeted",
         "penultimate threshold": attack.penultimate_threshold or "own",
@@ -115,16 +116,17 @@ def paper_row(
         "flipped bits %": None if found.entry_change is None else 100 * found.entry_change,
         "pixel change": found.pixel_change,
         "RSF needed %": found.random_share if attack.gamma else None,
-        "all-zero gradient at the start %": 100 * vanished / max(1, found.correct),
+        "all-zero gradient at the start %": 100 * len(vanished) / max(1, found.correct),
+        "success % of these": 100 * float(vanished.float().mean()) if len(vanished) else None,
     }
 
 
-def vanished_gradients(network: SpikingNetwork, attack: G2S, x: Tensor, y: Tensor) -> int:
-    """For how many samples the attack's gradient is zero in all spikes of x itself (untargeted loss)."""
+def vanished_gradients(network: SpikingNetwork, attack: G2S, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the attack's gradient is zero in all spikes of x itself (untargeted loss), bool ``[B]``."""
     x = x.clone().requires_grad_()
     loss = attack.loss(attack.view(network.freeze()).run(x), y).sum()
     (gradient,) = torch.autograd.grad(loss, x)
-    return int((gradient == 0).movedim(1, 0).flatten(1).all(1).sum())
+    return (gradient == 0).movedim(1, 0).flatten(1).all(1)
 
 
 def papers(root: str, run: str, samples: int) -> None:
