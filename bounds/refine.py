@@ -43,7 +43,7 @@ from certsnn.neurons import Dynamics
 
 REACH = 0.15
 """Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
-CACHED, LEAST_ROWS = 2**22, 16
+CACHED, LEAST_ROWS = 2**22, 64
 """Bytes of coefficients that are worked on at a time, so that they stay in the processor's cache."""
 FEW_ROWS, MOST_EFFORT = 64, 4
 """Where rows are few, each gets up to so many times the steps: it costs no more."""
