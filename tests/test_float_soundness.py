@@ -509,3 +509,29 @@ def test_membranes_that_overflow_are_never_certified() -> None:
     network = SpikingNetwork([linear, IF(1.0)], 20, "rate").eval()
     with pytest.raises(ValueError, match="overflow"):
         certify(network, torch.ones(1, 1), torch.tensor([0]), LinfBall(0.1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("neuron", [LIF(1.0, 0.9), LIF(1.0, 0.7, (0.6, 0.3)), IF(1.0)], ids=str)
+def test_the_error_of_a_membrane_covers_additions_and_resets(neuron: Neuron) -> None:
+    """Currents are tiny beside the potential, so that the rounding of products is the least of it."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, steps = 500, 6
+    linear = nn.Linear(inputs, inputs, bias=False)
+    linear.weight.data = torch.diag(1e-4 * torch.rand(inputs, generator=generator))
+    neuron.initial.fill_(0.9)
+    network = SpikingNetwork([linear, neuron, nn.Linear(inputs, 2)], steps, "membrane", "spikes").eval()
+    program = network.freeze()
+    x = torch.ones(steps, 1, inputs)
+    membranes = program.traces(x)[0].membranes
+    stage = program.stages[0]
+    executed = Interval(membranes.double(), membranes.double())
+    error = membrane_error(stage.operators, x.double(), executed, stage.neuron, RIGOROUS)
+    threshold, decay, initial, gain, offset = (value.double() for value in stage.neuron[:5])
+    before, current = executed.lower[:-1], linear.weight.double().diagonal()
+    carried = torch.where(before < threshold, decay * before, gain * before + offset)
+    exact = torch.cat([initial.expand(1, 1, inputs), carried]) + current
+    off = (executed.lower - exact).abs()
+    assert error is not None and (off <= error).all()
+    products = RIGOROUS.lost(stage.operators, x[0].double())
+    assert (off > products).any(), "the example shows nothing"
