@@ -44,7 +44,7 @@ from certsnn.neurons import Dynamics
 REACH = 0.15
 """Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
 CACHED, LEAST_ROWS = 2**22, 64
-"""Bytes of coefficients at a time, which stay in the processor's cache; but so many rows, for products to pay."""
+"""Bytes of coefficients at a time, to stay in the cache; but at least so many rows, for products to pay."""
 FEW_ROWS, MOST_EFFORT = 64, 4
 """Where rows are few, each gets up to so many times the steps: it costs no more."""
 
