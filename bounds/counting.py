@@ -24,14 +24,13 @@ from itertools import pairwise
 from typing import NamedTuple, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse import vstack as stacked
 from torch import Tensor
 
 from certsnn.bounds.constraints import Box, Constraints, Vector
-from certsnn.bounds.crown import Forms, chain, magnitudes
+from certsnn.bounds.crown import PIECE, chain, magnitudes
 from certsnn.bounds.held import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
@@ -42,8 +41,6 @@ from certsnn.neurons import Dynamics
 
 Places = NDArray[np.int64]
 ENLARGED = 1 + 2.0**-20
-PIECE = 256
-"""How many rows of a layer's matrix are made at a time."""
 
 
 class Terms(NamedTuple):
@@ -231,15 +228,12 @@ class _Coupled(NamedTuple):
 
 def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
     links = chain(stage.operators, size[0], problem.arithmetic)
-    shape = layer.scan.counts.lower.shape[2:]
     undecided = layer.undecided.any(0).flatten().nonzero().flatten()
-    count = shape.numel()
+    count = links.outputs.numel()
     fitting = rows_that_fit(8 * (count + size[0].numel()), memory)
     blocks, biases = [], []
     for part in undecided.split(min(PIECE, fitting)):
-        rows = torch.nn.functional.one_hot(part, count).to(problem.arithmetic.raised(size[:0]))
-        nothing = rows.new_zeros(len(part), 1)
-        pulled = links.pull(Forms(rows.view(len(part), 1, 1, *shape), nothing, nothing))
+        pulled = links.rows(part, problem.arithmetic.raised(size[:0]))
         blocks.append(csr_matrix(array(pulled.coefficients.flatten(2))))
         biases.append(pulled.constant[:, 0].cpu().numpy())
     lost = problem.arithmetic.lost(stage.operators, size.flatten(0, 1)).unflatten(0, size.shape[:2])

@@ -30,6 +30,9 @@ from certsnn.bounds.sources import Layer
 from certsnn.inputsets import InputSet
 from certsnn.neurons import Dynamics
 
+PIECE = 256
+"""How many rows of a layer's matrix are made at a time."""
+
 
 class Forms(NamedTuple):
     """Linear forms ``sum(coefficients * x) + constant``, S rows for each sample.
@@ -70,6 +73,15 @@ class Chain(Coupling):
                 constant = constant + (places @ operator.bias.flatten()).view(frames).sum(1)
             y = operator.transposed(y, shape)
         return Forms(y.unflatten(0, frames), constant, error)
+
+    def rows(self, places: Tensor, like: Tensor) -> Forms:
+        """Single outputs, flattened ``places [u]``, as forms of an input: coefficients ``[u, 1, 1, ...]``.
+
+        That is a matrix of all inputs for each place: ask for `PIECE` of them at a time.
+        """
+        outputs = torch.nn.functional.one_hot(places, self.outputs.numel()).to(like)
+        nothing = outputs.new_zeros(len(places), 1)
+        return self.pull(Forms(outputs.view(len(places), 1, 1, *self.outputs), nothing, nothing))
 
 
 def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Chain:

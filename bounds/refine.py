@@ -133,7 +133,7 @@ class Refinement:
             return membrane_error(operators, size, self._membranes(layer), dynamics, problem.arithmetic)
 
         asked = positions(needed(layer, dynamics))
-        rows = rows_of(links, layer.membranes.lower.shape[2:], asked, self.inputs)
+        rows = rows_of(links, asked, self.inputs)
         if not self.held:
             for t in range(layer.steps):
                 for iterations in sorted({0, self.options.iterations}):
@@ -243,8 +243,8 @@ class Refinement:
         a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
         kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
         constant = forms.constant + (a * self.inputs.fixed.flatten(2)).sum((1, 3))
-        pieces = self._rows_at_once(problem.steps)
-        parts = zip(*(part.split(pieces) for part in (kept, constant, forms.error)), strict=True)
+        most = self._rows_at_once(problem.steps)
+        parts = zip(*(part.split(most) for part in (kept, constant, forms.error)), strict=True)
         found = [self.lower(Forms(*part), self.options.iterations) for part in parts]
         return torch.cat(found).T / problem.steps
 

@@ -10,8 +10,6 @@ their coefficients on currents are 0.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import final
@@ -20,13 +18,10 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Arithmetic, Interval
-from certsnn.bounds.crown import Chain, Coupling, Entry, Forms, Whole
+from certsnn.bounds.crown import PIECE, Chain, Coupling, Entry, Forms, Whole
 from certsnn.inputsets import InputSet, SpikeBox
 from certsnn.inputsets.coupled import NestedTrains
 from certsnn.neurons import Dynamics
-
-PIECE = 256
-"""How many rows of a layer's matrix are made at a time."""
 
 
 @final
@@ -156,16 +151,13 @@ class Rows:
         return Gathered(self.matrix[:steps, sample, rows], self.shift[:steps, sample, rows])
 
 
-def rows_of(chain: Chain, shape: Sequence[int], neurons: Tensor, inputs: Selection) -> Rows:
-    """`Rows` of the neurons ``[B, u]`` of a layer, each ``[*shape]``."""
-    count, frames = math.prod(shape), len(inputs.index)
+def rows_of(chain: Chain, neurons: Tensor, inputs: Selection) -> Rows:
+    """`Rows` of the neurons ``[B, u]`` of the layer that a chain drives."""
+    count, frames = chain.outputs.numel(), len(inputs.index)
     matrix = inputs.fixed.new_empty(frames, *neurons.shape, inputs.index.shape[2])
     of_any, number = neurons.unique(return_inverse=True)
     for start in range(0, len(of_any), PIECE):
-        piece = of_any[start : start + PIECE]
-        forms = torch.nn.functional.one_hot(piece, count).to(matrix).view(len(piece), 1, 1, *shape)
-        nothing = forms.new_zeros(len(piece), 1)
-        pulled = chain.pull(Forms(forms, nothing, nothing)).coefficients.flatten(1)
+        pulled = chain.rows(of_any[start : start + PIECE], matrix).coefficients.flatten(1)
         sample, row = ((number >= start) & (number < start + PIECE)).nonzero().T
         place = (number[sample, row] - start)[None, :, None]
         matrix[:, sample, row] = pulled[place, inputs.index[:, sample]]

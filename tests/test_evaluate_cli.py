@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import lines, process_of, refused, stopped, wait_for_lines
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,17 +35,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path, samples: int = 6
     return report
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    """The one line that a command which can't be done says."""
-    capsys.readouterr()
-    assert main([str(word) for word in words]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("certsnn: error: ")
-    assert shown.err.count("\n") == 1
-    return shown.err
-
-
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Samples without what differs from one run to the next."""
     kept = []
@@ -60,10 +46,6 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rest = {key: value for key, value in row.items() if key not in ("seconds", "attacks")}
         kept.append(rest | ({"attacks": attacks} if attacks else {}))
     return kept
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_three_errors_in_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,25 +184,12 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
     assert timeless(lines(part)[1:]) == timeless(lines(whole)[1:])
 
 
-def heed_ctrl_c() -> None:
-    """Undo what a shell does to the jobs it runs in the background: they ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_in_another_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "r.jsonl"
     slow = ["--attacks", "{class_path: RandomSearch, tries: 300}", "--batch-size", "5", "--threads", "1"]
-    command = [sys.executable, "-m", "certsnn", "evaluate", "digits-eps0.05", *slow, "--results", str(to)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
-    deadline = time.monotonic() + 120
-    while not to.exists() or to.read_bytes().count(b"\n") < 6:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in said
+    process = process_of("evaluate", "digits-eps0.05", *slow, "--results", to)
+    wait_for_lines(process, to, 6)
+    said = stopped(process)
     done = len(lines(to)) - 1
     assert 5 <= done < 450
     assert said.endswith(f"stopped; {done} of 450 samples are done, the same command goes on from there\n")
