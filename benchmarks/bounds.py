@@ -40,7 +40,7 @@ from certsnn.interop.auto_lirpa import Engine
 from certsnn.models import load_model
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
-from certsnn.train.objectives import robust_cross_entropy
+from certsnn.train.certified import robust_cross_entropy
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, WARM_UP = 30, 3

@@ -51,11 +51,36 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
     return body
 
 
+def plain(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers as they are."""
+    return list(layers)
+
+
+def batch_normalised(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers with batch norm after each Linear and Conv2d."""
+    normalised: list[nn.Module] = []
+    for layer in layers:
+        normalised.append(layer)
+        if isinstance(layer, nn.Linear):
+            normalised.append(nn.BatchNorm1d(layer.out_features))
+        elif isinstance(layer, nn.Conv2d):
+            normalised.append(nn.BatchNorm2d(layer.out_channels))
+    return normalised
+
+
+NORMS: Mapping[str, Callable[[Sequence[nn.Module]], list[nn.Module]]] = {
+    "none": plain,
+    "batch": batch_normalised,
+}
+"""What is done to the hidden layers, by the name of the norm."""
+
+
 ARCHITECTURES: Mapping[str, Body] = {
     "digits-fc": fully_connected(128, 128),
     "fc": fully_connected(256, 256),
     "wide-fc": fully_connected(512, 512),
     "small-cnn": convolutional([(16, 2), (32, 2)], [100]),
+    "wide-cnn": convolutional([(32, 2), (64, 2)], [256]),
     "medium-cnn": convolutional([(32, 1), (32, 2), (64, 1), (64, 2)], [256]),
     "reference-fc": fully_connected(512, 256),
     "reference-conv": convolutional([(64, 2), (128, 2)], [256]),
@@ -71,6 +96,7 @@ def build(
     steps: int,
     readout: Literal["rate", "membrane"] = "membrane",
     input: Literal["image", "spikes"] = "image",
+    norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:
     """A network of a named architecture for samples ``(C, H, W)`` of so many classes.
 
@@ -83,7 +109,7 @@ def build(
         known = ", ".join(ARCHITECTURES)
         raise ConfigError(f"no architecture is called {architecture!r}{hint} Known: {known}")
     layers, features = ARCHITECTURES[architecture](shape, neuron)
-    layers.append(nn.Linear(features, classes))
+    layers = [*NORMS[norm](layers), nn.Linear(features, classes)]
     if readout == "rate":
         layers.append(neuron())
     return SpikingNetwork(layers, steps, readout, input)

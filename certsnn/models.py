@@ -46,6 +46,7 @@ def build_network(config: RunConfig, shape: Sequence[int], classes: int) -> Spik
         config.network.steps,
         config.network.readout,
         config.threat.network_input,
+        config.network.norm,
     )
 
 

@@ -13,8 +13,9 @@ from certsnn.errors import ConfigError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips
 from certsnn.neurons import IF, LIF
 from certsnn.surrogates import ArcTan
+from certsnn.train.certified import Certified
 from certsnn.train.config import RunConfig
-from certsnn.train.objectives import Certified, Natural
+from certsnn.train.objectives import Natural
 from certsnn.train.regularisers import L1, FiringRate
 from certsnn.train.schedules import Ramp
 

@@ -23,18 +23,13 @@ from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.train import checkpoint as checkpoints
 from certsnn.train import margins
+from certsnn.train.adversarial import Adversarial, ascend
+from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import TrainingConfig
 from certsnn.train.initialisation import ConstantWidth
 from certsnn.train.loop import Monitor, Row, Silent, Task, train
 from certsnn.train.margins import CrownMargins, IntervalMargins
-from certsnn.train.objectives import (
-    Adversarial,
-    Certified,
-    Natural,
-    Objective,
-    Samples,
-    robust_cross_entropy,
-)
+from certsnn.train.objectives import Natural, Objective, Samples
 from certsnn.train.regularisers import L1, FiringRate, Tightness
 from certsnn.train.schedules import LearningRate, Ramp
 
@@ -156,7 +151,7 @@ class TestObjectives:
         samples = self.batch()
         x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.positions)
         x0, input_set = bind(network, x, threat, None)
-        found = Adversarial(iterations=10)._ascend(network, x0, samples.y, input_set)
+        found = ascend(network, x0, samples.y, input_set, 10, 0.25)
         assert input_set.contains(x0, found).all()
         assert F.cross_entropy(network(found), samples.y) > F.cross_entropy(network(x0), samples.y)
 

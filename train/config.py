@@ -9,8 +9,10 @@ from typing import Literal
 from certsnn.encoding import Bernoulli, Encoding, Latency
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.neurons import IF, Neuron
+from certsnn.train.averaging import Averaging, Latest
+from certsnn.train.certified import Certified
 from certsnn.train.initialisation import Initialisation, TorchDefault
-from certsnn.train.objectives import Certified, Objective
+from certsnn.train.objectives import Objective
 from certsnn.train.schedules import LearningRate
 
 
@@ -46,12 +48,14 @@ class NetworkConfig:
         neuron: the neuron of every layer, LIF or IF with its arguments.
         steps: simulation steps T.
         readout: rate (spike counts of a last layer of neurons) or membrane (mean of a last affine layer).
+        norm: batch norm before every hidden layer of neurons, or none.
     """
 
     architecture: str = "digits-fc"
     neuron: Callable[[], Neuron] = IF
     steps: int = 4
     readout: Literal["rate", "membrane"] = "membrane"
+    norm: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -64,11 +68,12 @@ class TrainingConfig:
 
     Args:
         objective: Natural, Certified or Adversarial.
-        initialisation: TorchDefault or ConstantWidth.
+        initialisation: TorchDefault, ConstantWidth or Calibrated.
         epochs: passes over the training set.
         batch_size: samples in a batch.
         learning_rate: Adam's, over the epochs.
         gradient_norm: gradients are clipped to this norm.
+        averaging: of the weights that are validated and kept: Latest (none), EMA or SWA.
     """
 
     objective: Objective = field(default_factory=Certified)
@@ -77,6 +82,7 @@ class TrainingConfig:
     batch_size: int = 128
     learning_rate: LearningRate = field(default_factory=LearningRate)
     gradient_norm: float = 8.0
+    averaging: Averaging = field(default_factory=Latest)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import as_affine
-from certsnn.networks import SpikingNetwork, hold, over_time
+from certsnn.networks import BatchNorm, SpikingNetwork, hold, over_time
 from certsnn.neurons import Neuron, scan
 
 
@@ -47,29 +48,101 @@ class ConstantWidth(Initialisation):
 
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
-        frames, steps = network.input.frames(x0, None)
-        pending: list[nn.Module] = []
         for layer in network.layers:
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 nn.init.normal_(layer.weight, 0, math.sqrt(2 * math.pi) / layer.weight[0].numel())
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-            if not isinstance(layer, Neuron):
-                pending.append(layer)
-                continue
-            frames = self._rescaled(pending, layer, frames, steps)
-            pending = []
+        for hidden in _hidden(network, x0):
+            factor = 1.0
+            while float(hidden.spikes().mean()) < self.rate and factor < self.most:
+                factor *= 1.1
+                hidden.weighted.weight.mul_(1.1)
 
-    def _rescaled(self, layers: list[nn.Module], neuron: Neuron, frames: Tensor, steps: int) -> Tensor:
-        """Rescale the last weights before a neuron; the spikes ``[T, B, ...]`` that it then fires."""
-        weighted = [layer for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d))]
-        factor = 1.0
-        while True:
-            x = frames
-            for layer in layers:
-                x = over_time(as_affine(layer).apply, x)
-            spikes = scan(hold(x, steps), neuron.dynamics()).spikes
-            if not weighted or float(spikes.mean()) >= self.rate or factor >= self.most:
-                return spikes
-            factor *= 1.1
-            weighted[-1].weight.mul_(1.1)
+
+@final
+@dataclass(frozen=True)
+class Calibrated(Initialisation):
+    """torch's weights, rescaled layer by layer so that currents spread and neurons fire.
+
+    Each layer's weights are multiplied until the currents on the batch have the standard deviation ``spread``
+    (in thresholds), and its biases are then moved, all by the same amount, until the mean firing rate is
+    ``rate``, to the precision that ten halvings give. Without it a deep network starts silent and stays so;
+    the scale of the weights, and with it the width of intervals, stays near torch's. In the spirit of
+    Mishkin and Matas 2016 (layer-sequential unit variance).
+
+    Args:
+        spread: > 0.
+        rate: in (0, 1).
+    """
+
+    spread: float = 0.5
+    rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0 or not 0 < self.rate < 1:
+            raise ValueError(f"an initialisation needs spread > 0 and rate in (0, 1), got {self}")
+
+    @torch.no_grad()
+    def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
+        for hidden in _hidden(network, x0):
+            threshold = float(hidden.neuron.dynamics().threshold.mean())
+            deviation = float(hidden.currents().std().clamp_min(torch.finfo(torch.float32).tiny))
+            hidden.weighted.weight.mul_(self.spread * threshold / deviation)
+            if hidden.weighted.bias is None:
+                continue
+            low, high = -4 * self.spread * threshold - threshold, 4 * self.spread * threshold + threshold
+            start = hidden.weighted.bias.clone()
+            for _ in range(10):
+                middle = (low + high) / 2
+                hidden.weighted.bias.copy_(start + middle)
+                if float(hidden.spikes().mean()) < self.rate:
+                    low = middle
+                else:
+                    high = middle
+
+
+@final
+@dataclass(frozen=True)
+class _Hidden:
+    """A layer of neurons whose weights may be changed: what drives it, and the last weights before it."""
+
+    frames: Tensor
+    steps: int
+    layers: Sequence[nn.Module]
+    weighted: nn.Linear | nn.Conv2d
+    neuron: Neuron
+
+    def currents(self) -> Tensor:
+        """``[F, B, ...]``, F = 1 for an image."""
+        return _apply(self.layers, self.frames)
+
+    def spikes(self) -> Tensor:
+        """``[T, B, ...]``."""
+        return scan(hold(self.currents(), self.steps), self.neuron.dynamics()).spikes
+
+
+def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
+    """The layers of neurons with weights, first to last; each is driven by those before it as they now are.
+
+    Batch norm acts in training by the batch's statistics, which no scale of the weights changes: layers
+    before a norm are left out.
+    """
+    frames, steps = network.input.frames(x0, None)
+    pending: list[nn.Module] = []
+    for layer in network.layers:
+        if not isinstance(layer, Neuron):
+            pending.append(layer)
+            continue
+        weighted = [one for one in pending if isinstance(one, (nn.Linear, nn.Conv2d))]
+        normalised = any(isinstance(one, BatchNorm) for one in pending)
+        if weighted and not normalised:
+            yield _Hidden(frames, steps, pending, weighted[-1], layer)
+        frames = scan(hold(_apply(pending, frames), steps), layer.dynamics()).spikes
+        pending = []
+
+
+def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:
+    for layer in layers:
+        frames = over_time(as_affine(layer).apply, frames)
+    return frames

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +20,7 @@ from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.train.averaging import Average
 from certsnn.train.checkpoint import (
     Checkpoint,
     load_latest,
@@ -130,7 +132,7 @@ def train(
     device = next(network.parameters()).device
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate.peak)
-    progress, best = _resumed(network, optimizer, folder, dict(identity or {}), monitor)
+    progress, best, average = _resumed(network, optimizer, folder, dict(identity or {}), monitor)
     batches = -(-len(task.train) // settings.batch_size)
     monitor.started(settings.epochs, batches, progress.epoch)
     network.train()
@@ -150,6 +152,7 @@ def train(
             terms.loss.backward()
             nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
             optimizer.step()
+            average.update(network.state_dict(), settings.averaging, now)
             for name, value in terms.figures.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(samples.y)
             monitor.batch_done()
@@ -158,23 +161,35 @@ def train(
             raise FloatingPointError(
                 f"the loss is {figures['loss']} in epoch {epoch + 1}; lower training.learning_rate.peak"
             )
-        found = validate(network, task)
+        with _holding(network, average):
+            found = validate(network, task)
         progress.epoch += 1
         progress.seconds += time.perf_counter() - begun
         settled = progress.epoch >= min(settings.objective.settled, settings.epochs)
         score = (found.verified_error, found.clean_error)
         # On a tie the later epoch wins: it has trained longer, at a lower rate.
         if settled and (progress.best is None or score <= progress.best):
-            progress.best, best = score, _weights(network)
+            progress.best, best = score, Average(average.tensors).tensors
         row = {"epoch": progress.epoch, "seconds": round(progress.seconds, 2)}
         row |= {f"train_{name}": value for name, value in figures.items()}
         row |= {"clean_error": found.clean_error, "verified_error": found.verified_error}
         progress.rows.append(row)
-        save(folder, _checkpoint(network, optimizer, progress, best, dict(identity or {})))
+        save(folder, _checkpoint(network, optimizer, progress, best, average, dict(identity or {})))
         write_text(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in progress.rows))
         monitor.epoch_done(row)
     network.load_state_dict(best)
     return progress
+
+
+@contextmanager
+def _holding(network: SpikingNetwork, average: Average) -> Iterator[None]:
+    """The network with the averaged weights while the block runs, then with its own."""
+    own = _weights(network)
+    network.load_state_dict(average.tensors)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
 
 
 def validate(network: SpikingNetwork, task: Task) -> Summary:
@@ -202,11 +217,13 @@ def _checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best: Mapping[str, Tensor],
+    average: Average,
     identity: dict[str, Any],
 ) -> Checkpoint:
     slots, groups = pack_optimizer(optimizer)
     tensors = {f"network.{name}": value for name, value in _weights(network).items()}
     tensors |= {f"best.{name}": value for name, value in best.items()} | slots
+    tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -215,6 +232,7 @@ def _checkpoint(
         "seconds": progress.seconds,
         "best": progress.best,
         "rows": progress.rows,
+        "averaged": average.updates,
         "groups": groups,
         "identity": identity,
     }
@@ -227,13 +245,13 @@ def _resumed(
     folder: Path,
     identity: dict[str, Any],
     monitor: Monitor,
-) -> tuple[Progress, dict[str, Tensor]]:
+) -> tuple[Progress, dict[str, Tensor], Average]:
     """Put the folder's last checkpoint into place; a fresh start where it has none."""
     checkpoint, refused = load_latest(folder)
     for message in refused:
         monitor.warn(f"{message}; going on from the checkpoint before it")
     if checkpoint is None:
-        return Progress(), _weights(network)
+        return Progress(), _weights(network), Average(network.state_dict())
     facts, tensors = checkpoint.facts, checkpoint.tensors
     if facts["identity"] != identity:
         raise CheckpointError(
@@ -246,7 +264,9 @@ def _resumed(
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     best = None if facts["best"] is None else (facts["best"][0], facts["best"][1])
-    return Progress(facts["epoch"], facts["seconds"], best, facts["rows"]), _part(tensors, "best.")
+    progress = Progress(facts["epoch"], facts["seconds"], best, facts["rows"])
+    average = Average(_part(tensors, "average."), facts["averaged"])
+    return progress, _part(tensors, "best."), average
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

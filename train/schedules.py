@@ -22,6 +22,11 @@ class Ramp:
         if self.start < 0 or self.length < 0:
             raise ValueError(f"a ramp needs start >= 0 and length >= 0, got {self}")
 
+    @property
+    def end(self) -> float:
+        """The epoch at which it has reached 1."""
+        return self.start + self.length
+
     def __call__(self, epoch: float) -> float:
         """The share of the rise done at this (fractional) epoch, in [0, 1]."""
         if self.length == 0:
@@ -33,18 +38,24 @@ class Ramp:
 @final
 @dataclass(frozen=True)
 class LearningRate:
-    """``peak`` until the epoch ``hold``, then a cosine down to ``floor * peak`` at the last epoch."""
+    """``peak`` until the epoch ``hold``, then a cosine down to ``floor * peak`` at the last epoch.
+
+    With ``warmup``, the rate rises to the peak in so many epochs first, in a straight line from 0.
+    """
 
     peak: float = 1e-3
     hold: float = 0.0
     floor: float = 0.02
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.peak > 0 or self.hold < 0 or not 0 <= self.floor <= 1:
-            raise ValueError(f"a rate needs peak > 0, hold >= 0 and floor in [0, 1], got {self}")
+        if not self.peak > 0 or self.hold < 0 or self.warmup < 0 or not 0 <= self.floor <= 1:
+            raise ValueError(f"a rate needs peak > 0, hold and warmup >= 0, floor in [0, 1], got {self}")
 
     def __call__(self, epoch: float, epochs: int) -> float:
         """The rate at this (fractional) epoch of ``epochs``."""
+        if epoch < self.warmup:
+            return self.peak * epoch / self.warmup
         if epoch <= self.hold or epochs <= self.hold:
             return self.peak
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - self.hold) / (epochs - self.hold))))

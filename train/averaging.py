@@ -1,0 +1,102 @@
+r"""Averages of the weights over training, which are often better than the last weights.
+
+The averages are what is validated, kept as the best, and saved as the model; training itself goes on with
+the weights of its own. Sources: Izmailov et al. 2018 (SWA); Polyak and Juditsky 1992.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+class Averaging(ABC):
+    """How much each step's weights count."""
+
+    @abstractmethod
+    def pace(self, epoch: float, updates: int) -> float:
+        """How far the average moves towards the present weights, in [0, 1].
+
+        Args:
+            epoch: the (fractional) epoch.
+            updates: how many steps the average has seen.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Latest(Averaging):
+    """No average: the weights as they are."""
+
+    def pace(self, epoch: float, updates: int) -> float:
+        return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class EMA(Averaging):
+    """An exponential moving average, ``average += (1 - decay) (weights - average)`` at every step.
+
+    The first steps count more, ``1 - decay <= 9 / (10 + updates)``, so that the average forgets the
+    weights that training began with.
+
+    Args:
+        decay: in [0, 1).
+    """
+
+    decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+
+    def pace(self, epoch: float, updates: int) -> float:
+        return max(1 - self.decay, 9 / (10 + updates))
+
+
+@final
+@dataclass(frozen=True)
+class SWA(Averaging):
+    """The mean of all steps' weights from an epoch on; before it, the weights as they are.
+
+    Args:
+        start: the epoch.
+    """
+
+    start: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            raise ValueError(f"start must be at least 0, got {self.start}")
+
+    def pace(self, epoch: float, updates: int) -> float:
+        return 1.0 if epoch < self.start else 1 / (updates + 1)
+
+
+@final
+class Average:
+    """A running average of a network's state: ``tensors`` by name, and how many ``updates`` it has seen.
+
+    Whole numbers (batch norm's counters) are copied.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], updates: int = 0) -> None:
+        self.tensors = {name: value.detach().clone() for name, value in tensors.items()}
+        self.updates = updates
+
+    @torch.no_grad()
+    def update(self, tensors: Mapping[str, Tensor], averaging: Averaging, epoch: float) -> None:
+        """Take in the state after a step."""
+        pace = averaging.pace(epoch, self.updates)
+        # An average that has been put back to the present weights has seen one step.
+        self.updates = 1 if pace == 1 else self.updates + 1
+        for name, value in tensors.items():
+            if value.is_floating_point() and pace < 1:
+                self.tensors[name].lerp_(value, pace)
+            else:
+                self.tensors[name].copy_(value)
