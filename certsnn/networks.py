@@ -298,10 +298,10 @@ class SpikingNetwork(nn.Module):
         frames, steps = self.input.frames(x, steps)
         stages: list[Stage] = []
         for layers, neuron in blocks:
-            currents, operators = _train_chain(layers, frames)
+            currents, operators = train_chain(layers, frames)
             stages.append(Stage(operators, neuron.dynamics()))
             frames = scan(hold(currents, steps), stages[-1].neuron).spikes
-        logits, readout = _train_chain(last, (frames.sum(0) / len(frames))[None])
+        logits, readout = train_chain(last, (frames.sum(0) / len(frames))[None])
         return logits[0], Program(self.input, tuple(stages), readout)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
@@ -316,7 +316,7 @@ class SpikingNetwork(nn.Module):
             raise TypeError(f"the input is {x.dtype}, the network {weight.dtype}; convert one of them")
 
 
-def _train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
+def train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
     """Affine layers in training mode on ``[F, B, ...]``, and their operators with these statistics."""
     x = frames.flatten(0, 1)
     operators: list[Affine] = []

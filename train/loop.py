@@ -141,7 +141,7 @@ def train(
         epoch = progress.epoch
         threat = task.threat.redrawn(epoch + 1)
         sums: dict[str, Tensor] = {}
-        order = loader(task.train, settings.batch_size, shuffle_seed=_epoch_seed(seed, epoch))
+        order = loader(task.train, settings.batch_size, shuffle_seed=epoch_seed(seed, epoch))
         for position, batch in enumerate(order):
             now = epoch + position / batches
             samples = Samples(*(part.to(device) for part in task.samples(batch, epoch + 1)))
@@ -204,7 +204,7 @@ def validate(network: SpikingNetwork, task: Task) -> Summary:
     return summarise(result for batch in results for result in batch)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 

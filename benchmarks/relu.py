@@ -1,0 +1,154 @@
+"""The ReLU twin of a run: the same layers with ReLU in place of every neuron, trained by IBP alike.
+
+    python benchmarks/relu.py CONFIG NAME [--KEY VALUE ...]    # a line of benchmarks/results/relu.jsonl
+
+The config is one of `certsnn train`, its keys as flags too. The twin has the same architecture, norm, data,
+split, batches, schedule of eps, kappa and learning rate, gradient norm, averaging and regularised weights
+(L1); what only spikes have (neuron, steps, surrogates, initialisation to firing rates) has no part. Errors
+are those of the whole test set, by IBP in float32 without rounding terms; the best epoch is chosen on the
+validation split as `certsnn train` does.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from certsnn.affine import as_affine, fold
+from certsnn.architectures import ARCHITECTURES, NORMS
+from certsnn.bounds.arithmetic import PLAIN, Interval
+from certsnn.bounds.ibp import margins
+from certsnn.configuration import read_config
+from certsnn.data import ImageDataset, load, loader
+from certsnn.errors import ConfigError, UserError
+from certsnn.files import write_text
+from certsnn.inputsets import LinfBall
+from certsnn.networks import strictly_correct, train_chain
+from certsnn.train.averaging import Average
+from certsnn.train.certified import Certified, robust_cross_entropy
+from certsnn.train.config import RunConfig
+from certsnn.train.loop import epoch_seed
+from certsnn.train.regularisers import L1
+
+RESULTS = Path(__file__).parent / "results" / "relu.jsonl"
+
+
+def body(config: RunConfig, shape: Sequence[int], classes: int) -> nn.Sequential:
+    """Affine layers and ReLU."""
+    layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
+    return nn.Sequential(*NORMS[config.network.norm](layers), nn.Linear(features, classes))
+
+
+def bounds(network: nn.Sequential, x: Tensor, y: Tensor, box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits ``[B, K]`` and lower bounds ``[B, K-1]`` of the margins; batch norm as the mode says."""
+    interval, pending = Interval(*box), []
+    for layer in network:
+        if not isinstance(layer, nn.ReLU):
+            pending.append(layer)
+            continue
+        x, operators = chain(pending, x, network.training)
+        low, high = PLAIN.chain(operators, interval)
+        x, interval, pending = x.relu(), Interval(low.relu(), high.relu()), []
+    logits, operators = chain(pending, x, network.training)
+    return logits, margins(operators, interval, y, PLAIN)
+
+
+def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tensor, Any]:
+    if training:
+        frames, operators = train_chain(layers, x[None])
+        return frames[0], operators
+    operators = fold([as_affine(layer) for layer in layers])
+    for operator in operators:
+        x = operator.apply(x)
+    return x, operators
+
+
+@torch.no_grad()
+def errors(network: nn.Sequential, data: ImageDataset, threat: LinfBall) -> tuple[float, float]:
+    """Verified and clean error in percent."""
+    network.eval()
+    wrong = open_ = 0
+    for x, y, _ in loader(data, 256):
+        logits, margin = bounds(network, x, y, threat.box(x))
+        wrong += int((~strictly_correct(logits, y)).sum())
+        open_ += int((margin <= 0).any(1).sum())
+    network.train()
+    return 100 * open_ / len(data), 100 * wrong / len(data)
+
+
+def main(config_file: str, name: str, *flags: str) -> None:
+    config, _ = read_config(config_file, flags)
+    training, objective, threat = config.training, config.training.objective, config.threat
+    if not isinstance(objective, Certified) or not isinstance(threat, LinfBall):
+        raise ConfigError("the twin needs the objective Certified and the threat LinfBall")
+    sets = {part: load(config.data.name, part, config.data.root) for part in ("train", "test")}
+    train_set, validation = sets["train"].split(config.data.validation, config.seed)
+    torch.manual_seed(config.seed)
+    network = body(config, tuple(train_set.images.shape[1:]), train_set.classes).train()
+    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
+    average = Average(network.state_dict())
+    l1 = sum(r.weight for r in objective.regularisers if isinstance(r, L1))
+    batches = -(-len(train_set) // training.batch_size)
+    best: tuple[float, float] | None = None
+    begun = time.perf_counter()
+    for epoch in range(training.epochs):
+        order = loader(train_set, training.batch_size, shuffle_seed=epoch_seed(config.seed, epoch))
+        for position, (x, y, _) in enumerate(order):
+            now = epoch + position / batches
+            share = objective.ramp(now)
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate(now, training.epochs)
+            logits, margin = bounds(network, x, y, threat.scaled(objective.size * share).box(x))
+            kappa = 1 - (1 - objective.kappa_end) * share
+            loss = kappa * F.cross_entropy(logits, y) + (1 - kappa) * robust_cross_entropy(margin)
+            if l1:
+                loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
+            optimizer.step()
+            average.update(network.state_dict(), training.averaging, now)
+        own = {key: value.clone() for key, value in network.state_dict().items()}
+        network.load_state_dict(average.tensors)
+        score = errors(network, validation, threat)
+        network.load_state_dict(own)
+        if epoch + 1 >= min(objective.settled, training.epochs) and (best is None or score <= best):
+            best, kept = score, Average(average.tensors).tensors
+        done = f"epoch {epoch + 1}/{training.epochs}"
+        print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)
+    seconds = time.perf_counter() - begun
+    network.load_state_dict(kept)
+    verified, clean = errors(network, sets["test"], threat)
+    row = {
+        "name": name,
+        "config": Path(config_file).name,
+        "flags": [flag for flag in flags if not flag.startswith("--data.root")],
+        "threat": threat.describe(),
+        "seed": config.seed,
+        "epochs": training.epochs,
+        "clean_error": clean,
+        "verified_error": verified,
+        "seconds": round(seconds, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+    before = RESULTS.read_text() if RESULTS.exists() else ""
+    write_text(RESULTS, before + json.dumps(row) + "\n")
+    print(row)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"relu.py: {error}")
