@@ -84,7 +84,7 @@ class TestInitialisation:
     def test_layers_before_a_norm_keep_their_scale(self, initialisation) -> None:
         network, x = network_of(norm="batch"), torch.rand(64, 1, 8, 8)
         initialisation(network, x)
-        scale = float(network.layers[1].weight.std())
+        scale = float(network.layers[1].weight.detach().std())
         assert scale < 0.5 and network.layers[1].bias.abs().max() < 0.5
 
     def test_a_layer_without_bias_is_only_rescaled(self) -> None:
