@@ -80,7 +80,7 @@ ARCHITECTURES: Mapping[str, Body] = {
     "fc": fully_connected(256, 256),
     "wide-fc": fully_connected(512, 512),
     "small-cnn": convolutional([(16, 2), (32, 2)], [100]),
-    "wide-cnn": convolutional([(32, 2), (64, 2)], [256]),
+    "wide-cnn": convolutional([(32, 2), (64, 2)], [128]),
     "medium-cnn": convolutional([(32, 1), (32, 2), (64, 1), (64, 2)], [256]),
     "reference-fc": fully_connected(512, 256),
     "reference-conv": convolutional([(64, 2), (128, 2)], [256]),

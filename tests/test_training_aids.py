@@ -87,6 +87,7 @@ class TestInitialisation:
         scale = float(network.layers[1].weight.detach().std())
         assert scale < 0.5 and network.layers[1].bias.abs().max() < 0.5
 
+    @torch.no_grad()
     def test_a_layer_without_bias_is_only_rescaled(self) -> None:
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, 20, bias=False), IF(), nn.Linear(20, 10)]
