@@ -60,7 +60,7 @@ ROWS: dict[str, list[str]] = {
     "wide-surrogate": [f"{OBJECTIVE}.surrogate={{class_path: Widths, start: 0.5, end: 1.0}}"],
     "narrow-surrogate": [f"{OBJECTIVE}.surrogate={{class_path: Widths, start: 0.5, end: 0.25}}"],
     "ema": [EMA],
-    "swa": ["--training.averaging={class_path: SWA, start: 5}"],
+    "swa": ["--training.averaging={class_path: SWA, start: 0.75}"],
     "small-boxes": [f"{OBJECTIVE}.region={{class_path: SmallBoxes, share: 0.7}}"],
     "attack-loss": [f"{OBJECTIVE}.companion=AttackLoss"],
     "s-crown": [f"{OBJECTIVE}.bound=CrownMargins"],

@@ -38,6 +38,7 @@ from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed
 from certsnn.train.regularisers import L1
+from certsnn.train.schedules import Moment
 
 RESULTS = Path(__file__).parent / "results" / "relu.jsonl"
 
@@ -103,10 +104,10 @@ def main(config_file: str, name: str, *flags: str) -> None:
     for epoch in range(training.epochs):
         order = loader(train_set, training.batch_size, shuffle_seed=epoch_seed(config.seed, epoch))
         for position, (x, y, _) in enumerate(order):
-            now = epoch + position / batches
+            now = Moment(epoch + position / batches, training.epochs)
             share = objective.ramp(now)
             for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate(now, training.epochs)
+                group["lr"] = training.learning_rate(now)
             logits, margin = bounds(network, x, y, threat.scaled(objective.size * share).box(x))
             kappa = 1 - (1 - objective.kappa_end) * share
             loss = kappa * F.cross_entropy(logits, y) + (1 - kappa) * robust_cross_entropy(margin)
@@ -121,7 +122,9 @@ def main(config_file: str, name: str, *flags: str) -> None:
         network.load_state_dict(average.tensors)
         score = errors(network, validation, threat)
         network.load_state_dict(own)
-        if epoch + 1 >= min(objective.settled, training.epochs) and (best is None or score <= best):
+        if epoch + 1 >= min(objective.settled(training.epochs), training.epochs) and (
+            best is None or score <= best
+        ):
             best, kept = score, Average(average.tensors).tensors
         done = f"epoch {epoch + 1}/{training.epochs}"
         print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)

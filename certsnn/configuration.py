@@ -27,22 +27,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from certsnn.errors import ConfigError
+from certsnn.factory import Factory
 from certsnn.train.config import RunConfig
 
 CLASS, ARGS = "class_path", "init_args"
 _REQUIRED = object()
-
-
-@final
-@dataclass(frozen=True)
-class Factory:
-    """Makes a new object of a class at every call; equal if class and arguments are."""
-
-    made: type
-    arguments: Mapping[str, Any]
-
-    def __call__(self) -> Any:
-        return self.made(**self.arguments)
 
 
 @final
@@ -318,6 +307,8 @@ def _plain(hint: Any, default: Any) -> Any:
     """A default as plain data."""
     if default is inspect.Parameter.empty:
         return _REQUIRED
+    if isinstance(default, Factory):
+        return {CLASS: default.made.__name__, ARGS: dict(default.arguments)}
     if isinstance(default, type):
         return {CLASS: default.__name__}
     if _item(hint) is not None:

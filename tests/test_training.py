@@ -31,7 +31,7 @@ from certsnn.train.loop import Monitor, Row, Silent, Task, train
 from certsnn.train.margins import CrownMargins, IntervalMargins
 from certsnn.train.objectives import Natural, Objective, Samples
 from certsnn.train.regularisers import L1, FiringRate, Tightness
-from certsnn.train.schedules import LearningRate, Ramp
+from certsnn.train.schedules import LearningRate, Moment, Ramp
 
 
 def network_of(kind: str = "image", seed: int = 0) -> SpikingNetwork:
@@ -79,17 +79,25 @@ def weights(network: SpikingNetwork) -> torch.Tensor:
 
 class TestSchedules:
     def test_ramp_by_hand(self) -> None:
-        ramp = Ramp(2, 4)
-        assert [ramp(epoch) for epoch in (0, 2, 3, 4, 5, 6, 9)] == [0, 0, 0.15625, 0.5, 0.84375, 1, 1]
+        ramp, epochs = Ramp(2, 4), (0, 2, 3, 4, 5, 6, 9)
+        shares = [0, 0, 0.15625, 0.5, 0.84375, 1, 1]
+        assert [ramp(Moment(epoch, 10)) for epoch in epochs] == shares
 
-    def test_ramp_without_length_is_a_step(self) -> None:
-        assert (Ramp(2, 0)(1.99), Ramp(2, 0)(2)) == (0, 1)
+    def test_ramp_of_length_zero_is_a_step(self) -> None:
+        assert [Ramp(2, 0)(Moment(epoch, 10)) for epoch in (1.99, 2)] == [0, 1]
 
     def test_learning_rate_holds_then_falls(self) -> None:
         rate = LearningRate(1.0, hold=2, floor=0.1)
-        assert rate(0, 10) == rate(2, 10) == 1
-        assert rate(6, 10) == pytest.approx(0.55)
-        assert rate(10, 10) == pytest.approx(0.1)
+        found = [rate(Moment(epoch, 10)) for epoch in (0, 2, 6, 10)]
+        assert found == pytest.approx([1, 1, 0.55, 0.1])
+
+    @pytest.mark.parametrize("epochs", [5, 50])
+    def test_by_default_both_follow_the_length_of_training(self, epochs: int) -> None:
+        ramp, rate = Ramp(1), LearningRate(1.0)
+        early, middle, late = (Moment(share * epochs, epochs) for share in (0.59, 0.6, 0.61))
+        assert ramp(early) < ramp(middle) == ramp(late) == 1
+        assert rate(early) == rate(middle) == 1 > rate(late)
+        assert Ramp(4).end(5) == 4
 
     @pytest.mark.parametrize("make", [lambda: Ramp(-1, 2), lambda: LearningRate(0.0)])
     def test_nonsense_is_refused(self, make) -> None:
@@ -120,7 +128,7 @@ class TestObjectives:
         network.train()
         objective = Certified(Ramp(0, 10), kappa_end=0.2)
         for epoch, kappa, eps in ((0, 1.0, 0.0), (10, 0.2, 0.02)):
-            terms = objective.terms(network, samples, threat, epoch)
+            terms = objective.terms(network, samples, threat, Moment(epoch, 10))
             expected = kappa * clean + (1 - kappa) * (robust if eps else 0)
             torch.testing.assert_close(terms.loss, expected)
 
@@ -128,7 +136,7 @@ class TestObjectives:
         network, samples = network_of(), self.batch()
         small, large = (
             Certified(Ramp(0, 0), kappa_end=0.0, size=size).terms(
-                network.train(), samples, LinfBall(0.05), 1.0
+                network.train(), samples, LinfBall(0.05), Moment(1, 10)
             )
             for size in (1.0, 2.0)
         )
@@ -140,7 +148,7 @@ class TestObjectives:
         network, samples = network_of("spikes"), self.batch()
         if isinstance(threat, SpikeFlips):
             samples = self.batch(Bernoulli(3)(samples.x, samples.positions))
-        terms = objective.terms(network, samples, threat, 1.0)
+        terms = objective.terms(network, samples, threat, Moment(1.0, 10))
         terms.loss.backward()
         gradients = [p.grad for p in network.parameters() if p.requires_grad]
         assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
@@ -158,7 +166,9 @@ class TestObjectives:
     def test_regularisers_by_hand(self) -> None:
         network, samples = network_of(), self.batch()
         plain, with_l1 = (
-            Certified(Ramp(0, 0), regularisers=aids).terms(network.eval(), samples, LinfBall(0.1), 1)
+            Certified(Ramp(0, 0), regularisers=aids).terms(
+                network.eval(), samples, LinfBall(0.1), Moment(1, 10)
+            )
             for aids in ((), (L1(0.01),))
         )
         total = sum(
@@ -234,9 +244,9 @@ class TestMargins:
         high = margin_bounds(network, samples.x, samples.y, threat, "s-crown-ibp", relaxation=relaxation)
         assert (high > low + 1e-3).any()
         for epoch, beta in ((5, 0.7), (10, 0.4)):
-            share = Ramp(0, 10)(epoch)
+            share = Ramp(0, 10)(Moment(epoch, 10))
             objective = Certified(Ramp(0, 10), 0.2, bound=CrownMargins(relaxation, 1.0, 0.4))
-            terms = objective.terms(network, samples, LinfBall(0.02 / share), epoch)
+            terms = objective.terms(network, samples, LinfBall(0.02 / share), Moment(epoch, 10))
             clean = F.cross_entropy(network(samples.x), samples.y)
             robust = robust_cross_entropy(beta * high + (1 - beta) * low)
             kappa = 1 - 0.8 * share
@@ -250,14 +260,16 @@ class TestMargins:
         losses, found = [], []
         for bound in (IntervalMargins(), CrownMargins(beta_start=0.7)):
             network = lif_network().train()
-            terms = Certified(Ramp(0, 0), bound=bound).terms(network, self.batch(), LinfBall(0.05), 1)
+            terms = Certified(Ramp(0, 0), bound=bound).terms(
+                network, self.batch(), LinfBall(0.05), Moment(1, 10)
+            )
             terms.loss.backward()
             losses.append(terms.loss)
             found.append(torch.cat([gradient.flatten() for gradient in gradients(network)]))
         assert torch.equal(*losses) and torch.equal(*found)
         with pytest.raises(AssertionError, match="backward pass"):
             Certified(Ramp(0, 0), bound=CrownMargins(beta_end=0.1)).terms(
-                lif_network(), self.batch(), LinfBall(0.05), 1
+                lif_network(), self.batch(), LinfBall(0.05), Moment(1, 10)
             )
 
     @pytest.mark.parametrize("readout", ["membrane", "rate"])
@@ -268,7 +280,7 @@ class TestMargins:
     def test_gradients_reach_all_weights(self, threat, relaxation, readout: str) -> None:
         network = lif_network(threat.network_input, readout=readout).train()
         objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
-        objective.terms(network, self.batch(threat.domain), threat, 1).loss.backward()
+        objective.terms(network, self.batch(threat.domain), threat, Moment(1, 10)).loss.backward()
         found = gradients(network)
         assert len(found) == 6
         assert all(g.isfinite().all() and g.any() for g in found)
@@ -278,7 +290,7 @@ class TestMargins:
     def test_gradients_are_finite_where_bounds_have_no_width(self, threat, relaxation) -> None:
         network = lif_network(threat.network_input).train()
         objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
-        objective.terms(network, self.batch(threat.domain), threat, 1).loss.backward()
+        objective.terms(network, self.batch(threat.domain), threat, Moment(1, 10)).loss.backward()
         assert all(gradient.isfinite().all() for gradient in gradients(network))
 
     def test_the_gradient_is_that_of_the_bound(self) -> None:
@@ -317,7 +329,7 @@ class TestMargins:
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         losses = []
         for _ in range(30):
-            terms = objective.terms(network, samples, LinfBall(0.03), 1)
+            terms = objective.terms(network, samples, LinfBall(0.03), Moment(1, 10))
             optimizer.zero_grad()
             terms.loss.backward()
             optimizer.step()
@@ -350,11 +362,11 @@ class TestFewerSteps:
             networks, (whole, short), (threat, cut), (2, None), strict=True
         ):
             objective = Certified(Ramp(0, 0), bound=bound, steps=steps)
-            terms = objective.terms(network, samples, limit, 1)
+            terms = objective.terms(network, samples, limit, Moment(1, 10))
             terms.loss.backward()
             found.append((terms.loss, *gradients(network)))
         assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-        all_steps = Certified(Ramp(0, 0), bound=bound).terms(networks[0], whole, threat, 1)
+        all_steps = Certified(Ramp(0, 0), bound=bound).terms(networks[0], whole, threat, Moment(1, 10))
         assert not torch.isclose(all_steps.loss, found[0][0])
 
     def test_batch_norm_sees_the_same_steps(self) -> None:
@@ -362,7 +374,7 @@ class TestFewerSteps:
         layers = [nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), LIF(0.25, 0.25), nn.Linear(20, 10)]
         samples = TestMargins().batch("spikes", 5)
         network = SpikingNetwork(layers, 5, "membrane", "spikes").train()
-        Certified(Ramp(0, 0), steps=2).terms(network, samples, SpikeFlips(1), 1)
+        Certified(Ramp(0, 0), steps=2).terms(network, samples, SpikeFlips(1), Moment(1, 10))
         mean = (network.layers[1](samples.x[:2].flatten(2))).mean((0, 1)).detach()
         torch.testing.assert_close(layers[2].running_mean, 0.1 * mean)
 
@@ -370,7 +382,7 @@ class TestFewerSteps:
     def test_more_steps_than_there_are(self, kind: str) -> None:
         threat = LinfBall(0.1) if kind == "image" else SpikeFlips(1)
         with pytest.raises(ValueError, match="first 4 steps, but there are only 3"):
-            Certified(steps=4).terms(lif_network(kind), TestMargins().batch(kind), threat, 0)
+            Certified(steps=4).terms(lif_network(kind), TestMargins().batch(kind), threat, Moment(0, 10))
         with pytest.raises(ValueError, match="steps must be at least 1"):
             Certified(steps=0)
 

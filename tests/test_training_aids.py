@@ -31,9 +31,10 @@ from certsnn.train.initialisation import Calibrated, ConstantWidth
 from certsnn.train.loop import Monitor, Task, train
 from certsnn.train.objectives import Samples
 from certsnn.train.regions import SmallBoxes, Whole
-from certsnn.train.schedules import LearningRate, Ramp
+from certsnn.train.schedules import LearningRate, Moment, Ramp
 
 FULL = Ramp(0, 0)
+END = Moment(1, 1)
 
 
 def network_of(neuron=lambda: IF(initial=0.5), norm="none", kind="image") -> SpikingNetwork:
@@ -105,8 +106,8 @@ class TestInitialisation:
 class TestWarmup:
     def test_rises_in_a_straight_line(self) -> None:
         rate = LearningRate(1.0, hold=4, warmup=2)
-        assert [rate(epoch, 10) for epoch in (0, 1, 2, 4)] == [0, 0.5, 1, 1]
-        assert LearningRate(1.0, hold=4)(0, 10) == 1
+        assert [rate(Moment(epoch, 10)) for epoch in (0, 1, 2, 4)] == [0, 0.5, 1, 1]
+        assert LearningRate(1.0, hold=4)(Moment(0, 10)) == 1
 
 
 class TestBoundSurrogate:
@@ -120,7 +121,7 @@ class TestBoundSurrogate:
         losses, gradients = [], []
         for surrogate in (Own(), Widths(0.5, 0.5), Widths(2.0, 2.0)):
             network = network_of().train()
-            terms = Certified(FULL, surrogate=surrogate).terms(network, batch(), LinfBall(0.05), 1)
+            terms = Certified(FULL, surrogate=surrogate).terms(network, batch(), LinfBall(0.05), END)
             terms.loss.backward()
             losses.append(terms.loss.detach())
             gradients.append(network.layers[1].weight.grad)
@@ -152,13 +153,13 @@ class TestSmallBoxes:
         for region in (Whole(), SmallBoxes(0.5), SmallBoxes(0.01)):
             network = network_of().train()
             objective = Certified(FULL, kappa_end=0.0, region=region)
-            losses.append(float(objective.terms(network, samples, threat, 1).loss.detach()))
+            losses.append(float(objective.terms(network, samples, threat, END).loss.detach()))
         assert losses[0] > losses[1] > losses[2]
 
     def test_the_whole_share_is_the_whole_set(self) -> None:
         samples, threat = batch(), LinfBall(0.1)
         losses = [
-            Certified(FULL, region=region).terms(network_of().train(), samples, threat, 1).loss
+            Certified(FULL, region=region).terms(network_of().train(), samples, threat, END).loss
             for region in (Whole(), SmallBoxes(1.0))
         ]
         torch.testing.assert_close(*losses)
@@ -167,7 +168,7 @@ class TestSmallBoxes:
         network, samples = network_of(kind="spikes"), batch()
         with pytest.raises(TypeError, match="region: Whole"):
             objective = Certified(FULL, region=SmallBoxes())
-            objective.terms(network, samples, CoupledBernoulli(0.1, 3), 1)
+            objective.terms(network, samples, CoupledBernoulli(0.1, 3), END)
 
     @pytest.mark.parametrize("arguments", [{"share": 0.0}, {"share": 1.5}, {"iterations": 0}])
     def test_nonsense_is_refused(self, arguments) -> None:
@@ -181,7 +182,7 @@ class TestAttackLoss:
         threat = LinfBall(0.1) if kind == "image" else SpikeFlips(3)
         network, samples = network_of(kind=kind).train(), batch(kind)
         objective = Certified(FULL, kappa_end=0.3, companion=AttackLoss(iterations=3))
-        found = objective.terms(network, samples, threat, 1).loss
+        found = objective.terms(network, samples, threat, END).loss
         x0, input_set = threat.bind(samples.x, samples.positions)
         x = ascend(network, x0, samples.y, input_set, 3, 0.25)
         margins = margin_bounds(network, samples.x, samples.y, threat)
@@ -189,7 +190,7 @@ class TestAttackLoss:
         if kind == "image":  # under a flip budget training bounds by the weights alone
             torch.testing.assert_close(found, expected)
         assert F.cross_entropy(network(x), samples.y) > F.cross_entropy(network(x0), samples.y)
-        clean = Certified(FULL, kappa_end=0.3).terms(network, samples, threat, 1).loss
+        clean = Certified(FULL, kappa_end=0.3).terms(network, samples, threat, END).loss
         assert found > clean
 
     def test_nonsense_is_refused(self) -> None:
@@ -204,24 +205,24 @@ class TestAveraging:
         found = []
         for number, epoch in enumerate(epochs, 1):
             state = {"w": torch.full((1,), float(number)), "n": torch.tensor([number])}
-            average.update(state, averaging, epoch)
+            average.update(state, averaging, Moment(epoch, 8))
             assert int(average.tensors["n"]) == number
             found.append(float(average.tensors["w"]))
         return found
 
     def test_by_hand(self) -> None:
         assert self.averages(Latest(), [0, 1, 2]) == [1, 2, 3]
-        assert self.averages(SWA(start=2), [0, 1, 2, 3, 4]) == pytest.approx([1, 2, 2.5, 3, 3.5])
+        assert self.averages(SWA(start=0.25), [0, 1, 2, 3, 4]) == pytest.approx([1, 2, 2.5, 3, 3.5])
         ema = 0.0
         for number, pace in enumerate((0.9, 9 / 11, 9 / 12, 9 / 13), 1):
             ema += pace * (number - ema)
         assert self.averages(EMA(0.5), [0, 1, 2, 3])[-1] == pytest.approx(ema)
-        assert EMA(0.5).pace(9, 1000) == 0.5
+        assert EMA(0.5).pace(Moment(9, 10), 1000) == 0.5
 
     def test_never_moves_the_weights_themselves(self) -> None:
         state = {"w": torch.zeros(1)}
         average = Average(state)
-        average.update({"w": torch.ones(1)}, Latest(), 0)
+        average.update({"w": torch.ones(1)}, Latest(), END)
         assert state["w"] == 0 and average.tensors["w"] == 1
 
     @pytest.mark.parametrize("make", [lambda: EMA(1.0), lambda: SWA(-1.0)])
@@ -275,7 +276,7 @@ class TestLoop:
         assert not torch.equal(one["layers.2.running_mean"], other["layers.2.running_mean"])
 
     @pytest.mark.parametrize("stop", [4, 10])
-    @pytest.mark.parametrize("averaging", [EMA(0.9), SWA(1.0)])
+    @pytest.mark.parametrize("averaging", [EMA(0.9), SWA(0.25)])
     def test_resumed_equals_undisturbed(self, tmp_path: Path, stop: int, averaging: Averaging) -> None:
         states = []
         for folder in ("whole", "parts"):

@@ -14,7 +14,7 @@ from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.train.objectives import Objective, Samples, Terms, error_rate
-from certsnn.train.schedules import Ramp
+from certsnn.train.schedules import Moment, Ramp
 
 
 def ascend(
@@ -68,12 +68,11 @@ class Adversarial(Objective):
     step_size: float = 0.25
     kappa_end: float = 0.5
 
-    @property
-    def settled(self) -> float:
-        return self.ramp.end
+    def settled(self, epochs: int) -> float:
+        return self.ramp.end(epochs)
 
-    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
-        share = self.ramp(epoch)
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
+        share = self.ramp(moment)
         x0, input_set = bind(network, samples.x, threat.scaled(share), samples.positions)
         clean_logits = network(x0)
         clean = F.cross_entropy(clean_logits, samples.y)

@@ -14,16 +14,18 @@ from typing import final
 import torch
 from torch import Tensor
 
+from certsnn.train.schedules import Moment
+
 
 class Averaging(ABC):
     """How much each step's weights count."""
 
     @abstractmethod
-    def pace(self, epoch: float, updates: int) -> float:
+    def pace(self, moment: Moment, updates: int) -> float:
         """How far the average moves towards the present weights, in [0, 1].
 
         Args:
-            epoch: the (fractional) epoch.
+            moment: where training stands.
             updates: how many steps the average has seen.
         """
 
@@ -33,7 +35,7 @@ class Averaging(ABC):
 class Latest(Averaging):
     """No average: the weights as they are."""
 
-    def pace(self, epoch: float, updates: int) -> float:
+    def pace(self, moment: Moment, updates: int) -> float:
         return 1.0
 
 
@@ -55,27 +57,27 @@ class EMA(Averaging):
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 
-    def pace(self, epoch: float, updates: int) -> float:
+    def pace(self, moment: Moment, updates: int) -> float:
         return max(1 - self.decay, 9 / (10 + updates))
 
 
 @final
 @dataclass(frozen=True)
 class SWA(Averaging):
-    """The mean of all steps' weights from an epoch on; before it, the weights as they are.
+    """The mean of all steps' weights from a share of the training on; before it, the weights as they are.
 
     Args:
-        start: the epoch.
+        start: the share, in [0, 1].
     """
 
-    start: float = 20.0
+    start: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.start < 0:
-            raise ValueError(f"start must be at least 0, got {self.start}")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start must lie in [0, 1], got {self.start}")
 
-    def pace(self, epoch: float, updates: int) -> float:
-        return 1.0 if epoch < self.start else 1 / (updates + 1)
+    def pace(self, moment: Moment, updates: int) -> float:
+        return 1.0 if moment.epoch < self.start * moment.epochs else 1 / (updates + 1)
 
 
 @final
@@ -90,9 +92,9 @@ class Average:
         self.updates = updates
 
     @torch.no_grad()
-    def update(self, tensors: Mapping[str, Tensor], averaging: Averaging, epoch: float) -> None:
+    def update(self, tensors: Mapping[str, Tensor], averaging: Averaging, moment: Moment) -> None:
         """Take in the state after a step."""
-        pace = averaging.pace(epoch, self.updates)
+        pace = averaging.pace(moment, self.updates)
         # An average that has been put back to the present weights has seen one step.
         self.updates = 1 if pace == 1 else self.updates + 1
         for name, value in tensors.items():

@@ -31,7 +31,7 @@ from certsnn.train.margins import IntervalMargins, MarginBound, shortened
 from certsnn.train.objectives import Objective, Samples, Terms, error_rate
 from certsnn.train.regions import Region, Whole
 from certsnn.train.regularisers import Regulariser
-from certsnn.train.schedules import Ramp
+from certsnn.train.schedules import Moment, Ramp
 
 
 @final
@@ -69,12 +69,11 @@ class Certified(Objective):
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
-    @property
-    def settled(self) -> float:
-        return self.ramp.end
+    def settled(self, epochs: int) -> float:
+        return self.ramp.end(epochs)
 
-    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
-        share = self.ramp(epoch)
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
+        share = self.ramp(moment)
         grown = threat.scaled(self.size * share)
         x0, input_set = bind(network, samples.x, grown, samples.positions)
         steps = self._steps(network, x0)

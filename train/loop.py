@@ -30,6 +30,7 @@ from certsnn.train.checkpoint import (
 )
 from certsnn.train.config import TrainingConfig
 from certsnn.train.objectives import Samples
+from certsnn.train.schedules import Moment
 from certsnn.verification import Summary, summarise, verify
 
 Row = dict[str, float]
@@ -143,10 +144,10 @@ def train(
         sums: dict[str, Tensor] = {}
         order = loader(task.train, settings.batch_size, shuffle_seed=epoch_seed(seed, epoch))
         for position, batch in enumerate(order):
-            now = epoch + position / batches
+            now = Moment(epoch + position / batches, settings.epochs)
             samples = Samples(*(part.to(device) for part in task.samples(batch, epoch + 1)))
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate(now, settings.epochs)
+                group["lr"] = settings.learning_rate(now)
             terms = settings.objective.terms(network, samples, threat, now)
             optimizer.zero_grad()
             terms.loss.backward()
@@ -165,7 +166,7 @@ def train(
             found = validate(network, task)
         progress.epoch += 1
         progress.seconds += time.perf_counter() - begun
-        settled = progress.epoch >= min(settings.objective.settled, settings.epochs)
+        settled = progress.epoch >= min(settings.objective.settled(settings.epochs), settings.epochs)
         score = (found.verified_error, found.clean_error)
         # On a tie the later epoch wins: it has trained longer, at a lower rate.
         if settled and (progress.best is None or score <= progress.best):

@@ -15,6 +15,7 @@ from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.bounds.verify import bind
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.train.schedules import Moment
 
 
 class Samples(NamedTuple):
@@ -36,13 +37,12 @@ class Objective(ABC):
     """Turns a batch into a loss."""
 
     @abstractmethod
-    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
-        """The loss of one batch at this (fractional) epoch; runs the network in training mode."""
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
+        """The loss of one batch at this moment; runs the network in training mode."""
 
-    @property
     @abstractmethod
-    def settled(self) -> float:
-        """The epoch from which the objective no longer changes: best checkpoints count from here."""
+    def settled(self, epochs: int) -> float:
+        """The epoch from which the objective stays the same: best checkpoints count from here."""
 
 
 def error_rate(logits: Tensor, y: Tensor) -> Tensor:
@@ -61,11 +61,10 @@ class Natural(Objective):
 
     loss: Loss = field(default_factory=CrossEntropy)
 
-    @property
-    def settled(self) -> float:
+    def settled(self, epochs: int) -> float:
         return 0.0
 
-    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, epoch: float) -> Terms:
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
         x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
         logits = network(x0)
         loss = self.loss(logits, samples.y).mean()
