@@ -73,10 +73,9 @@ class _Counts(torch.autograd.Function):
         counts, above = torch.empty_like(charge), torch.empty_like(charge)
         n = torch.zeros_like(charge[0])
         for t, charged in enumerate(charge):
-            u = charged + offset * n
-            above[t] = u - threshold
-            n = n + (u >= threshold)
-            counts[t] = n
+            u = torch.addcmul(charged, offset, n)
+            torch.sub(u, threshold, out=above[t])
+            n = torch.add(n, u >= threshold, out=counts[t])
         ctx.save_for_backward(above, counts, threshold, offset)
         ctx.surrogate = surrogate
         return counts
@@ -88,16 +87,13 @@ class _Counts(torch.autograd.Function):
         to_charge, to_n = torch.empty_like(above), torch.zeros_like(above[0])
         for t in reversed(range(len(above))):
             to_n = to_n + gradients[0][t]
-            to_charge[t] = to_n * slopes[t]
-            to_n = to_n + offset * to_charge[t]
-        before = torch.cat([torch.zeros_like(counts[:1]), counts[:-1]])
-        _, to_threshold, to_offset, _ = ctx.needs_input_grad
-        return (
-            to_charge,
-            -to_charge.sum_to_size(threshold.shape) if to_threshold else None,
-            (to_charge * before).sum_to_size(offset.shape) if to_offset else None,
-            None,
-        )
+            torch.mul(to_n, slopes[t], out=to_charge[t])
+            to_n.addcmul_(offset, to_charge[t])
+        _, threshold_wanted, offset_wanted, _ = ctx.needs_input_grad
+        to_threshold = -to_charge.sum_to_size(threshold.shape) if threshold_wanted else None
+        # The count before step t is that of step t - 1, and 0 before the first.
+        to_offset = (to_charge[1:] * counts[:-1]).sum_to_size(offset.shape) if offset_wanted else None
+        return to_charge, to_threshold, to_offset, None
 
 
 def scan_counts(cumulative: Interval, dynamics: Dynamics, unit: float) -> CountScan:
