@@ -1,84 +1,109 @@
-"""The pretrained MNIST models under the cascade, where S-IBP fails by little.
+"""The pretrained models under the cascade, where S-IBP fails by little.
 
-    python benchmarks/auto.py DATA [REACH] [MODEL...]      # writes benchmarks/results/auto.md
+    python benchmarks/auto.py ROOT REACH [MODEL ...]      # renews rows of results/auto.{json,md}
 
-Several runs with other models or another REACH are put together by hand: each row says its own.
-
-S-IBP on the whole test set in DATA, then `method="auto"` on the images that S-IBP leaves open with a margin
-above -REACH (0.1); the others count as unverified, so auto's verified error is an upper bound. One thread.
+S-IBP on the whole test set, then `method="auto"` on the images that S-IBP leaves open with a margin above
+-REACH, each with a limit of LIMIT seconds; the others count as unverified, so auto's verified error is an
+upper bound. One thread. ROOT is the folder of torchvision's data sets. `benchmarks/collect.py --errors` puts
+the errors into the models' files.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
-import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from rich.progress import track
 
 from certsnn import __version__
-from certsnn.bounds import certify
-from certsnn.data import ImageDataset, load
+from certsnn.data import load, loader
 from certsnn.files import write_text
-from certsnn.inputsets import LinfBall
-from certsnn.models import load_model
-from certsnn.networks import strictly_correct
+from certsnn.models import load_model, pretrained
+from certsnn.verification import summarise, verify
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = ("mnist-lif-eps0.1", "mnist-fc-eps0.1", "mnist-cnn-eps0.1")
-THREAT, BATCH, LIMIT = LinfBall(0.1), 250, 60.0
+BATCH, LIMIT = 250, 30.0
+Row = dict[str, Any]
 
 
-@torch.no_grad()
-def row(name: str, data: ImageDataset, reach: float) -> str:
-    network = load_model(name).network.eval()
-    proved, near = 0, []
-    for start in track(range(0, len(data), BATCH), description=f"{name}, s-ibp"):
-        x, y, index = data[range(start, min(start + BATCH, len(data)))]
-        verdict = certify(network, x, y, THREAT, "s-ibp", index=index)
-        proved += int(verdict.certified.sum())
-        margins = verdict.margins.amin(1)
-        near += index[~verdict.certified & strictly_correct(network(x), y) & (margins > -reach)].tolist()
-    counted, more, better, seconds = 0, 0, 0, []
-    for position in track(near, description=f"{name}, auto"):
-        x, y, index = data[range(position, position + 1)]
-        begun = time.perf_counter()
-        base = certify(network, x, y, THREAT, "s-ibp", index=index).margins.amin()
-        verdict = certify(network, x, y, THREAT, "auto", index=index, seconds=LIMIT)
-        seconds.append(time.perf_counter() - begun)
-        more += int(verdict.certified.sum())
-        counted += verdict.status[0] == "certified" and verdict.stage[0] == "branch-and-bound"
-        better += bool(verdict.margins.amin() > base + 1e-9)
-    total = len(data)
-    middle = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
-    took = f"{middle:.1f} / {max(seconds, default=0.0):.1f}"
-    return (
-        f"| {name} | {100 * (total - proved) / total:.2f} | {100 * (total - proved - more) / total:.2f} | "
-        f"-{reach:g} | {len(near)} | {better} | {more} | {counted} | {took} |"
-    )
+def row(name: str, root: str, reach: float) -> Row:
+    model = load_model(name)
+    data = load(model.config.data.name, "test", root)
+    common: Row = {"encoding": model.config.data.encoding}
+
+    def run(positions: list[int], batch: int, **how: Any) -> list[Any]:
+        part = data.subset(positions)
+        batches = track(loader(part, batch), description=name, total=-(-len(part) // batch))
+        found = verify(model.network, batches, model.config.threat, **common, **how)
+        return [result for results in found for result in results]
+
+    every = run(list(range(len(data))), BATCH, method="s-ibp")
+    near = [r.index for r in every if r.status != "certified" and r.correct and r.margin > -reach]
+    tried = run(near, 1, method="auto", seconds=LIMIT) if near else []
+    best = {result.index: result for result in [*every, *tried]}
+    proved = [result for result in tried if result.status == "certified"]
+    return {
+        "model": name,
+        "samples": len(data),
+        "threat": model.config.threat.describe(),
+        "clean_error": summarise(every).clean_error,
+        "verified_error": summarise(every).verified_error,
+        "auto_error": summarise(best.values()).verified_error,
+        "reach": reach,
+        "tried": len(tried),
+        "certified": len(proved),
+        "by_search": sum(result.stage == "branch-and-bound" for result in proved),
+        "median_seconds": median(r.seconds for r in tried) if tried else 0.0,
+        "largest_seconds": max((r.seconds for r in tried), default=0.0),
+        "versions": f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
 
 
-def main(root: str, reach: float, names: tuple[str, ...]) -> None:
-    torch.set_num_threads(1)
-    data = load("mnist", "test", root, False)
+def table(rows: list[Row]) -> str:
     lines = [
-        "# The cascade on the pretrained MNIST models\n",
-        f"All {len(data)} test images, LinfBall(0.1), rounding covered. `auto` ran on the images whose least "
-        "margin S-IBP puts above the one in the table; the others count as unverified.\n",
-        f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        "one thread.\n",
-        "| model | verified error, S-IBP | auto, at most | least margins from | images tried | with a better "
-        "margin | certified | of these by branch-and-bound | seconds an image (median / largest) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "# The cascade on the pretrained models",
+        "",
+        "Whole test sets, the threat that each model was trained for, rounding covered. `auto` ran on the",
+        "images whose least margin S-IBP puts above the one in the table; the others count as unverified.",
+        f"{LIMIT:g} s an image at most; one thread. {rows[0]['versions']}.",
+        "",
+        "| model | threat | clean error | verified error, S-IBP | auto, at most | margins from | "
+        "images tried | certified | of these by branch-and-bound | seconds an image (median / largest) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        lines.append(row(name, data, reach))
-        print(lines[-1], flush=True)
-    write_text(RESULTS / "auto.md", "\n".join(lines) + "\n")
+    for r in rows:
+        cells = [
+            r["model"],
+            r["threat"],
+            f"{r['clean_error']:.2f}",
+            f"{r['verified_error']:.2f}",
+            f"{r['auto_error']:.2f}",
+            f"-{r['reach']:g}",
+            str(r["tried"]),
+            str(r["certified"]),
+            str(r["by_search"]),
+            f"{r['median_seconds']:.1f} / {r['largest_seconds']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(root: str, reach: float, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    path = RESULTS / "auto.json"
+    rows = {r["model"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+    for name in names or list(pretrained()):
+        rows[name] = row(name, root, reach)
+        print(rows[name], flush=True)
+        present = [rows[known] for known in sorted(rows)]
+        write_text(path, json.dumps(present, indent=2) + "\n")
+        write_text(RESULTS / "auto.md", table(present))
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[2:]
-    main(sys.argv[1], float(arguments[0]) if arguments else 0.1, tuple(arguments[1:]) or MODELS)
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3:])

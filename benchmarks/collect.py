@@ -2,9 +2,11 @@
 
     python benchmarks/collect.py runs/mnist-fc-s0 runs/mnist-fc-s1 ...      # log the runs, renew the table
     python benchmarks/collect.py --ship mnist-fc-eps0.1 runs/mnist-fc-s0     # and ship this one's model
+    python benchmarks/collect.py --errors        # put the errors of results/auto.json into the shipped models
 
 A run is a folder of `certsnn train`, with its results.json. Of runs whose configs differ in nothing but the
-seed, the table shows the mean and every single value.
+seed, the table shows the mean and every single value; beside them stand the ReLU twins of the same runs, from
+results/relu.jsonl (see benchmarks/relu.py). docs/training-curves.png shows the errors over the epochs.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from certsnn.configuration import override
-from certsnn.files import write_text
+from certsnn.files import replacing, write_text
 from certsnn.models import MODEL, load_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
-LOGS = ROOT / "benchmarks" / "results" / "runs"
+RESULTS = ROOT / "benchmarks" / "results"
+LOGS = RESULTS / "runs"
 LARGEST = 8 * 2**20
 
 
@@ -53,8 +58,45 @@ def ship(name: str, run: Path) -> None:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; a shipped model must be below 8 MiB")
 
 
+def errors() -> None:
+    """Put what benchmarks/auto.py found into the facts of the shipped models."""
+    for row in json.loads((RESULTS / "auto.json").read_text()):
+        path = ROOT / "certsnn" / "pretrained" / f"{row['model']}.safetensors"
+        model = load_model(path)
+        if model.facts["verified_error"] != row["verified_error"]:
+            raise ValueError(
+                f"{path.name} has another S-IBP error than auto.json: run benchmarks/auto.py again"
+            )
+        model.facts["auto_error"] = row["auto_error"]
+        save_model(path, model)
+
+
+def twins() -> dict[str, dict[str, Any]]:
+    """The ReLU twins by the name of the run that they go with; of several, the last."""
+    path = RESULTS / "relu.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {row["name"]: row for row in rows}
+
+
+def curves() -> None:
+    """Validation errors of all logged MNIST runs of seed 0 over the epochs, as a picture."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for folder in sorted(LOGS.glob("mnist-*-s0")):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        epochs = [row["epoch"] for row in rows]
+        for axis, error in zip(axes, ("verified_error", "clean_error"), strict=True):
+            axis.plot(epochs, [row[error] for row in rows], label=folder.name.removesuffix("-s0"))
+    axes[0].set(xlabel="epoch", ylabel="verified error on validation (%)", yscale="log")
+    axes[1].set(xlabel="epoch", ylabel="clean error on validation (%)", ylim=(0, 8))
+    axes[0].legend(fontsize="small")
+    with replacing(ROOT / "docs" / "training-curves.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
 def table() -> str:
     """Markdown: a row for all logged runs of a config."""
+    twin = twins()
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(LOGS.glob("*/results.json")):
         results = json.loads(path.read_text())
@@ -70,13 +112,16 @@ def table() -> str:
         "by `benchmarks/collect.py`.",
         "",
         "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
-        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. The MNIST rows",
-        "were trained with the state of commit a944c31. The bounds have since come to add up in another",
-        "order, so a rerun may differ by what rounding makes of a training; mnist-cnn-s0 was run again and",
-        "gave the same errors.",
+        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. A rerun may",
+        "differ by what the order of sums makes of a training.",
         "",
-        "| runs | network | threat | neuron, T | seeds | clean error | verified error | training (min) |",
-        "|---|---|---|---|---|---|---|---|",
+        "ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and",
+        "schedules (`python benchmarks/relu.py configs/CONFIG.yaml NAME --seed SEED`); clean / verified",
+        "error.",
+        "",
+        "| runs | network | threat | neuron, T | seeds | clean error | verified error | "
+        "training (min) | ReLU |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for rows in groups.values():
         config = rows[0]["config"]
@@ -88,16 +133,28 @@ def table() -> str:
         shown = ", ".join(f"{a} {neuron['init_args'][a]:g}" for a in sorted(arguments))
         cells = [
             ", ".join(row["name"] for row in rows),
-            config["network"]["architecture"],
+            config["network"]["architecture"] + _NORMS[config["network"].get("norm", "none")],
             rows[0]["threat"],
             f"{neuron['class_path']} ({shown}), T = {steps}",
             str(len(rows)),
             _spread([row["summary"]["clean_error"] for row in rows]),
             _spread([row["summary"]["verified_error"] for row in rows]),
             f"{mean(row['training']['training_seconds'] for row in rows) / 60:.1f}",
+            _beside([twin[row["name"]] for row in rows if row["name"] in twin]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+_NORMS = {"none": "", "batch": ", batch norm"}
+
+
+def _beside(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return "-"
+    return " / ".join(
+        f"{mean(row[error] for row in found):.2f}" for error in ("clean_error", "verified_error")
+    )
 
 
 def _spread(values: list[float]) -> str:
@@ -107,6 +164,8 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     words = sys.argv[1:]
+    if words == ["--errors"]:
+        return errors()
     if words[:1] == ["--ship"]:
         name, run = words[1], Path(words[2])
         assert (run / MODEL).exists(), f"{run} has no {MODEL}: its training has not ended"
@@ -115,6 +174,7 @@ def main() -> None:
     for word in words:
         log(Path(word))
     write_text(ROOT / "docs" / "results.md", table())
+    curves()
 
 
 if __name__ == "__main__":
