@@ -186,7 +186,7 @@ class Program:
         traces: list[Trace] = []
         for stage in self.stages:
             currents = over_time(partial(apply_chain, stage.operators), frames)
-            traces.append(scan(hold(currents, steps), stage.neuron))
+            traces.append(scan(currents, stage.neuron, steps))
             frames = traces[-1].spikes
         return traces
 
@@ -300,7 +300,7 @@ class SpikingNetwork(nn.Module):
         for layers, neuron in blocks:
             currents, operators = train_chain(layers, frames)
             stages.append(Stage(operators, neuron.dynamics()))
-            frames = scan(hold(currents, steps), stages[-1].neuron).spikes
+            frames = scan(currents, stages[-1].neuron, steps).spikes
         logits, readout = train_chain(last, (frames.sum(0) / len(frames))[None])
         return logits[0], Program(self.input, tuple(stages), readout)
 

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from certsnn.surrogates import Rectangle, Surrogate
 
@@ -47,9 +48,9 @@ class Dynamics(NamedTuple):
     surrogate: Surrogate
 
 
-def integrate(v: Tensor, current: Tensor) -> Tensor:
-    """``u_t = v_{t-1} + I_t``."""
-    return v + current
+def integrate(v: Tensor, current: Tensor, out: Tensor | None = None) -> Tensor:
+    """``u_t = v_{t-1} + I_t``, written to ``out`` where it is given."""
+    return torch.add(v, current, out=out)
 
 
 def carry_below(u: Tensor, dynamics: Dynamics) -> Tensor:
@@ -62,47 +63,84 @@ def carry_above(u: Tensor, dynamics: Dynamics) -> Tensor:
     return dynamics.gain * u + dynamics.offset
 
 
-def _fires(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
-    """Whether a membrane fires (bool), and what is carried on."""
-    fired = u >= dynamics.threshold
-    return fired, torch.where(fired, carry_above(u, dynamics), carry_below(u, dynamics))
+def fires(u: Tensor, dynamics: Dynamics, out: Tensor | None = None) -> Tensor:
+    """``1[u >= threshold]`` in the dtype of u, written to ``out`` where it is given; without a gradient."""
+    u, threshold = u.detach(), dynamics.threshold.detach()
+    return torch.ge(u, threshold, out=torch.empty_like(u) if out is None else out)
 
 
-def _pull_back(
-    u: Tensor, dynamics: Dynamics, to_spikes: Tensor, to_v: Tensor, parameters: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Gradients towards u and (where wanted) the first five fields of the dynamics, through `_fires`.
+def choose(below: Tensor, above: Tensor, mask: Tensor) -> Tensor:
+    """``above`` where the mask (floats, 0 or 1) is 1, else ``below``; as they are, bit for bit.
 
-    With a and c the gradients towards the spike and what is carried:
+    At the weights 0 and 1 `torch.lerp` returns its ends. On spikes, which no processor can predict, it takes
+    a tenth of the time of `torch.where`, which branches on every element.
+    """
+    return torch.lerp(below, above, mask)
+
+
+def carry(u: Tensor, fired: Tensor, dynamics: Dynamics) -> Tensor:
+    """`carry_above` where ``fired`` (floats, 0 or 1) is 1, else `carry_below`: the same numbers."""
+    if dynamics.lossless:  # both are u but for the offset, and the products are exact
+        return torch.addcmul(u, dynamics.offset, fired)
+    return choose(carry_below(u, dynamics), carry_above(u, dynamics), fired)
+
+
+class Pulled(NamedTuple):
+    """Gradients towards a membrane: in all, and through the spike alone."""
+
+    to_u: Tensor
+    through_spike: Tensor
+
+
+def pull_back(
+    u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor
+) -> Pulled:
+    """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
+
+    With a and c the gradients towards the spike (None: nothing) and what is carried:
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
     """
-    fired = u >= dynamics.threshold
-    jump = carry_above(u, dynamics) - carry_below(u, dynamics)
-    through_spike = (to_spikes + to_v * jump) * dynamics.surrogate.derivative(u - dynamics.threshold)
-    to_u = through_spike + to_v * torch.where(fired, dynamics.gain, dynamics.decay)
-    if not parameters:
-        return to_u, ()
-    above, below = to_v * fired, to_v * ~fired
-    terms = (-through_spike, below * u, torch.zeros_like(u), above * u, above)
-    return to_u, tuple(t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True))
+    slope = dynamics.surrogate.derivative(u - dynamics.threshold)
+    if dynamics.lossless:
+        jump, kept = dynamics.offset, to_v
+    else:
+        rise = dynamics.gain - dynamics.decay
+        jump = torch.addcmul(dynamics.offset, rise, u)
+        kept = torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
+    through = torch.mul(to_v, jump) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
+    through = through.mul_(slope)
+    return Pulled(through + kept, through)
+
+
+def parameter_gradients(
+    u: Tensor, fired: Tensor, dynamics: Dynamics, through_spike: Tensor, to_v: Tensor
+) -> list[Tensor]:
+    """Gradients towards the first five fields of the dynamics, through `fires` and `carry`."""
+    above = to_v * fired
+    terms = (-through_spike, (to_v - above) * u, torch.zeros_like(u), above * u, above)
+    return [t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True)]
 
 
 class _Fire(torch.autograd.Function):
-    """`_fires` for membranes of a single step."""
+    """`fires` and `carry` for membranes of a single step."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
-        fired, carried = _fires(u, dynamics)
-        ctx.save_for_backward(u)
+        spikes = fires(u, dynamics)
+        ctx.save_for_backward(u, spikes)
         ctx.dynamics = dynamics
-        return fired.to(u.dtype), carried
+        return spikes, carry(u, spikes, dynamics)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         to_spikes, to_v = gradients
+        u, spikes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
-        to_u, sums = _pull_back(ctx.saved_tensors[0], ctx.dynamics, to_spikes, to_v, any(wanted))
-        return to_u, None, *(sums or (None for _ in wanted))
+        to_u, through = pull_back(u, spikes, ctx.dynamics, to_spikes, to_v)
+        if not any(wanted):
+            return to_u, None, *(None for _ in wanted)
+        return to_u, None, *parameter_gradients(u, spikes, ctx.dynamics, through, to_v)
 
 
 def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
@@ -127,43 +165,60 @@ class Trace(NamedTuple):
 
 
 class _Scan(torch.autograd.Function):
-    """All steps at once, keeping the membranes alone: the graph of the single steps is never built."""
+    """All steps at once, keeping membranes and spikes alone: the graph of single steps is never built."""
 
     @staticmethod
-    def forward(ctx: Any, currents: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
+    def forward(ctx: Any, currents: Tensor, steps: int, dynamics: Dynamics, *parameters: Tensor) -> Any:
+        held = currents.expand(steps, *currents.shape[1:])
         v = dynamics.initial.expand(currents.shape[1:])
-        membranes, spikes = (torch.empty_like(currents) for _ in range(2))
-        for t, current in enumerate(currents):
-            membranes[t] = u = integrate(v, current)
-            spikes[t], v = _fires(u, dynamics)
-        ctx.save_for_backward(membranes)
-        ctx.dynamics = dynamics
+        membranes, spikes = torch.empty_like(held), torch.empty_like(held)
+        for t, current in enumerate(held):
+            u = integrate(v, current, out=membranes[t])
+            fires(u, dynamics, out=spikes[t])
+            if t < steps - 1:
+                v = carry(u, spikes[t], dynamics)
+        ctx.save_for_backward(membranes, spikes)
+        ctx.set_materialize_grads(False)
+        ctx.dynamics, ctx.frames = dynamics, len(currents)
         return membranes, spikes
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         to_membranes, to_spikes = gradients
-        (membranes,) = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        to_currents, to_v = torch.empty_like(membranes), torch.zeros_like(membranes[0])
+        membranes, spikes = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        to_v = torch.zeros_like(membranes[0])
+        to_currents = torch.empty_like(membranes) if ctx.frames > 1 else torch.zeros_like(membranes[:1])
         sums: list[Tensor] = []
         for t in reversed(range(len(membranes))):
-            to_u, found = _pull_back(membranes[t], ctx.dynamics, to_spikes[t], to_v, any(wanted))
-            to_currents[t] = to_v = to_membranes[t] + to_u
-            sums = [s + f for s, f in zip(sums, found, strict=True)] if sums else list(found)
+            u, fired = membranes[t], spikes[t]
+            to_u, through = pull_back(
+                u, fired, ctx.dynamics, None if to_spikes is None else to_spikes[t], to_v
+            )
+            if any(wanted):
+                found = parameter_gradients(u, fired, ctx.dynamics, through, to_v)
+                sums = [s + f for s, f in zip(sums, found, strict=True)] if sums else found
+            to_v = to_u if to_membranes is None else to_u.add_(to_membranes[t])
+            if ctx.frames > 1:
+                to_currents[t] = to_v
+            else:
+                to_currents[0] += to_v
         if sums:
             sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential is what step 1 carries
-        return to_currents, None, *(sums or (None for _ in wanted))
+        return to_currents, None, None, *(sums or (None for _ in wanted))
 
 
-def scan(currents: Tensor, dynamics: Dynamics) -> Trace:
+def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trace:
     """Run a layer of neurons over time.
 
     Args:
-        currents: ``[T, B, ...]``.
+        currents: ``[T, B, ...]``, or ``[1, B, ...]`` and so many ``steps`` that they are held for.
         dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
+        steps: T; the length of the currents if None.
     """
-    membranes, spikes = _Scan.apply(currents, dynamics, *dynamics[:5])
+    steps = len(currents) if steps is None else steps
+    membranes, spikes = _Scan.apply(currents, steps, dynamics, *dynamics[:5])
     return Trace(membranes, spikes)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import as_affine
-from certsnn.networks import BatchNorm, SpikingNetwork, hold, over_time
+from certsnn.networks import BatchNorm, SpikingNetwork, over_time
 from certsnn.neurons import Neuron, scan
 
 
@@ -119,7 +119,7 @@ class _Hidden:
 
     def spikes(self) -> Tensor:
         """``[T, B, ...]``."""
-        return scan(hold(self.currents(), self.steps), self.neuron.dynamics()).spikes
+        return scan(self.currents(), self.neuron.dynamics(), self.steps).spikes
 
 
 def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
@@ -138,7 +138,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
         normalised = any(isinstance(one, BatchNorm) for one in pending)
         if weighted and not normalised:
             yield _Hidden(frames, steps, pending, weighted[-1], layer)
-        frames = scan(hold(_apply(pending, frames), steps), layer.dynamics()).spikes
+        frames = scan(_apply(pending, frames), layer.dynamics(), steps).spikes
         pending = []
 
 
