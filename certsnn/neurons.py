@@ -92,9 +92,7 @@ class Pulled(NamedTuple):
     through_spike: Tensor
 
 
-def pull_back(
-    u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor
-) -> Pulled:
+def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor) -> Pulled:
     """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
 
     With a and c the gradients towards the spike (None: nothing) and what is carried:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -127,7 +128,7 @@ def train(
 
     Raises:
         CheckpointError: if the folder's checkpoints are another run's, or none of them is whole.
-        FloatingPointError: if the loss is not a finite number.
+        FloatingPointError: if the loss or a weight is not a finite number.
     """
     monitor = Silent() if monitor is None else monitor
     device = next(network.parameters()).device
@@ -158,9 +159,11 @@ def train(
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(samples.y)
             monitor.batch_done()
         figures = {name: float(total) / len(task.train) for name, total in sums.items()}
-        if not torch.isfinite(torch.tensor(figures["loss"])):
+        # Neurons that never fire hide weights that are not numbers from the loss.
+        if not (math.isfinite(figures["loss"]) and all(p.isfinite().all() for p in trained)):
             raise FloatingPointError(
-                f"the loss is {figures['loss']} in epoch {epoch + 1}; lower training.learning_rate.peak"
+                f"epoch {epoch + 1} ended with a loss of {figures['loss']:g} or weights that are no numbers; "
+                "lower training.learning_rate.peak"
             )
         with _holding(network, average):
             found = validate(network, task)
