@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from certsnn.affine import Affine
 
@@ -44,6 +45,35 @@ def intersect(one: Interval, other: Interval) -> Interval:
     """What lies in both; bounds that cross by noise (rounding left out) are swapped."""
     low, high = torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper)
     return Interval(torch.minimum(low, high), torch.maximum(low, high))
+
+
+class _Middle(torch.autograd.Function):
+    """Centre and width of an interval."""
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> Any:
+        return torch.lerp(lower, upper, 0.5), upper - lower
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        to_centre, to_width = gradients
+        half = to_centre / 2
+        return half - to_width, half.add_(to_width)
+
+
+class _Ends(torch.autograd.Function):
+    """The interval of a centre and a width, which is halved on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, centre: Tensor, width: Tensor) -> Any:
+        return torch.sub(centre, width, alpha=0.5), torch.add(centre, width, alpha=0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        to_lower, to_upper = gradients
+        return to_lower + to_upper, (to_upper - to_lower).div_(2)
 
 
 class Enclosure(NamedTuple):
@@ -136,12 +166,10 @@ class Arithmetic:
         (lower, upper), magnitude = enclosure
         if not operator.terms:
             return Interval(operator.linear(lower), operator.linear(upper))
-        # The width is halved on the way out: each line is one pass over the tensors.
-        width = upper - lower
+        centre, width = _Middle.apply(lower, upper)
         if self.unit:
             width = torch.add(width, magnitude, alpha=2 * self.gamma(operator.terms))
-        centre = operator.linear(torch.lerp(lower, upper, 0.5))
-        width = operator.magnitude(width)
+        centre, width = operator.linear(centre), operator.magnitude(width)
         times = _rows(repeats, centre)
         if operator.bias is not None:
             centre = torch.addcmul(centre, operator.bias, times)
@@ -150,7 +178,7 @@ class Arithmetic:
             if operator.bias is not None:
                 lost = lost + 2 * self.gamma(operator.terms) * times * operator.bias.abs()
             width = width + lost
-        return Interval(torch.sub(centre, width, alpha=0.5), torch.add(centre, width, alpha=0.5))
+        return Interval(*_Ends.apply(centre, width))
 
     def _magnitude(self, operator: Affine, magnitude: Tensor, repeats: Tensor | None) -> Tensor:
         if not self.unit:

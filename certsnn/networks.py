@@ -97,7 +97,8 @@ class Input(ABC):
 def _check_values(x: Tensor, what: str) -> None:
     if not x.is_floating_point():
         raise TypeError(f"{what} must be a float tensor, got {x.dtype}")
-    if not torch.isfinite(x).all():
+    # Nothing finite comes of adding to a NaN or to infinity; a sum that overflows is looked at again.
+    if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
         raise ValueError(f"{what} hold NaN or infinite values")
 
 

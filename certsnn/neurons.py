@@ -99,13 +99,13 @@ def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | 
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
     """
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
+    rise = dynamics.gain - dynamics.decay
+    jump = torch.addcmul(dynamics.offset, rise, u)  # also where rise is 0: a NaN must not pass unseen
     if dynamics.lossless:
-        jump, kept = dynamics.offset, to_v
+        kept = to_v
     else:
-        rise = dynamics.gain - dynamics.decay
-        jump = torch.addcmul(dynamics.offset, rise, u)
         kept = torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
-    through = torch.mul(to_v, jump) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
+    through = jump.mul_(to_v) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
     through = through.mul_(slope)
     return Pulled(through + kept, through)
 
