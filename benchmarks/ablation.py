@@ -64,6 +64,7 @@ ROWS: dict[str, list[str]] = {
     "small-boxes": [f"{OBJECTIVE}.region={{class_path: SmallBoxes, share: 0.7}}"],
     "attack-loss": [f"{OBJECTIVE}.companion=AttackLoss"],
     "s-crown": [f"{OBJECTIVE}.bound=CrownMargins"],
+    "norm-steps-4": [NORM, "--network.steps=4"],
     "norm-ema": [NORM, EMA],
     "norm-ema-size-1.2": [NORM, EMA, f"{OBJECTIVE}.size=1.2"],
     "norm-ema-rate-2e-3": [NORM, EMA, "--training.learning_rate.peak=2.0e-3"],

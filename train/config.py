@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from certsnn.encoding import Bernoulli, Encoding, Latency
+from certsnn.factory import Factory
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.neurons import IF, Neuron
 from certsnn.train.averaging import Averaging, Latest
@@ -52,10 +53,10 @@ class NetworkConfig:
     """
 
     architecture: str = "digits-fc"
-    neuron: Callable[[], Neuron] = IF
+    neuron: Callable[[], Neuron] = Factory(IF, {"threshold": 1.0, "initial": 0.5})  # rounds to the nearest
     steps: int = 4
     readout: Literal["rate", "membrane"] = "membrane"
-    norm: Literal["none", "batch"] = "none"
+    norm: Literal["none", "batch"] = "batch"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
