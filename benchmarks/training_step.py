@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py [THREADS] [NAME]    # writes benchmarks/results/NAME.{json,md}
 
-``fc`` (784-256-256-10) and ``small-cnn`` of `certsnn.architectures` on random images as large as MNIST's, batch
-128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in the training loop.
+``fc`` (784-256-256-10) and ``small-cnn`` of `certsnn.architectures` on random images as large as MNIST's,
+batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in the training loop.
 All figures are medians over rounds in which the two kinds of step take turns, so that a slow moment of the
 machine meets both alike; the parts of a step are timed within it. All is measured twice: with the memory
 allocator as it is, then with `certsnn.allocator.keep_freed_memory`, as ``certsnn train`` does. The groups of
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -53,8 +54,13 @@ CASES = [
 ]
 PARTS = ("clean forward", "bound forward", "backward", "optimizer")
 GROUPS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::mkldnn_convolution")
-    + ("aten::convolution_backward",),
+    "products": (
+        "aten::mm",
+        "aten::addmm",
+        "aten::bmm",
+        "aten::mkldnn_convolution",
+        "aten::convolution_backward",
+    ),
     "clean neurons": ("_Scan", "_ScanBackward"),
     "bounds of neurons": ("_Steps", "_StepsBackward", "_Counts", "_CountsBackward"),
 }
@@ -97,7 +103,7 @@ class Steps:
         nn.utils.clip_grad_norm_(self.trained, 5.0)
         self.optimizer.step()
         times.append(time.perf_counter())
-        spans = [1e3 * (end - start) for start, end in zip(times, times[1:], strict=False)]
+        spans = [1e3 * (end - start) for start, end in pairwise(times)]
         return dict(zip(PARTS, spans, strict=True)) | {"step": sum(spans)}
 
 

@@ -209,7 +209,7 @@ class _Counts(torch.autograd.Function):
         sums = [torch.zeros_like(number) for number in numbers]
         for t in reversed(range(len(membranes))):
             to_n += gradients[0][t]
-            to_u = ctx.surrogate.derivative(membranes[t] - threshold).mul_(to_n)
+            to_u = to_n * ctx.surrogate.derivative(membranes[t] - threshold)
             to_n.addcmul_(to_u, offset)
             if ctx.held:
                 to_sums[0].add_(to_u, alpha=t + 1)

@@ -92,9 +92,7 @@ class Pulled(NamedTuple):
     through_spike: Tensor
 
 
-def pull_back(
-    u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor
-) -> Pulled:
+def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor) -> Pulled:
     """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
 
     With a and c the gradients towards the spike (None: nothing) and what is carried:
@@ -103,10 +101,7 @@ def pull_back(
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
     rise = dynamics.gain - dynamics.decay
     jump = torch.addcmul(dynamics.offset, rise, u)  # also where rise is 0: a NaN must not pass unseen
-    if dynamics.lossless:
-        kept = to_v
-    else:
-        kept = torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
+    kept = to_v if dynamics.lossless else torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
     through = jump.mul_(to_v) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
     through = through.mul_(slope)
     return Pulled(through + kept, through)
