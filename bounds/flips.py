@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certsnn.affine import Dense, Reshape, Weighted, apply_chain
 from certsnn.bounds.arithmetic import Arithmetic, Enclosure, Interval
+from certsnn.bounds.neurons import Summed
 from certsnn.bounds.sources import Operators, Source, Spikes, step_numbers
 from certsnn.inputsets import SpikeFlips
 from certsnn.networks import over_time
@@ -139,14 +140,14 @@ class FlippedSpikes(Source):
         rise, fall = (gain.sum(0) for gain in first.gains)
         return self._moved(first, self.x0, first.magnitude, Gains(rise, fall), None, arithmetic)
 
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
         if not operators:
-            return self._box().cumulative(operators, arithmetic)
+            return self._box().charge(operators, arithmetic)
         first = self._first(operators, arithmetic)
         rise, fall = (_best_so_far(gain, len(self.x0), self.flips.budget) for gain in first.gains)
         times = step_numbers(self.x0, len(self.x0)).repeat_interleave(self.x0.shape[1])
         counts, magnitude = self.x0.cumsum(0), first.magnitude.cumsum(0)
-        return self._moved(first, counts, magnitude, Gains(rise, fall), times, arithmetic)
+        return Summed(self._moved(first, counts, magnitude, Gains(rise, fall), times, arithmetic))
 
     def _box(self) -> Spikes:
         return Spikes(Interval(*self.flips.box(self.x0)))

@@ -78,8 +78,7 @@ def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Ten
     rivals = others(y, len(dense.weight))
     centre, radius = (rate.upper + rate.lower) / 2, (rate.upper - rate.lower) / 2
     logits = dense.apply(centre)
-    difference = dense.weight[y][:, None] - dense.weight[rivals]  # [B, K-1, n]
-    spread = (difference.abs() @ radius[:, :, None]).squeeze(-1)
+    spread = _spread(dense.weight, radius, y, rivals)
     margin = logits.gather(1, y[:, None]) - logits.gather(1, rivals) - spread
     if not arithmetic.unit:
         return margin
@@ -88,6 +87,18 @@ def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Ten
         size = size + dense.shift.abs()
     error = arithmetic.gamma(dense.terms) * size + (dense.terms + 2) * UNDERFLOW
     return margin - error.gather(1, y[:, None]) - error.gather(1, rivals)
+
+
+def _spread(weight: Tensor, radius: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
+    """``|w_y - w_j| . radius`` for the rivals j ``[B, K-1]``; weight ``[K, n]``, radius ``[B, n]``."""
+    classes, features = weight.shape
+    if classes > len(y):
+        difference = weight[y][:, None] - weight[rivals]  # [B, K-1, n]
+        return (difference.abs() @ radius[:, :, None]).squeeze(-1)
+    # All pairs of classes are fewer rows than all samples' rivals, and their product is one for all samples.
+    pairs = (weight[:, None] - weight).abs()  # [K, K, n]
+    spreads = radius @ pairs.view(-1, features).T
+    return spreads.gather(1, y[:, None] * classes + rivals)
 
 
 def interval_margins(

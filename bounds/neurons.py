@@ -18,8 +18,11 @@ Source: design, section 4.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -167,58 +170,122 @@ class CountScan(NamedTuple):
 
 
 class _Counts(torch.autograd.Function):
-    """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]``, keeping what is compared."""
+    """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]``, keeping what is compared.
+
+    With ``held`` steps the only current ``[1, B, ...]`` is that of each step, so ``C_t = t I``; else C_t is
+    given, ``[T, B, ...]``.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, cumulative: Tensor, initial: Tensor, threshold: Tensor, offset: Tensor, surrogate: Surrogate
+        ctx: Any,
+        sums: Tensor,
+        held: int | None,
+        initial: Tensor,
+        threshold: Tensor,
+        offset: Tensor,
+        surrogate: Surrogate,
     ) -> Tensor:
-        membranes, counts = torch.empty_like(cumulative), torch.empty_like(cumulative)
-        n = torch.zeros_like(cumulative[0])
-        for t, current in enumerate(cumulative):
-            u = torch.add(current, initial, out=membranes[t]).addcmul_(n, offset)
+        like = sums if held is None else sums.expand(held, *sums.shape[1:])
+        membranes, counts = torch.empty_like(like), torch.empty_like(like)
+        n = torch.zeros_like(membranes[0])
+        for t, charge in enumerate(like):
+            u = torch.add(initial, charge, alpha=1 if held is None else t + 1, out=membranes[t])
+            u.addcmul_(n, offset)
             torch.ge(u, threshold, out=counts[t])
             n = counts[t].add_(n)
         ctx.save_for_backward(membranes, counts, initial, threshold, offset)
-        ctx.surrogate = surrogate
+        ctx.held, ctx.surrogate = held is not None, surrogate
         return counts
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        membranes, counts, initial, threshold, offset = ctx.saved_tensors
-        to_charge, to_n = torch.empty_like(membranes), torch.zeros_like(membranes[0])
+        membranes, counts, *numbers = ctx.saved_tensors
+        threshold, offset = numbers[1:]
+        wanted = ctx.needs_input_grad[2:5]
+        to_sums = torch.zeros_like(membranes[:1]) if ctx.held else torch.empty_like(membranes)
+        to_n = torch.zeros_like(membranes[0])
+        sums = [torch.zeros_like(number) for number in numbers]
         for t in reversed(range(len(membranes))):
-            slope = ctx.surrogate.derivative(membranes[t] - threshold)
-            to_n = to_n.add_(gradients[0][t])
-            torch.mul(to_n, slope, out=to_charge[t])
-            to_n = to_n.addcmul_(to_charge[t], offset)
-        _, to_initial, to_threshold, to_offset, _ = ctx.needs_input_grad
-        return (
-            to_charge,
-            to_charge.sum_to_size(initial.shape) if to_initial else None,
-            -to_charge.sum_to_size(threshold.shape) if to_threshold else None,
-            (to_charge[1:] * counts[:-1]).sum_to_size(offset.shape) if to_offset else None,
-            None,
-        )
+            to_n += gradients[0][t]
+            to_u = to_n * ctx.surrogate.derivative(membranes[t] - threshold)
+            to_n.addcmul_(to_u, offset)
+            if ctx.held:
+                to_sums[0].add_(to_u, alpha=t + 1)
+            else:
+                to_sums[t] = to_u
+            if any(wanted):
+                terms = (to_u, -to_u, to_u * counts[t - 1] if t else torch.zeros_like(to_u))
+                sums = [s + x.sum_to_size(s.shape) for s, x in zip(sums, terms, strict=True)]
+        return to_sums, None, *(sums if any(wanted) else [None] * 3), None
 
 
-def scan_counts(cumulative: Interval, dynamics: Dynamics, unit: float) -> CountScan:
-    r"""Bounds of a layer's spike counts, for cumulative currents ``[T, B, ...]``.
+class Charge(ABC):
+    """Bounds of the cumulative currents into a layer of neurons."""
+
+    @property
+    @abstractmethod
+    def sums(self) -> Interval:
+        """The bounds ``[T, B, ...]``."""
+
+    @abstractmethod
+    def counts(self, dynamics: Dynamics) -> Interval:
+        """Bounds ``[T, B, ...]`` of the neurons' spikes so far, rounding left out."""
+
+
+@final
+@dataclass(frozen=True)
+class Summed(Charge):
+    """Cumulative currents that are known at each step."""
+
+    given: Interval
+
+    @property
+    def sums(self) -> Interval:
+        return self.given
+
+    def counts(self, dynamics: Dynamics) -> Interval:
+        return _simulated(self.given, None, dynamics)
+
+
+@final
+@dataclass(frozen=True)
+class HeldCurrent(Charge):
+    """``C_t = t I`` of a current ``[1, B, ...]`` that is held for T steps, which need not be laid out."""
+
+    current: Interval
+    steps: int
+
+    @cached_property
+    def sums(self) -> Interval:
+        low, high = self.current
+        times = torch.arange(1, self.steps + 1, dtype=low.dtype, device=low.device)
+        times = times.view(-1, *[1] * (low.ndim - 1))
+        return Interval(times * low, times * high)
+
+    def counts(self, dynamics: Dynamics) -> Interval:
+        return _simulated(self.current, self.steps, dynamics)
+
+
+def _simulated(ends: Interval, held: int | None, dynamics: Dynamics) -> Interval:
+    numbers = (dynamics.initial, dynamics.threshold, dynamics.offset, dynamics.surrogate)
+    return Interval(*(_Counts.apply(end, held, *numbers) for end in ends))
+
+
+def scan_counts(charge: Charge, dynamics: Dynamics, unit: float) -> CountScan:
+    r"""Bounds of a layer's spike counts, from those of its cumulative currents.
 
     The executed membrane is ``u_t = initial + C_t + offset N_{t-1}`` up to the rounding error E of its
     additions: the lower count is simulated on ``C - E``, the upper one on ``C + E``. ``unit`` is the unit
     roundoff; 0 leaves rounding out.
     """
-    initial, rule = dynamics.initial, (dynamics.threshold, dynamics.offset, dynamics.surrogate)
     if not unit:
-        low, high = (_Counts.apply(end, initial, *rule) for end in cumulative)
-        return CountScan(Interval(low, high), None)
-    low, high = initial + cumulative.lower, initial + cumulative.upper
+        return CountScan(charge.counts(dynamics), None)
+    low, high = (dynamics.initial + end for end in charge.sums)
     error = accumulated_rounding(torch.maximum(low.abs(), high.abs()), dynamics, unit)
-    nothing = torch.zeros_like(initial)
-    low, high = (_Counts.apply(end, nothing, *rule) for end in (low - error, high + error))
-    return CountScan(Interval(low, high), error)
+    started = dynamics._replace(initial=torch.zeros_like(dynamics.initial))
+    return CountScan(Summed(Interval(low - error, high + error)).counts(started), error)
 
 
 def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Tensor:

@@ -19,8 +19,11 @@ from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import Arithmetic, Interval, intersect
 from certsnn.bounds.lines import Pulled, Stepwise
 from certsnn.bounds.neurons import (
+    Charge,
     CountScan,
+    HeldCurrent,
     StepScan,
+    Summed,
     membranes_of_counts,
     scan_counts,
     scan_steps,
@@ -40,17 +43,17 @@ class Source(ABC):
         """Bounds ``[T, B, ...]`` of the chain's output at each step, in the dtype of the products."""
 
     @abstractmethod
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
-        """Bounds ``[T, B, ...]`` of the chain's outputs summed over steps 1..t."""
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Charge:
+        """Bounds of the chain's outputs summed over steps 1..t."""
 
 
 class Layer(Source):
-    """Bounds of a layer of neurons; what the next layer is driven by.
+    """Bounds of a layer of neurons; what the next layer is driven by."""
 
-    ``driven_by``: bounds ``[T, B, ...]`` of what drives it, the currents or the cumulative currents.
-    """
-
-    driven_by: Interval
+    @property
+    @abstractmethod
+    def driven_by(self) -> Interval:
+        """Bounds ``[T, B, ...]`` of what drives it: the currents or the cumulative currents."""
 
     @property
     @abstractmethod
@@ -135,11 +138,10 @@ class Images(Source):
         low, high = arithmetic.chain(operators, self.box)
         return Interval(hold(low[None], self.steps), hold(high[None], self.steps))
 
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> HeldCurrent:
         # The executed current is one and the same number at each step, so its sum over t is t times it.
         low, high = arithmetic.chain(operators, self.box)
-        times = step_numbers(low, self.steps).view(-1, *[1] * low.ndim)
-        return Interval(times * low, times * high)
+        return HeldCurrent(Interval(low[None], high[None]), self.steps)
 
 
 @final
@@ -152,10 +154,10 @@ class Spikes(Source):
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return framewise(operators, self.interval, arithmetic)
 
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
         low, high = self.interval
         counts = Interval(low.cumsum(0), high.cumsum(0))
-        return framewise(operators, counts, arithmetic, step_numbers(low, len(low)))
+        return Summed(framewise(operators, counts, arithmetic, step_numbers(low, len(low))))
 
 
 @final
@@ -163,9 +165,13 @@ class Spikes(Source):
 class SteppedLayer(Layer):
     """A layer of neurons bounded step by step, from the currents that drive it."""
 
-    driven_by: Interval
+    currents_in: Interval
     dynamics: Dynamics
     within: Interval | None = None
+
+    @property
+    def driven_by(self) -> Interval:
+        return self.currents_in
 
     @cached_property
     def scan(self) -> StepScan:
@@ -198,7 +204,7 @@ class SteppedLayer(Layer):
         within = Interval(known.lower.to(executed), known.upper.to(executed))
         if self.within is not None:
             within = intersect(within, self.within)
-        return SteppedLayer(self.driven_by, self.dynamics, within)
+        return SteppedLayer(self.currents_in, self.dynamics, within)
 
     def gap(self, t: int) -> Interval:
         low, high = self.membranes.lower[t], self.membranes.upper[t]
@@ -216,8 +222,8 @@ class SteppedLayer(Layer):
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return Spikes(self.scan.spikes).currents(operators, arithmetic)
 
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
-        return Spikes(self.scan.spikes).cumulative(operators, arithmetic)
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
+        return Spikes(self.scan.spikes).charge(operators, arithmetic)
 
 
 @final
@@ -229,16 +235,20 @@ class CountedLayer(Layer):
     ``operators``.
     """
 
-    driven_by: Interval
+    charge_in: Charge
     dynamics: Dynamics
     source: Source
     operators: Operators
     arithmetic: Arithmetic
 
+    @property
+    def driven_by(self) -> Interval:
+        return self.charge_in.sums
+
     @cached_property
     def scan(self) -> CountScan:
         """The bounds of the counts."""
-        return scan_counts(self.driven_by, self.dynamics, self.arithmetic.unit)
+        return scan_counts(self.charge_in, self.dynamics, self.arithmetic.unit)
 
     @cached_property
     def _steps(self) -> StepScan:
@@ -262,7 +272,7 @@ class CountedLayer(Layer):
         return self.scan.counts.lower != self.scan.counts.upper
 
     def narrowed(self, known: Interval) -> CountedLayer:
-        return replace(self, driven_by=intersect(self.driven_by, known))
+        return replace(self, charge_in=Summed(intersect(self.driven_by, known)))
 
     def gap(self, t: int) -> Interval:
         # A count may change anywhere within the bounds.
@@ -283,16 +293,16 @@ class CountedLayer(Layer):
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return framewise(operators, self.spikes, arithmetic)
 
-    def cumulative(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
         counts = self.scan.counts
-        return framewise(operators, counts, arithmetic, step_numbers(counts.lower, self.steps))
+        return Summed(framewise(operators, counts, arithmetic, step_numbers(counts.lower, self.steps)))
 
 
 def layer_of(source: Source, operators: Operators, dynamics: Dynamics, arithmetic: Arithmetic) -> Layer:
     """Bounds of the neurons that a source drives through a chain of operators, in the neurons' domain."""
     if dynamics.lossless:
-        cumulative = source.cumulative(operators, arithmetic)
-        return CountedLayer(cumulative, dynamics, source, tuple(operators), arithmetic)
+        charge = source.charge(operators, arithmetic)
+        return CountedLayer(charge, dynamics, source, tuple(operators), arithmetic)
     low, high = source.currents(operators, arithmetic)
     executed = dynamics.threshold.dtype
     # Rounding the end points to the executed dtype is sound: see certsnn.bounds.arithmetic.

@@ -15,7 +15,7 @@ from certsnn.affine import Dense, Normalize, as_affine
 from certsnn.bounds import METHODS, Interval, certify, layer_bounds, margin_bounds
 from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.ibp import margins, others
-from certsnn.bounds.neurons import membranes_of_counts, scan_counts, scan_steps, steps_of_counts
+from certsnn.bounds.neurons import Summed, membranes_of_counts, scan_counts, scan_steps, steps_of_counts
 from certsnn.bounds.sources import Images, Spikes
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
@@ -100,7 +100,7 @@ def test_images_enter_every_step() -> None:
     box = Interval(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.5]]))
     source = Images(box, 3)
     assert flat(source.currents([dense], PLAIN)) == ([0.0] * 3, [2.5] * 3)
-    assert flat(source.cumulative([dense], PLAIN)) == ([0.0] * 3, [2.5, 5.0, 7.5])
+    assert flat(source.charge([dense], PLAIN).sums) == ([0.0] * 3, [2.5, 5.0, 7.5])
 
 
 def test_spikes_are_summed_before_the_product() -> None:
@@ -109,7 +109,7 @@ def test_spikes_are_summed_before_the_product() -> None:
     high = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])[:, None]
     source = Spikes(Interval(low, high))
     assert flat(source.currents([dense], PLAIN)) == ([1.5, 0.5, 1.5], [2.5, 2.5, 1.5])
-    assert flat(source.cumulative([dense], PLAIN)) == ([1.5, 2.0, 3.5], [2.5, 5.0, 6.5])
+    assert flat(source.charge([dense], PLAIN).sums) == ([1.5, 2.0, 3.5], [2.5, 5.0, 6.5])
 
 
 # Neurons, step by step.
@@ -189,7 +189,7 @@ def test_counts_by_hand() -> None:
     # Upper: u = 0.75, 1.5 (fires), 1.25 (fires), 1 (fires).
     cumulative = Interval(column(0.5, 1.0, 1.5, 2.0), column(0.75, 1.5, 2.25, 3.0))
     dynamics = IF(1.0).dynamics()
-    scanned = scan_counts(cumulative, dynamics, 0.0)
+    scanned = scan_counts(Summed(cumulative), dynamics, 0.0)
     assert flat(scanned.counts) == ([0, 1, 1, 2], [0, 1, 2, 3])
     assert scanned.error is None
     assert flat(steps_of_counts(scanned.counts)) == ([0, 1, 0, 0], [0, 1, 1, 1])
@@ -203,7 +203,7 @@ def test_counts_with_a_reset_that_excites() -> None:
     # (gain, offset) = (1, 0.5): each spike adds charge, so more spikes mean more spikes.
     cumulative = Interval(column(0.5, 0.5, 0.5), column(1.0, 1.0, 1.0))
     dynamics = IF(1.0, (1.0, 0.5)).dynamics()
-    scanned = scan_counts(cumulative, dynamics, 0.0)
+    scanned = scan_counts(Summed(cumulative), dynamics, 0.0)
     assert flat(scanned.counts) == ([0, 0, 0], [1, 2, 3])
     low, high = flat(membranes_of_counts(cumulative, scanned, dynamics))
     assert (low, high) == ([0.5, 0.5, 0.5], [1.0, 1.5, 2.0])
@@ -212,7 +212,7 @@ def test_counts_with_a_reset_that_excites() -> None:
 def test_counts_start_from_the_initial_potential() -> None:
     cumulative = Interval(column(0.25, 0.5), column(0.5, 1.0))
     dynamics = IF(1.0, initial=0.5).dynamics()
-    scanned = scan_counts(cumulative, dynamics, 0.0)
+    scanned = scan_counts(Summed(cumulative), dynamics, 0.0)
     # lower: 0.75, 1 (fires); upper: 1 (fires), 0.5
     assert flat(scanned.counts) == ([0, 1], [1, 1])
     assert flat(membranes_of_counts(cumulative, scanned, dynamics)) == ([0.75, 0.0], [1.0, 1.5])
@@ -220,7 +220,7 @@ def test_counts_start_from_the_initial_potential() -> None:
 
 def test_counts_with_rounding_leave_a_tie_open() -> None:
     cumulative = Interval(column(1.0, 1.5, 2.0).double(), column(1.0, 1.5, 2.0).double())
-    scanned = scan_counts(cumulative, IF(1.0).dynamics(), FLOAT32_UNIT)
+    scanned = scan_counts(Summed(cumulative), IF(1.0).dynamics(), FLOAT32_UNIT)
     assert flat(scanned.counts) == ([0, 1, 1], [1, 1, 2])
     assert scanned.error is not None
     error = scanned.error.flatten()
@@ -260,7 +260,7 @@ def test_gradients_of_the_counts_are_those_of_the_simulation() -> None:
 
     weights = torch.randn(2, 5, 3, 2, generator=generator, dtype=torch.float64)
     inputs = (*cumulative, threshold, initial, offset)
-    found = torch.stack([*scan_counts(cumulative, dynamics, 0.0).counts])
+    found = torch.stack([*scan_counts(Summed(cumulative), dynamics, 0.0).counts])
     expected = torch.stack([simulated(charges) for charges in cumulative])
     assert torch.equal(found, expected)
     for mine, theirs in zip(

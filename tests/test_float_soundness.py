@@ -20,7 +20,7 @@ from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds
 from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.crown import membrane_error
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
-from certsnn.bounds.neurons import membranes_of_counts, scan_counts
+from certsnn.bounds.neurons import Summed, membranes_of_counts, scan_counts
 from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.sources import Spikes
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
@@ -205,7 +205,7 @@ def test_the_count_domain_covers_the_additions_of_the_neuron(
     executed = scan(currents, dynamics)
     exact = currents.double().cumsum(0)
     cumulative = Interval(exact, exact)
-    bounds = scan_counts(cumulative, dynamics, FLOAT32_UNIT)
+    bounds = scan_counts(Summed(cumulative), dynamics, FLOAT32_UNIT)
     counts = executed.spikes.cumsum(0)
     assert (bounds.counts.lower <= counts).all()
     assert (counts <= bounds.counts.upper).all()
@@ -285,7 +285,7 @@ def test_currents_are_widened_by_all_that_any_order_can_lose(
         y, error = (values.unflatten(0, members.shape[:3]) for values in (y, error))
         for (low, high), value, lost in (
             (source.currents(operators, RIGOROUS), y, error),
-            (source.cumulative(operators, RIGOROUS), y.cumsum(1), error.cumsum(1)),
+            (source.charge(operators, RIGOROUS).sums, y.cumsum(1), error.cumsum(1)),
         ):
             assert (low <= value - lost).all()
             assert (value + lost <= high).all()

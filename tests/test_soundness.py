@@ -36,7 +36,7 @@ from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.methods import RELAXATIONS
-from certsnn.bounds.neurons import scan_counts, scan_steps
+from certsnn.bounds.neurons import Summed, scan_counts, scan_steps
 from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.refine import Refinement
 from certsnn.bounds.sources import Spikes, layer_of
@@ -385,7 +385,7 @@ def test_currents_under_a_flip_budget_are_the_enumerated_extremes(
         currents = apply_chain(operators, every.flatten(0, 2)).unflatten(0, every.shape[:3])
         source = FlippedSpikes(x0, flips, FeasibleFlips())
         low, high = source.currents(operators, PLAIN)
-        sum_low, sum_high = source.cumulative(operators, PLAIN)
+        sum_low, sum_high = source.charge(operators, PLAIN).sums
     # Eighths are summed without rounding errors, so the bounds are exactly the extremes.
     assert torch.equal(low, currents.amin(0))
     assert torch.equal(high, currents.amax(0))
@@ -403,9 +403,9 @@ def test_the_ranking_in_small_pieces_is_the_same(
     shape = (2, 2, 2) if name == "grouped" else (1, 2, 3)
     x0 = (torch.rand(3, 2, *shape) < 0.5).float()
     source = FlippedSpikes(x0, SpikeFlips(2, kind), FeasibleFlips())
-    whole = source.cumulative(operators, PLAIN)
+    whole = source.charge(operators, PLAIN).sums
     monkeypatch.setattr("certsnn.bounds.flips.WINDOW_ELEMENTS", 1)
-    pieces = source.cumulative(operators, PLAIN)
+    pieces = source.charge(operators, PLAIN).sums
     assert torch.equal(whole.lower, pieces.lower)
     assert torch.equal(whole.upper, pieces.upper)
 
@@ -456,7 +456,7 @@ def test_counts_of_one_neuron_are_the_enumerated_extremes(
     counts = scan(trains, neuron).spikes.cumsum(0)
     times = torch.arange(1.0, 7.0)[:, None, None]
     cumulative = Interval(interval[0] * times, interval[1] * times)
-    bounds = scan_counts(cumulative, neuron, 0.0).counts
+    bounds = scan_counts(Summed(cumulative), neuron, 0.0).counts
     assert torch.equal(bounds.lower[:, 0], counts.amin(1))
     assert torch.equal(bounds.upper[:, 0], counts.amax(1))
 

@@ -17,6 +17,10 @@ from certsnn.train.objectives import Objective
 from certsnn.train.schedules import LearningRate
 
 
+ROUNDING = Factory(IF, {"threshold": 1.0, "initial": 0.5})
+"""A spike count that is the charge rounded to the nearest: half a threshold is there from the start."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The data set.
@@ -53,8 +57,8 @@ class NetworkConfig:
     """
 
     architecture: str = "digits-fc"
-    neuron: Callable[[], Neuron] = Factory(IF, {"threshold": 1.0, "initial": 0.5})  # rounds to the nearest
-    steps: int = 4
+    neuron: Callable[[], Neuron] = field(default_factory=lambda: ROUNDING)
+    steps: int = 2
     readout: Literal["rate", "membrane"] = "membrane"
     norm: Literal["none", "batch"] = "batch"
 

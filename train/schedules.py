@@ -55,7 +55,7 @@ class LearningRate:
     peak in so many epochs first, in a straight line from 0.
     """
 
-    peak: float = 1e-3
+    peak: float = 2e-3
     hold: float | None = None
     floor: float = 0.02
     warmup: float = 0.0

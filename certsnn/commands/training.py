@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from certsnn.allocator import keep_freed_memory
 from certsnn.commands.common import DONE, INTERRUPTED, Setting, test_set
 from certsnn.commands.verifying import facts_of, verified
 from certsnn.configuration import read_config
@@ -31,6 +32,7 @@ def train(config_file: Path, overrides: Sequence[str], folder: Path, device: tor
     if model is not None:
         screen.print(f"{folder} holds a finished run of this config.", highlight=False)
     else:
+        keep_freed_memory()
         with training_progress(screen) as monitor:
             try:
                 model = run(config, text, folder, device, monitor).model

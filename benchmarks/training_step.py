@@ -1,0 +1,210 @@
+"""What a certified training step costs against a natural one, and where its time goes, in one process.
+
+    python benchmarks/training_step.py [THREADS] [NAME]    # writes benchmarks/results/NAME.{json,md}
+
+``fc`` (784-256-256-10) and ``small-cnn`` of `certsnn.architectures` on random images as large as MNIST's,
+batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in the loop.
+All figures are medians over rounds in which the two kinds of step take turns, so that a slow moment of the
+machine meets both alike; the parts of a step are timed within it. All is measured twice: with the memory
+allocator as it is, then with `certsnn.allocator.keep_freed_memory`, as ``certsnn train`` does. The groups of
+operations are torch.profiler's, of other rounds that it slows down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from certsnn import __version__
+from certsnn.allocator import keep_freed_memory
+from certsnn.architectures import build
+from certsnn.bounds.arithmetic import PLAIN
+from certsnn.bounds.problem import Problem
+from certsnn.bounds.verify import bind
+from certsnn.files import write_text
+from certsnn.inputsets import LinfBall
+from certsnn.neurons import IF, LIF, Neuron
+from certsnn.train.certified import robust_cross_entropy
+from certsnn.train.margins import IntervalMargins
+
+RESULTS = Path(__file__).parent / "results"
+BATCH, ROUNDS, WARM_UP, PROFILED = 128, 25, 3, 5
+THREAT = LinfBall(0.1)
+NEURONS: dict[str, Callable[[], Neuron]] = {
+    "IF": lambda: IF(1.0, initial=0.5),
+    "LIF": lambda: LIF(0.25, 0.25),
+}
+CASES = [
+    (architecture, neuron, steps)
+    for architecture in ("fc", "small-cnn")
+    for neuron in NEURONS
+    for steps in (2, 4, 8)
+]
+PARTS = ("clean forward", "bound forward", "backward", "optimizer")
+GROUPS = {
+    "products": (
+        "aten::mm",
+        "aten::addmm",
+        "aten::bmm",
+        "aten::mkldnn_convolution",
+        "aten::convolution_backward",
+    ),
+    "clean neurons": ("_Scan", "_ScanBackward"),
+    "bounds of neurons": ("_Steps", "_StepsBackward", "_Counts", "_CountsBackward"),
+}
+Measured = dict[str, float]
+
+
+class Steps:
+    """A network in training, and its two kinds of step."""
+
+    def __init__(self, architecture: str, neuron: str, steps: int) -> None:
+        torch.manual_seed(0)
+        self.network = build(architecture, (1, 28, 28), 10, NEURONS[neuron], steps)
+        self.x, self.y = torch.rand(BATCH, 1, 28, 28), torch.randint(0, 10, (BATCH,))
+        self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=1e-4)
+
+    def natural(self) -> Measured:
+        """Milliseconds of the parts of a natural step."""
+        times = [time.perf_counter()]
+        x0, _ = bind(self.network, self.x, THREAT, None)
+        loss = F.cross_entropy(self.network(x0), self.y)
+        times.append(time.perf_counter())
+        return self._descend(loss, [*times, times[-1]])
+
+    def certified(self) -> Measured:
+        """Milliseconds of the parts of a certified step."""
+        times = [time.perf_counter()]
+        x0, input_set = bind(self.network, self.x, THREAT, None)
+        logits, program = self.network.forward_and_freeze(x0)
+        clean = F.cross_entropy(logits, self.y)
+        times.append(time.perf_counter())
+        margins = IntervalMargins()(Problem(program, x0, self.y, input_set, PLAIN), 1.0).margins
+        loss = 0.5 * clean + 0.5 * robust_cross_entropy(margins)
+        return self._descend(loss, [*times, time.perf_counter()])
+
+    def _descend(self, loss: Tensor, times: list[float]) -> Measured:
+        self.optimizer.zero_grad()
+        loss.backward()
+        times.append(time.perf_counter())
+        nn.utils.clip_grad_norm_(self.trained, 5.0)
+        self.optimizer.step()
+        times.append(time.perf_counter())
+        spans = [1e3 * (end - start) for start, end in pairwise(times)]
+        return dict(zip(PARTS, spans, strict=True)) | {"step": sum(spans)}
+
+
+def measure(steps: Steps) -> dict[str, Measured]:
+    """Median milliseconds of the steps and their parts."""
+    kinds = {"natural": steps.natural, "certified": steps.certified}
+    found: dict[str, list[Measured]] = {name: [] for name in kinds}
+    for turn in range(WARM_UP + ROUNDS):
+        for name, call in kinds.items():
+            parts = call()
+            if turn >= WARM_UP:
+                found[name].append(parts)
+    return {
+        name: {part: statistics.median(row[part] for row in rows) for part in rows[0]}
+        for name, rows in found.items()
+    }
+
+
+def profiled(steps: Steps) -> Measured:
+    """Milliseconds of a certified step by group of operations, under the profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(PROFILED):
+            steps.certified()
+    events = {event.key: event for event in profiler.key_averages()}
+    total = sum(event.self_cpu_time_total for event in events.values())
+    groups = {
+        group: sum(events[name].cpu_time_total for name in names if name in events)
+        for group, names in GROUPS.items()
+    }
+    groups["the rest"] = total - sum(groups.values())
+    return {group: spent / (1e3 * PROFILED) for group, spent in groups.items()}
+
+
+def table(found: list[dict[str, object]]) -> str:
+    lines = [
+        "| network | neuron | T | natural step | certified step | ratio | clean forward | bound forward | "
+        "backward | optimizer |",
+        "|" + "---|" * 10,
+    ]
+    for row in found:
+        natural, certified = row["natural"], row["certified"]
+        assert isinstance(natural, dict)
+        assert isinstance(certified, dict)
+        cells = [
+            f"{natural['step']:.1f}",
+            f"{certified['step']:.1f}",
+            f"{certified['step'] / natural['step']:.2f}",
+            *(f"{certified[part]:.1f}" for part in PARTS),
+        ]
+        lines.append(f"| {row['network']} | {row['neuron']} | {row['steps']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def group_table(found: list[dict[str, object]]) -> str:
+    names = [*GROUPS, "the rest"]
+    lines = [f"| network | neuron | T | {' | '.join(names)} |", "|" + "---|" * (3 + len(names))]
+    for row in found:
+        groups = row["groups"]
+        assert isinstance(groups, dict)
+        cells = " | ".join(f"{groups[name]:.1f}" for name in names)
+        lines.append(f"| {row['network']} | {row['neuron']} | {row['steps']} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    name = sys.argv[2] if len(sys.argv) > 2 else "training-step"
+    torch.set_num_threads(threads)
+
+    def all_cases() -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = []
+        for architecture, neuron, steps in CASES:
+            case = Steps(architecture, neuron, steps)
+            rows.append(
+                {"network": architecture, "neuron": neuron, "steps": steps}
+                | measure(case)
+                | {"groups": profiled(case)}
+            )
+        return rows
+
+    found = {"allocator as it is": all_cases()}
+    if keep_freed_memory():
+        found["freed memory kept"] = all_cases()
+    setting = {
+        "batch": BATCH,
+        "rounds": ROUNDS,
+        "threads": threads,
+        "certsnn": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+    }
+    write_text(RESULTS / f"{name}.json", json.dumps({"setting": setting} | found, indent=2) + "\n")
+    text = f"# A training step\n\nMilliseconds. {setting}\n"
+    for memory, rows in found.items():
+        text += f"\n## {memory.capitalize()}\n\n{table(rows)}\nBy operations, under the profiler:\n\n"
+        text += group_table(rows)
+    write_text(RESULTS / f"{name}.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
