@@ -16,7 +16,6 @@ from certsnn.train.initialisation import Initialisation, TorchDefault
 from certsnn.train.objectives import Objective
 from certsnn.train.schedules import LearningRate
 
-
 ROUNDING = Factory(IF, {"threshold": 1.0, "initial": 0.5})
 """A spike count that is the charge rounded to the nearest: half a threshold is there from the start."""
 
