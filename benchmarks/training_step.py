@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [THREADS] [NAME]    # writes benchmarks/results/NAME.{json,md}
 
 ``fc`` (784-256-256-10) and ``small-cnn`` of `certsnn.architectures` on random images as large as MNIST's,
-batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in the training loop.
+batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in training.
 All figures are medians over rounds in which the two kinds of step take turns, so that a slow moment of the
 machine meets both alike; the parts of a step are timed within it. All is measured twice: with the memory
 allocator as it is, then with `certsnn.allocator.keep_freed_memory`, as ``certsnn train`` does. The groups of
