@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import Affine, apply_chain, as_affine, diagonal_of, fold
 from certsnn.neurons import Dynamics, Neuron, Trace, scan
+from certsnn.processes import batch_count, batch_mean
 
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -335,10 +336,12 @@ def _train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, t
 def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
     """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    count = x.numel() // x.shape[1]
+    count = batch_count(x.numel() // x.shape[1])
     if count < 2:
         raise ValueError("batch norm needs more than one value per channel in training")
-    variance, mean = torch.var_mean(x, axes, correction=0)
+    variance, here = torch.var_mean(x, axes, correction=0)
+    mean = batch_mean(here)
+    variance = batch_mean(variance + (here - mean).square())  # the batch may be spread over processes
     if norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             if norm.num_batches_tracked is not None:

@@ -26,6 +26,7 @@ from certsnn.bounds.problem import Problem
 from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.processes import batch_max, batch_mean
 from certsnn.train.margins import IntervalMargins, MarginBound, shortened
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Ramp
@@ -202,11 +203,13 @@ class Adversarial(Objective):
     def _ascend(self, network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet) -> Tensor:
         lower, upper = input_set.box(x0)
         # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
-        step = 1.0 if input_set.domain == "spikes" else self.step_size * float((upper - lower).max())
+        step = (
+            1.0 if input_set.domain == "spikes" else self.step_size * float(batch_max((upper - lower).max()))
+        )
         x = x0
         for _ in range(self.iterations):
             x = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(F.cross_entropy(network(x), y), x)
+            (gradient,) = torch.autograd.grad(batch_mean(F.cross_entropy(network(x), y)), x)
             with torch.no_grad():
                 x = input_set.project(x0, x + step * gradient.sign(), gradient.abs())
         return x.detach()
