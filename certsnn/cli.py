@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CERTSNN_DEBUG", "") not in ("", "0")
     with launch.heard():
-        return _status(words, debug)
+        status = _status(words, debug)
+        if status != DONE:
+            launch.let_speak()
+        return status
 
 
 def _status(words: list[str], debug: bool) -> int:

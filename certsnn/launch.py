@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -44,6 +45,15 @@ def heard() -> Iterator[None]:
 def give_voice(speaks: bool) -> None:
     """From here on this process's standard error is heard, or silent; for what it says at its end."""
     sys.stderr = sys.__stderr__ if speaks else Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def let_speak() -> None:
+    """In a silent process that is about to end with an error: give the one that speaks time to do so.
+
+    The launcher ends all processes as soon as one of them fails.
+    """
+    if count() > 1 and getattr(sys.stderr, "name", "") == os.devnull:
+        time.sleep(5)
 
 
 def _number(name: str, default: int) -> int:

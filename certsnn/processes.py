@@ -17,8 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -143,7 +144,7 @@ class Processes(ABC):
 class Alone(Processes):
     """One process, without a launcher."""
 
-    where: torch.device = torch.device("cpu")
+    where: torch.device = field(default_factory=partial(torch.device, "cpu"))
 
     @property
     def rank(self) -> int:
@@ -307,8 +308,8 @@ def _joined(device: str) -> Several:
         ) from error
     if device not in ("cpu", "cuda"):
         raise UserError(
-            f"{launch.count()} processes can't share the device {device!r}: say --device cuda, and each takes "
-            "one of its machine's, or --device cpu"
+            f"{launch.count()} processes can't share the device {device!r}: say --device cuda, and each "
+            "takes one of its machine's, or --device cpu"
         )
     threads = torch.get_num_threads()
     store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))  # type: ignore[attr-defined]

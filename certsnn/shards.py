@@ -134,6 +134,6 @@ def _check_same(one: SampleResult, first: Path, other: SampleResult, second: Pat
     if (one.status, one.correct, one.label) != (other.status, other.correct, other.label):
         said = [f"{s.status} ({'' if s.correct else 'mis'}classified)" for s in (one, other)]
         raise UserError(
-            f"sample {one.index} is {said[0]} in {first} and {said[1]} in {second}: these are not parts of one "
-            "verification; leave one of the two files out"
+            f"sample {one.index} is {said[0]} in {first} and {said[1]} in {second}: these are not parts of "
+            "one verification; leave one of the two files out"
         )

@@ -203,9 +203,8 @@ class Adversarial(Objective):
     def _ascend(self, network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet) -> Tensor:
         lower, upper = input_set.box(x0)
         # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
-        step = (
-            1.0 if input_set.domain == "spikes" else self.step_size * float(batch_max((upper - lower).max()))
-        )
+        widest = float(batch_max((upper - lower).max()))
+        step = 1.0 if input_set.domain == "spikes" else self.step_size * widest
         x = x0
         for _ in range(self.iterations):
             x = x.detach().requires_grad_()

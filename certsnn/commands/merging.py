@@ -32,9 +32,9 @@ def merge(files: Sequence[Path], results_to: Path, samples: int | None = None) -
     write(results_to, found.header, results)
     if found.missing:
         raise UserError(
-            f"{results_to} holds {len(results)} samples, but {len(found.missing)} are missing or ended with an "
-            f"error: {ranges(found.missing)}. Merge the files that hold them, or go on with `certsnn verify RUN "
-            f"--results {results_to}`"
+            f"{results_to} holds {len(results)} samples, but {len(found.missing)} are missing or ended with "
+            f"an error: {ranges(found.missing)}. Merge the files that hold them, or go on with `certsnn "
+            f"verify RUN --results {results_to}`"
         )
     summary = summarise(results)
     facts = {"samples": str(summary.samples), "clean error": percent(summary.clean_error)}
