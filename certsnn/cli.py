@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _status(words, debug)
         if status != DONE:
             launch.let_speak()
-        return status
+    return launch.ended(status)
 
 
 def _status(words: list[str], debug: bool) -> int:

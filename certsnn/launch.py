@@ -56,6 +56,19 @@ def let_speak() -> None:
         time.sleep(5)
 
 
+def ended(status: int) -> int:
+    """The exit status; where there are several processes, this one ends here.
+
+    Threads of a process group may still hold tensors, and abort a Python that is being taken down
+    (pytorch/pytorch#179291); everything is written by now, so it is not taken down.
+    """
+    if count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    return status
+
+
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, "")
     if text and not text.isdecimal():

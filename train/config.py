@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from certsnn.encoding import Bernoulli, Encoding, Latency
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.neurons import IF, Neuron
@@ -69,6 +71,7 @@ class TrainingConfig:
         batch_size: samples in a batch.
         learning_rate: Adam's, over the epochs.
         gradient_norm: gradients are clipped to this norm.
+        precision: of the products of clean and adversarial training passes; all else is always float32.
     """
 
     objective: Objective = field(default_factory=Certified)
@@ -77,6 +80,12 @@ class TrainingConfig:
     batch_size: int = 128
     learning_rate: LearningRate = field(default_factory=LearningRate)
     gradient_norm: float = 8.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def products(self) -> torch.dtype | None:
+        """What a network's ``training_products`` are to be."""
+        return torch.bfloat16 if self.precision == "bfloat16" else None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -147,6 +147,7 @@ def train(
     batches = -(-len(task.train) // settings.batch_size)
     monitor.started(settings.epochs, batches, progress.epoch)
     network.train()
+    network.training_products = settings.products
     while progress.epoch < settings.epochs:
         begun = time.perf_counter()
         epoch = progress.epoch
@@ -194,6 +195,7 @@ def train(
         processes.once(partial(_write, folder, checkpoint, progress))
         monitor.epoch_done(row)
     network.load_state_dict(best)
+    network.training_products = None
     return progress
 
 
