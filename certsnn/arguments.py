@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from certsnn.commands import Setting
+    from certsnn.processes import Processes
+    from certsnn.shards import Shard
 
 
 def _common(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -43,9 +45,8 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
     from certsnn import commands
 
     folder = options.run or Path("runs") / options.config.stem
-    return commands.train(
-        options.config, overrides, folder, commands.prepare(options.device, options.threads)
-    )
+    with commands.prepared(options.device, options.threads) as processes:
+        return commands.train(options.config, overrides, folder, processes)
 
 
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -74,6 +75,7 @@ def _seconds(text: str) -> float:
 RUN = "a run folder, a weights file or the name of a pretrained model"
 SAMPLES = "only the first N of the test set (default: all)"
 RESULTS = "write each sample's result here as it comes; the same command goes on where it stopped"
+SHARD = "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)"
 JSON = "write summary and samples here at the end; - is standard output"
 EVIDENCE = "where the evidence goes if an attack refutes a bound (default: unsound/)"
 
@@ -99,18 +101,53 @@ def _bounds_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     ]
 
 
-def _setting(options: argparse.Namespace) -> Setting:
+def _setting(options: argparse.Namespace, processes: Processes) -> Setting:
     from certsnn import commands
 
     return commands.Setting(
+        processes,
         method=options.method,
         rounding=options.rounding == "true",
         relaxation=options.relaxation,
         memory=options.memory,
         seconds=options.seconds,
         batch_size=options.batch_size,
-        device=commands.prepare(options.device, options.threads),
     )
+
+
+def _samples_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [
+        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
+        parser.add_argument("--shard", type=_shard, metavar="K/N", help=SHARD),
+        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
+        parser.add_argument("--json", metavar="FILE", help=JSON),
+    ]
+
+
+def _shard(text: str) -> Shard:
+    from certsnn.shards import Shard
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"must be K/N with 1 <= K <= N, such as 2/4, not {text!r}")
+    return Shard(int(number), int(of))
+
+
+def merge_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    files = "files of --results, one for each shard"
+    results = "the file to write; what it holds already of the same verification is kept"
+    return [
+        parser.add_argument("files", metavar="FILE.jsonl", type=Path, nargs="+", help=files),
+        parser.add_argument("--results", type=Path, metavar="OUT.jsonl", required=True, help=results),
+        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
+    ]
+
+
+def merge(options: argparse.Namespace, overrides: list[str]) -> int:
+    from certsnn import commands
+
+    return commands.merge(options.files, options.results, options.samples)
 
 
 def verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -119,9 +156,7 @@ def verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument("run", metavar="RUN", help=RUN),
         *_bounds_options(parser),
         parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
-        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
-        parser.add_argument("--json", metavar="FILE", help=JSON),
+        *_samples_options(parser),
         *_common(parser),
     ]
 
@@ -129,14 +164,16 @@ def verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def verify(options: argparse.Namespace, overrides: list[str]) -> int:
     from certsnn import commands
 
-    return commands.verify(
-        options.run,
-        overrides,
-        _setting(options),
-        samples=options.samples,
-        json_to=options.json,
-        results_to=options.results,
-    )
+    with commands.prepared(options.device, options.threads) as processes:
+        return commands.verify(
+            options.run,
+            overrides,
+            _setting(options, processes),
+            samples=options.samples,
+            json_to=options.json,
+            results_to=options.results,
+            shard=options.shard,
+        )
 
 
 def _attacks_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -149,9 +186,7 @@ def _attacks_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument(
             "--seed", type=_natural, metavar="N", help="of all attacks that draw (default: 0)"
         ),
-        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
-        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
-        parser.add_argument("--json", metavar="FILE", help=JSON),
+        *_samples_options(parser),
     ]
 
 
@@ -196,15 +231,17 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     page = options.report
     if page is None and Path(options.run).is_dir():
         page = Path(options.run) / "report.html"
-    return commands.evaluate(
-        options.run,
-        overrides,
-        _setting(options),
-        commands.Suite(options.attacks, options.seed),
-        commands.Outputs(options.json, options.results, page, options.evidence),
-        samples=options.samples,
-        sweep=options.sweep,
-    )
+    with commands.prepared(options.device, options.threads) as processes:
+        return commands.evaluate(
+            options.run,
+            overrides,
+            _setting(options, processes),
+            commands.Suite(options.attacks, options.seed),
+            commands.Outputs(options.json, options.results, page, options.evidence),
+            samples=options.samples,
+            sweep=options.sweep,
+            shard=options.shard,
+        )
 
 
 def attack_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -220,14 +257,16 @@ def attack_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def attack(options: argparse.Namespace, overrides: list[str]) -> int:
     from certsnn import commands
 
-    return commands.attack(
-        options.run,
-        overrides,
-        commands.Setting(commands.prepare(options.device, options.threads), batch_size=options.batch_size),
-        commands.Suite(options.attacks, options.seed),
-        commands.Outputs(options.json, options.results),
-        samples=options.samples,
-    )
+    with commands.prepared(options.device, options.threads) as processes:
+        return commands.attack(
+            options.run,
+            overrides,
+            commands.Setting(processes, batch_size=options.batch_size),
+            commands.Suite(options.attacks, options.seed),
+            commands.Outputs(options.json, options.results),
+            samples=options.samples,
+            shard=options.shard,
+        )
 
 
 def models_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from itertools import groupby
 from typing import TYPE_CHECKING, final
 
-from certsnn import __version__, arguments
+from certsnn import __version__, arguments, launch
 from certsnn.errors import UnsoundBoundError, UserError
 
 if TYPE_CHECKING:
@@ -51,12 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CERTSNN_DEBUG", "") not in ("", "0")
+    with launch.heard():
+        status = _status(words, debug)
+        if status != DONE:
+            launch.let_speak()
+    return launch.ended(status)
+
+
+def _status(words: list[str], debug: bool) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except SystemExit as request:  # argparse, after help or a usage error
         return request.code if isinstance(request.code, int) else DONE
-    except KeyboardInterrupt:
-        print("certsnn: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # with what a command has to say about it
+        print(f"certsnn: {stop.args[0] if stop.args else 'stopped'}", file=sys.stderr)
         return INTERRUPTED
     except (UserError, ValueError, TypeError, FloatingPointError, OSError) as error:
         return _report(error, debug, FAILED)
@@ -236,6 +244,22 @@ on where it was; each further size of --sweep gets a file of its own beside it."
         arguments.evaluate_options,
         ("threat", "data"),
         arguments.evaluate,
+    ),
+    "merge": Command(
+        "put the results of shards together that were verified apart",
+        """\
+example, on two machines that share nothing, and then on either:
+  certsnn verify MODEL --shard 1/2 --results one.jsonl
+  certsnn verify MODEL --shard 2/2 --results two.jsonl
+  certsnn merge one.jsonl two.jsonl --results all.jsonl
+
+Prints the errors over all samples. Files of different verifications, or files that contradict each other,
+are refused. If samples are missing, what there is is written all the same, the message says which ones
+are not there, and the exit status is 2; `certsnn verify MODEL --results all.jsonl` does the rest. Files of
+`certsnn evaluate --shard` are merged in the same way.""",
+        arguments.merge_options,
+        (),
+        arguments.merge,
     ),
     "models": Command(
         "list the pretrained models",

@@ -102,7 +102,7 @@ QUIET = 30.0
 
 @contextmanager
 def samples_progress(
-    console: Console, doing: str, samples: int, cascade: Sequence[str]
+    console: Console, doing: str, samples: int, cascade: Sequence[str], together: int = 1
 ) -> Iterator[Callable[[Sequence[SampleResult]], None]]:
     """Shows how many samples are done; the block calls what it gets with each batch's results.
 
@@ -113,6 +113,7 @@ def samples_progress(
         doing: what is done to them, "verifying".
         samples: how many there are.
         cascade: the bound methods that are tried; none where nothing is certified.
+        together: how many processes share what is not done yet; what is shown is this one's share.
     """
     with _bar(console) as progress:
         task = progress.add_task(doing, total=samples, note="")
@@ -121,11 +122,13 @@ def samples_progress(
         fresh = -1  # samples of the calls after the first, which hands over what was done before
 
         def batch_done(results: Sequence[SampleResult]) -> None:
-            nonlocal said, fresh
+            nonlocal said, fresh, samples
             done.extend(results)
+            if fresh < 0:
+                samples = len(done) - (len(done) - samples) // together
             fresh = 0 if fresh < 0 else fresh + len(results)
             note = samples_note(done, samples, cascade)
-            progress.update(task, completed=len(done), note=note)
+            progress.update(task, total=samples, completed=len(done), note=note)
             now = time.monotonic()
             if not console.is_terminal and fresh and now - said >= QUIET:
                 said = now

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from certsnn.errors import UserError
+from certsnn.files import write_text
 from certsnn.verification import Attempt, SampleResult
 
 _MISSING = object()
@@ -30,10 +32,13 @@ class Journal:
 
     def add(self, results: Sequence[SampleResult]) -> None:
         """Write a line for each, and hand them to the operating system at once."""
-        lines = "".join(json.dumps(row(result)) + "\n" for result in results)
-        self._file.write(self._start + lines.encode())
+        self._file.write(self._start + written(results).encode())
         self._file.flush()
         self._start = b""
+        self.learn(results)
+
+    def learn(self, results: Iterable[SampleResult]) -> None:
+        """Take samples as done that are written elsewhere."""
         self.done |= {result.index: result for result in results}
 
 
@@ -48,23 +53,68 @@ def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
             lines that are not results.
         OSError: if it can't be read or written.
     """
-    first = json.dumps(header).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = path.read_bytes() if path.exists() else b""
-    head, newline, rest = content.partition(b"\n")
-    if newline:
-        _check_header(path, head, header)
-        whole = rest[: rest.rfind(b"\n") + 1]
-        read = [_sample(path, number, line) for number, line in enumerate(whole.split(b"\n")[:-1], 2)]
-        kept, start = len(head) + 1 + len(whole), b""
-    elif first.startswith(content):
-        read, kept, start = [], 0, first
-    else:
-        raise _not_ours(path, 1)
-    done = {result.index: result for result in read if result.status != "error"}
+    found, kept = _read(path, header)
     with path.open("ab") as file:
         file.truncate(kept)
-        yield Journal(done, file, start)
+        yield Journal(_done(found), file, b"" if kept else _line(header))
+
+
+def read(path: Path, header: Mapping[str, Any]) -> dict[int, SampleResult]:
+    """The samples of a file, by index, those that ended with an error among them; raises as `journal`."""
+    return _read(path, header)[0]
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """What the results of a file depend on; raises UserError if it is no such file, OSError if unreadable."""
+    head, newline, _ = path.read_bytes().partition(b"\n")
+    try:
+        header = json.loads(head)
+    except ValueError as error:
+        raise _not_ours(path, 1) from error
+    if not newline or not isinstance(header, dict) or "weights" not in header:
+        raise _not_ours(path, 1)
+    return header
+
+
+def write(path: Path, header: Mapping[str, Any], results: Iterable[SampleResult]) -> None:
+    """A file of these results, sorted by index; whole, or the old one is left."""
+    ordered = sorted(results, key=attrgetter("index"))
+    write_text(path, _line(header).decode() + written(ordered))
+
+
+def written(results: Sequence[SampleResult]) -> str:
+    """The lines of these samples."""
+    return "".join(json.dumps(row(result)) + "\n" for result in results)
+
+
+def read_lines(text: str) -> list[SampleResult]:
+    """What `written` wrote."""
+    return [
+        _sample(Path("<another process>"), number, line) for number, line in enumerate(text.splitlines(), 1)
+    ]
+
+
+def _line(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header).encode() + b"\n"
+
+
+def _read(path: Path, header: Mapping[str, Any]) -> tuple[dict[int, SampleResult], int]:
+    """The samples of a file, and how many of its bytes are whole lines; 0 if it has to be begun."""
+    content = path.read_bytes() if path.exists() else b""
+    head, newline, rest = content.partition(b"\n")
+    if not newline:
+        if _line(header).startswith(content):
+            return {}, 0
+        raise _not_ours(path, 1)
+    _check_header(path, head, header)
+    whole = rest[: rest.rfind(b"\n") + 1]
+    samples = [_sample(path, number, line) for number, line in enumerate(whole.split(b"\n")[:-1], 2)]
+    return {sample.index: sample for sample in samples}, len(head) + 1 + len(whole)
+
+
+def _done(found: Mapping[int, SampleResult]) -> dict[int, SampleResult]:
+    return {index: result for index, result in found.items() if result.status != "error"}
 
 
 def row(result: SampleResult) -> dict[str, Any]:
@@ -73,7 +123,7 @@ def row(result: SampleResult) -> dict[str, Any]:
     return values if result.attacks else {name: part for name, part in values.items() if name != "attacks"}
 
 
-def _sample(path: Path, number: int, line: bytes) -> SampleResult:
+def _sample(path: Path, number: int, line: bytes | str) -> SampleResult:
     try:
         values = json.loads(line)
         margin = -math.inf if values["margin"] is None else values["margin"]

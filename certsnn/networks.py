@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, final
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import Affine, apply_chain, as_affine, diagonal_of, fold
 from certsnn.neurons import Dynamics, Neuron, Trace, scan
+from certsnn.processes import batch_count, batch_mean
 
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -217,6 +218,9 @@ class SpikingNetwork(nn.Module):
             affine layers; logits are their mean output over T).
         input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
 
+    ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
+    norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
+
     Raises:
         TypeError: for a layer without a bound.
         ValueError: where layers and readout do not fit, or steps < 1.
@@ -239,6 +243,7 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
         self.layers = nn.ModuleList(layers)
         self.steps, self.readout, self.input = steps, readout, inputs[input]
+        self.training_products: torch.dtype | None = None
         for layer in layers:
             if not isinstance(layer, Neuron):
                 as_affine(layer)
@@ -299,10 +304,11 @@ class SpikingNetwork(nn.Module):
         frames, steps = self.input.frames(x, steps)
         stages: list[Stage] = []
         for layers, neuron in blocks:
-            currents, operators = train_chain(layers, frames)
+            currents, operators = train_chain(layers, frames, self.training_products)
             stages.append(Stage(operators, neuron.dynamics()))
             frames = scan(currents, stages[-1].neuron, steps).spikes
-        logits, readout = train_chain(last, (frames.sum(0) / len(frames))[None])
+        mean = (frames.sum(0) / len(frames))[None]
+        logits, readout = train_chain(last, mean, self.training_products)
         return logits[0], Program(self.input, tuple(stages), readout)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
@@ -317,8 +323,13 @@ class SpikingNetwork(nn.Module):
             raise TypeError(f"the input is {x.dtype}, the network {weight.dtype}; convert one of them")
 
 
-def train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, tuple[Affine, ...]]:
-    """Affine layers in training mode on ``[F, B, ...]``, and their operators with these statistics."""
+def train_chain(
+    layers: Sequence[nn.Module], frames: Tensor, products: torch.dtype | None = None
+) -> tuple[Tensor, tuple[Affine, ...]]:
+    """Affine layers in training mode on ``[F, B, ...]``, and their operators with these statistics.
+
+    ``products``: see `SpikingNetwork`. The operators are left in the dtype of the weights.
+    """
     x = frames.flatten(0, 1)
     operators: list[Affine] = []
     for layer in layers:
@@ -327,19 +338,26 @@ def train_chain(layers: Sequence[nn.Module], frames: Tensor) -> tuple[Tensor, tu
         else:
             operator = as_affine(layer)
         operators.append(operator)
-        x = operator.apply(x)
+        with _narrowed(x.device.type, products):
+            x = operator.apply(x).to(x.dtype)
         if isinstance(layer, nn.Dropout):
             x = layer(x)
     return x.unflatten(0, frames.shape[:2]), fold(operators)
 
 
+def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if products is None else torch.autocast(device, products)
+
+
 def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
     """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    count = x.numel() // x.shape[1]
+    count = batch_count(x.numel() // x.shape[1])
     if count < 2:
         raise ValueError("batch norm needs more than one value per channel in training")
-    variance, mean = torch.var_mean(x, axes, correction=0)
+    variance, here = torch.var_mean(x, axes, correction=0)
+    mean = batch_mean(here)
+    variance = batch_mean(variance + (here - mean).square())  # the batch may be spread over processes
     if norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             if norm.num_batches_tracked is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.processes import batch_max, batch_mean
 from certsnn.train.objectives import Objective, Samples, Terms, error_rate
 from certsnn.train.schedules import Moment, Ramp
 
@@ -41,11 +42,12 @@ def ascend(
     """
     lower, upper = input_set.box(x0)
     # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
-    step = 1.0 if input_set.domain == "spikes" else step_size * float((upper - lower).max())
+    widest = float(batch_max((upper - lower).max()))
+    step = 1.0 if input_set.domain == "spikes" else step_size * widest
     x = x0
     for _ in range(iterations):
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits(x), y), x)
+        (gradient,) = torch.autograd.grad(batch_mean(F.cross_entropy(logits(x), y)), x)
         with torch.no_grad():
             x = input_set.project(x0, x + step * gradient.sign(), gradient.abs())
     return x.detach()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from certsnn.encoding import Bernoulli, Encoding, Latency
 from certsnn.factory import Factory
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
@@ -78,6 +80,7 @@ class TrainingConfig:
         learning_rate: Adam's, over the epochs.
         gradient_norm: gradients are clipped to this norm.
         averaging: of the weights that are validated and kept: Latest (none), EMA or SWA.
+        precision: of the products of clean and adversarial training passes; all else is always float32.
     """
 
     objective: Objective = field(default_factory=Certified)
@@ -87,6 +90,12 @@ class TrainingConfig:
     learning_rate: LearningRate = field(default_factory=LearningRate)
     gradient_norm: float = 8.0
     averaging: Averaging = field(default_factory=Latest)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def products(self) -> torch.dtype | None:
+        """What a network's ``training_products`` are to be."""
+        return torch.bfloat16 if self.precision == "bfloat16" else None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

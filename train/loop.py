@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -9,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -20,7 +22,9 @@ from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.inputsets import Threat
+from certsnn.journal import read_lines, written
 from certsnn.networks import SpikingNetwork
+from certsnn.processes import Alone, Processes, mean_figures, sharing
 from certsnn.train.averaging import Average
 from certsnn.train.checkpoint import (
     Checkpoint,
@@ -111,11 +115,16 @@ def train(
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
     monitor: Monitor | None = None,
+    processes: Processes | None = None,
 ) -> Progress:
     """Train, and leave the best weights (by verified error on validation) in the network.
 
     The folder gets a checkpoint after every epoch; a run that was killed resumes from the last one and ends
     with the same weights as one that was not.
+
+    Several processes share every batch and the validation, and end with the same weights as one process, but
+    for rounding: sums are taken in another order. Encodings and threats draw the same noise, for it is keyed
+    on the samples; dropout draws other masks than one process would. Only the first process writes files.
 
     Args:
         network: on the device to train on, in float32.
@@ -125,40 +134,51 @@ def train(
         seed: of the order of the samples and the noise; torch's own generator must be seeded by the caller.
         identity: what a checkpoint must agree with to be resumed (the config).
         monitor: is told how it goes.
+        processes: that train together; one alone if None.
 
     Raises:
+        UserError: if the processes do not see the same folder, or their weights differ.
         CheckpointError: if the folder's checkpoints are another run's, or none of them is whole.
         FloatingPointError: if the loss or a weight is not a finite number.
     """
     monitor = Silent() if monitor is None else monitor
+    processes = Alone() if processes is None else processes
     device = next(network.parameters()).device
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate.peak)
     progress, best, average = _resumed(network, optimizer, folder, dict(identity or {}), monitor)
+    _agree(processes, network, progress)
     batches = -(-len(task.train) // settings.batch_size)
     monitor.started(settings.epochs, batches, progress.epoch)
     network.train()
+    network.training_products = settings.products
     while progress.epoch < settings.epochs:
         begun = time.perf_counter()
         epoch = progress.epoch
         threat = task.threat.redrawn(epoch + 1)
         sums: dict[str, Tensor] = {}
+        processes.diverge(epoch_seed(seed, epoch))  # dropout: not the same mask in every share
         order = loader(task.train, settings.batch_size, shuffle_seed=epoch_seed(seed, epoch))
         for position, batch in enumerate(order):
             now = Moment(epoch + position / batches, settings.epochs)
-            samples = Samples(*(part.to(device) for part in task.samples(batch, epoch + 1)))
+            share = processes.share(len(batch[1]))
+            held = task.samples(tuple(part[share.held] for part in batch), epoch + 1)
+            samples = Samples(*(part.to(device) for part in held))
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(now)
-            terms = settings.objective.terms(network, samples, threat, now)
+            with sharing(processes, share):
+                terms = settings.objective.terms(network, samples, threat, now)
             optimizer.zero_grad()
-            terms.loss.backward()
+            (terms.loss * share.weight).backward()
+            processes.sum_gradients(trained)
             nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
             optimizer.step()
             average.update(network.state_dict(), settings.averaging, now)
             for name, value in terms.figures.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(samples.y)
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * share.samples
             monitor.batch_done()
-        figures = {name: float(total) / len(task.train) for name, total in sums.items()}
+        means = mean_figures(processes, list(sums.values()), len(task.train))
+        figures = dict(zip(sums, means, strict=True))
         # Neurons that never fire hide weights that are not numbers from the loss.
         if not (math.isfinite(figures["loss"]) and all(p.isfinite().all() for p in trained)):
             raise FloatingPointError(
@@ -166,7 +186,7 @@ def train(
                 "lower training.learning_rate.peak"
             )
         with _holding(network, average):
-            found = validate(network, task)
+            found = validate(network, task, processes)
         progress.epoch += 1
         progress.seconds += time.perf_counter() - begun
         settled = progress.epoch >= min(settings.objective.settled(settings.epochs), settings.epochs)
@@ -178,10 +198,12 @@ def train(
         row |= {f"train_{name}": value for name, value in figures.items()}
         row |= {"clean_error": found.clean_error, "verified_error": found.verified_error}
         progress.rows.append(row)
-        save(folder, _checkpoint(network, optimizer, progress, best, average, dict(identity or {})))
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in progress.rows))
+        _agree(processes, network, progress)
+        checkpoint = _checkpoint(network, optimizer, progress, best, average, dict(identity or {}))
+        processes.once(partial(_write, folder, checkpoint, progress))
         monitor.epoch_done(row)
     network.load_state_dict(best)
+    network.training_products = None
     return progress
 
 
@@ -196,16 +218,39 @@ def _holding(network: SpikingNetwork, average: Average) -> Iterator[None]:
         network.load_state_dict(own)
 
 
-def validate(network: SpikingNetwork, task: Task) -> Summary:
-    """Clean and verified error on the validation split, at the full threat, without rounding terms."""
-    results = verify(
-        network,
-        loader(task.validation, 256),
-        task.threat,
-        encoding=task.encoding,
-        rounding=False,
+def validate(network: SpikingNetwork, task: Task, processes: Processes | None = None) -> Summary:
+    """Clean and verified error on the validation split, at the full threat, without rounding terms.
+
+    Several processes verify a share each; the errors are those of all samples in every process.
+    """
+    processes = Alone() if processes is None else processes
+    share = processes.share(len(task.validation))
+    data = task.validation.subset(range(share.start, share.stop)) if share.samples else None
+    batches = () if data is None else loader(data, 256)
+    found = verify(network, batches, task.threat, encoding=task.encoding, rounding=False)
+    results = [result for batch in found for result in batch]
+    for text in processes.others(written(results)):
+        results += read_lines(text)
+    return summarise(results)
+
+
+def _write(folder: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    save(folder, checkpoint)
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in progress.rows))
+
+
+def _agree(processes: Processes, network: SpikingNetwork, progress: Progress) -> None:
+    """Raise UserError where processes stand elsewhere, or hold other weights."""
+    if processes.count == 1:
+        return
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    processes.agree(
+        json.dumps([progress.epoch, progress.best, digest.hexdigest()]),
+        "their weights differ. All of them must see the same run folder, and compute on devices of the same "
+        "kind with the same version of torch",
     )
-    return summarise(result for batch in results for result in batch)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -18,6 +18,7 @@ from certsnn.affine import Weighted, as_affine
 from certsnn.bounds.sources import Layer
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
+from certsnn.processes import batch_mean
 
 
 class Regulariser(ABC):
@@ -41,7 +42,7 @@ class Tightness(Regulariser):
     tolerance: float = 0.5
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        widths = [(layer.totals.upper - layer.totals.lower).mean() + 1e-6 for layer in layers]
+        widths = [batch_mean((layer.totals.upper - layer.totals.lower).mean()) + 1e-6 for layer in layers]
         terms = [(self.tolerance - widths[0].detach() / width).clamp_min(0) for width in widths]
         return self.weight * (1 - share) * torch.stack(terms).mean()
 
@@ -59,7 +60,8 @@ class FiringRate(Regulariser):
     high: float = 0.5
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        rates = [(layer.totals.lower + layer.totals.upper).mean() / (2 * layer.steps) for layer in layers]
+        sums = [batch_mean((layer.totals.lower + layer.totals.upper).mean()) for layer in layers]
+        rates = [total / (2 * layer.steps) for total, layer in zip(sums, layers, strict=True)]
         terms = [(self.low - rate).clamp_min(0) + (rate - self.high).clamp_min(0) for rate in rates]
         return self.weight * (1 - share) * torch.stack(terms).mean()
 

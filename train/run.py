@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -12,6 +13,7 @@ from certsnn.data import ImageDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, build_network, save_model
+from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves
 from certsnn.train.loop import Monitor, Progress, Task, train
@@ -30,7 +32,12 @@ class Run:
 
 
 def run(
-    config: RunConfig, text: str, folder: Path, device: torch.device, monitor: Monitor | None = None
+    config: RunConfig,
+    text: str,
+    folder: Path,
+    device: torch.device,
+    monitor: Monitor | None = None,
+    processes: Processes | None = None,
 ) -> Run:
     """Train as the config says, or go on with what the folder holds of this config.
 
@@ -42,17 +49,19 @@ def run(
         folder: the run folder.
         device: where to train.
         monitor: is told how it goes.
+        processes: that train together (see `certsnn.train.loop.train`); one alone if None.
 
     Raises:
         UserError: for missing data, an unknown name, or a folder with another run's checkpoints.
     """
+    processes = Alone() if processes is None else processes
     data = load(config.data.name, "train", config.data.root, config.data.download)
     task = task_of(config, data)
     torch.manual_seed(config.seed)
     shape = tuple(data.images.shape[1:])
     network = build_network(config, shape, data.classes)
     config.training.initialisation(network, nominal(task, config))
-    _claim(folder, text)
+    processes.once(partial(_claim, folder, text))
     progress = train(
         network.to(device),
         task,
@@ -61,11 +70,11 @@ def run(
         seed=config.seed,
         identity={"config": text},
         monitor=monitor,
+        processes=processes,
     )
-    plot_curves(progress.rows, folder / "curves.png")
     facts = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
     model = Model(network.eval(), config, text, shape, data.classes, facts)
-    save_model(folder / MODEL, model)
+    processes.once(partial(_finish, folder, model, progress))
     return Run(model, progress)
 
 
@@ -80,6 +89,11 @@ def nominal(task: Task, config: RunConfig) -> torch.Tensor:
     batch = next(iter(loader(task.train, INITIAL_BATCH, shuffle_seed=config.seed)))
     samples = task.samples(batch, 0)
     return task.threat.bind(samples.x, samples.positions)[0]
+
+
+def _finish(folder: Path, model: Model, progress: Progress) -> None:
+    plot_curves(progress.rows, folder / "curves.png")
+    save_model(folder / MODEL, model)
 
 
 def _claim(folder: Path, text: str) -> None:

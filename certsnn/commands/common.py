@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -22,12 +23,14 @@ from certsnn.configuration import override
 from certsnn.data import Batch, ImageDataset, load, loader
 from certsnn.errors import UserError
 from certsnn.files import portable
-from certsnn.journal import Journal
+from certsnn.journal import Journal, read_lines, written
 from certsnn.models import Model, load_model
+from certsnn.processes import Alone, Processes, launched
+from certsnn.shards import Shard
 from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, check_sound
 
-DONE, INTERRUPTED = 0, 130
+DONE = 0
 
 Run = Callable[[Iterable[Batch]], Iterator[list[SampleResult]]]
 """Results of batches, as they come."""
@@ -36,19 +39,24 @@ Run = Callable[[Iterable[Batch]], Iterator[list[SampleResult]]]
 @final
 @dataclass(frozen=True)
 class Setting:
-    """How to verify; method to seconds as in `certsnn.bounds.certify`.
+    """How to verify, and by which processes; method to seconds as in `certsnn.bounds.certify`.
 
     ``batch_size``: samples that are bounded, and written down, together. None is 256, or 32 where some method
     takes so long that progress would not show.
     """
 
-    device: torch.device
+    processes: Processes = field(default_factory=Alone)
     method: str = "s-ibp"
     rounding: bool = True
     relaxation: Literal["joint", "separate"] = "joint"
     memory: int = Options.memory
     seconds: float | None = None
     batch_size: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.processes.device
 
     @property
     def cascade(self) -> list[str]:
@@ -85,39 +93,53 @@ class Setting:
         return ", ".join(parts)
 
 
-def prepare(device: str, threads: int | None) -> torch.device:
-    """Set torch's CPU threads (None leaves them as they are), and try the device.
+@contextmanager
+def prepared(device: str, threads: int | None) -> Iterator[Processes]:
+    """The processes that were launched with this one, on devices that were tried.
+
+    Args:
+        device: where to compute; of several processes, each takes its own one of that kind.
+        threads: torch's CPU threads in each process; None leaves them as they are.
 
     Raises:
-        UserError: if torch can't compute there.
+        UserError: if torch can't compute there, or the processes can't work together.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _check_device(device)
+    with launched(device) as processes:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield processes
+
+
+def _check_device(device: str) -> None:
     try:
-        place = torch.device(device)
-        float(torch.zeros(1, device=place))
+        float(torch.zeros(1, device=torch.device(device)))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         message = f"the device {device!r} can't be used: {reason}; --device cpu always can"
         raise UserError(message) from error
-    return place
 
 
 @final
 @dataclass(frozen=True)
 class Task:
-    """A model, the config that it is examined under (``text`` is all of it), and the test set."""
+    """A model, the config that it is examined under (``text`` is all of it), and the test set.
+
+    ``samples``: only so many; ``shard``: only this part of them.
+    """
 
     model: Model
     config: RunConfig
     text: str
     test: ImageDataset
     samples: int | None = None
+    shard: Shard | None = None
 
     @property
     def part(self) -> ImageDataset:
         """The samples to examine."""
-        return self.test if self.samples is None else self.test.head(self.samples)
+        head = self.test if self.samples is None else self.test.head(self.samples)
+        return head if self.shard is None else head.subset(self.shard.positions(len(head)))
 
     @property
     def subset(self) -> bool:
@@ -127,8 +149,9 @@ class Task:
     @property
     def size(self) -> str:
         """How many samples, for tables."""
-        count = len(self.part)
-        return f"the first {count} of {len(self.test)}" if self.subset else str(count)
+        count = min(self.samples or len(self.test), len(self.test))
+        size = str(count) if count == len(self.test) else f"the first {count} of {len(self.test)}"
+        return size if self.shard is None else f"{len(self.part)}: shard {self.shard} of {size}"
 
     @property
     def title(self) -> str:
@@ -136,13 +159,21 @@ class Task:
         return f"{self.config.data.name}: {'a subset of the test set' if self.subset else 'test set'}"
 
 
-def task(source: str, overrides: Sequence[str], samples: int | None) -> Task:
+def task(
+    source: str,
+    overrides: Sequence[str],
+    samples: int | None,
+    shard: Shard | None = None,
+    processes: Processes | None = None,
+) -> Task:
     """What to examine.
 
     Args:
         source: a run folder, a weights file or a pretrained name.
         overrides: config keys, ``["--threat.eps", "0.03"]``.
         samples: only so many of the test set.
+        shard: only this part of these.
+        processes: that examine it; one alone if None.
 
     Raises:
         UserError: if there is no such model or data set, or the threat does not fit the network.
@@ -155,12 +186,20 @@ def task(source: str, overrides: Sequence[str], samples: int | None) -> Task:
             f"the network takes {takes}, but {config.threat.describe()} gives it {gives}; name "
             "a threat that fits with --threat.class_path"
         )
-    return Task(model, config, text, test_set(config), samples)
+    found = Task(model, config, text, test_set(config, processes or Alone()), samples, shard)
+    found.part  # noqa: B018 (raises for an empty shard)
+    return found
 
 
-def test_set(config: RunConfig) -> ImageDataset:
-    """The test set that a config names."""
-    return load(config.data.name, "test", config.data.root, config.data.download)
+def test_set(config: RunConfig, processes: Processes) -> ImageDataset:
+    """The test set that a config names; where it has to be downloaded, one process does."""
+
+    def loaded() -> ImageDataset:
+        return load(config.data.name, "test", config.data.root, config.data.download)
+
+    if config.data.download:
+        processes.once(loaded)
+    return loaded()
 
 
 def identity(model: Model, text: str, data: ImageDataset) -> dict[str, Any]:
@@ -200,8 +239,12 @@ def completed(
     run: Run,
     book: Journal | None,
     shown: Callable[[Sequence[SampleResult]], None],
+    processes: Processes,
 ) -> list[SampleResult]:
     """The results of all samples, in order: those in the journal, and by ``run`` those that are not.
+
+    Of these, every process takes each so-manieth, so that hard and easy stretches of the data are shared
+    evenly; all get the results of all.
 
     Args:
         data: the samples.
@@ -209,6 +252,7 @@ def completed(
         run: gives the results of batches.
         book: where they are written as they come; None keeps nothing.
         shown: is called with the results of each batch.
+        processes: that share the samples.
     """
     order = data.index.tolist()
     done = {} if book is None else {index: book.done[index] for index in order if index in book.done}
@@ -217,18 +261,28 @@ def completed(
         print(f"certsnn: {len(done)} of {len(data)} samples are done already; {going}", file=sys.stderr)
     check_sound(done.values())
     rest = [position for position, index in enumerate(order) if index not in done]
+    rest = rest[processes.rank :: processes.count]
     shown(list(done.values()))
+    mine: list[SampleResult] = []
     for results in run(loader(data.subset(rest), batch_size) if rest else ()):
         if book is not None:
             book.add(results)
         check_sound(results)
-        done |= {result.index: result for result in results}
+        mine += results
         shown(results)
+    for text in processes.others(written(mine)):
+        results = read_lines(text)
+        if book is not None:
+            book.learn(results)
+        mine += results
+    done |= {result.index: result for result in mine}
     return [done[index] for index in order]
 
 
-def stopped(book: Journal | None, data: ImageDataset) -> str:
+def stopped(book: Journal | None, data: ImageDataset, processes: Processes) -> str:
     """What becomes of an interrupted run."""
+    if book is not None and processes.count > 1:
+        return "what is done is kept, the same command goes on from there"
     if book is None:
         return "nothing is kept; with --results FILE.jsonl, the same command goes on where it stopped"
     done = sum(index in book.done for index in data.index.tolist())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,6 @@ from certsnn.attacks import Attack
 from certsnn.bounds.cascade import stages
 from certsnn.commands.common import (
     DONE,
-    INTERRUPTED,
     Setting,
     Task,
     check_outputs,
@@ -35,9 +33,10 @@ from certsnn.data import Batch
 from certsnn.errors import UserError
 from certsnn.evaluation import UNSOUND, Judge, clean_only, evaluated
 from certsnn.evidence import saving
-from certsnn.journal import Journal, journal, row
+from certsnn.journal import Journal, row
 from certsnn.report.rates import Rate
 from certsnn.report.summary import AttackSummary, Report, nested
+from certsnn.shards import Shard, kept
 from certsnn.suites import check_suite, default_suite
 from certsnn.verification import SampleResult, bind_batch, judge
 
@@ -109,6 +108,7 @@ def evaluate(
     outputs: Outputs,
     samples: int | None = None,
     sweep: Sequence[str] = (),
+    shard: Shard | None = None,
 ) -> int:
     """Clean, attack and verified error on the test set, or its first samples; the exit status.
 
@@ -120,18 +120,16 @@ def evaluate(
         outputs: the files to write.
         samples: only so many of the test set.
         sweep: further sizes of the threat, as typed.
+        shard: only this part of the samples.
     """
     outputs.check()
     stages(setting.method)  # raises for an unknown one
-    first = task(source, overrides, samples)
+    first = task(source, overrides, samples, shard, setting.processes)
     works = [first, *swept(first, sweep)]
     attacks = suite.attacks(first, setting.device)
-    reports = []
-    for work in works:
-        report = examined(work, first, setting, attacks, outputs, setting.identity, setting.cascade)
-        if report is None:
-            return INTERRUPTED
-        reports.append(report)
+    reports = [
+        examined(work, first, setting, attacks, outputs, setting.identity, setting.cascade) for work in works
+    ]
     order = sorted(range(len(works)), key=lambda number: size_of(works[number]) if sweep else 0.0)
     nested([reports[number] for number in order])
     screen = Console(stderr=outputs.json == "-")
@@ -151,11 +149,12 @@ def evaluate(
         "samples": [row(result) for result in reports[0].results],
     }
     if outputs.json is not None:
-        write_json(outputs.json, values)
+        setting.processes.once(partial(write_json, outputs.json, values))
     if outputs.page is not None:
         from certsnn.commands.page import write_page  # here: matplotlib takes a second to import
 
-        write_page(outputs.page, source, first, setting, attacks, reports[0], rows)
+        writing = partial(write_page, outputs.page, source, first, setting, attacks, reports[0], rows)
+        setting.processes.once(writing)
         screen.print(f"The report is in {outputs.page}.", highlight=False, soft_wrap=True)
     return DONE
 
@@ -167,14 +166,13 @@ def attack(
     suite: Suite,
     outputs: Outputs,
     samples: int | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """The attack error alone, and what each attack did; arguments as `evaluate`, without the bounds."""
     outputs.check()
-    work = task(source, overrides, samples)
+    work = task(source, overrides, samples, shard, setting.processes)
     attacks = suite.attacks(work, setting.device)
     report = examined(work, work, setting, attacks, outputs, {}, [])
-    if report is None:
-        return INTERRUPTED
     screen = Console(stderr=outputs.json == "-")
     facts = {
         "samples": work.size,
@@ -191,7 +189,7 @@ def attack(
             **surroundings(work.model, work.text, setting.device),
             "samples": [_without_bounds(result) for result in report.results],
         }
-        write_json(outputs.json, values)
+        setting.processes.once(partial(write_json, outputs.json, values))
     return DONE
 
 
@@ -230,8 +228,8 @@ def examined(
     outputs: Outputs,
     bounds: dict[str, Any],
     cascade: Sequence[str],
-) -> Report | None:
-    """Evaluate what the journal does not hold, showing progress; None after Ctrl-C.
+) -> Report:
+    """Evaluate what the journal does not hold, showing progress.
 
     Args:
         work: what to evaluate.
@@ -249,7 +247,7 @@ def examined(
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     place = outputs.results_of(work, first)
     if place is not None:
-        keeping = journal(place, depends)
+        keeping = kept(place, depends, setting.processes)
 
     def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
         covered = setting.rounding
@@ -259,12 +257,13 @@ def examined(
     with keeping as book, saving(outputs.evidence, network, facts):
         try:
             doing = f"{'evaluating' if bounds else 'attacking'} {threat.describe()}"
-            with samples_progress(Console(stderr=True), doing, len(part), cascade) as shown:
-                results = completed(part, batch, run, book, shown)
+            by, screen = setting.processes, Console(stderr=True)
+            with samples_progress(screen, doing, len(part), cascade, by.count) as shown:
+                results = completed(part, batch, run, book, shown, by)
         except KeyboardInterrupt:
             at = "" if work is first else f" at {threat.describe()}"
-            print(f"certsnn: stopped{at}; {stopped(book, part)}", file=sys.stderr)
-            return None
+            left = stopped(book, part, setting.processes)
+            raise KeyboardInterrupt(f"stopped{at}; {left}") from None
     names = tuple(attack.describe() for attack in attacks)
     return Report(
         threat.describe(), setting.method if bounds else "", setting.rounding, names, tuple(results)

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from certsnn.allocator import keep_freed_memory
-from certsnn.commands.common import DONE, INTERRUPTED, Setting, test_set
+from certsnn.commands.common import DONE, Setting, test_set
 from certsnn.commands.verifying import facts_of, verified
 from certsnn.configuration import read_config
 from certsnn.console import duration, facts_table, training_progress
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, load_model
+from certsnn.processes import Processes
 from certsnn.train.run import run
 
 RESULTS = "results.json"
 
 
-def train(config_file: Path, overrides: Sequence[str], folder: Path, device: torch.device) -> int:
+def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: Processes) -> int:
     """Train (or go on training) in the folder, then verify on the test set; the exit status."""
     config, text = read_config(config_file, overrides)
-    test = test_set(config)  # first: a missing one should not come to light after the training
+    test = test_set(config, processes)  # first: a missing one should not come to light after the training
     screen = Console(stderr=True)
     model = _finished(folder, text)
+    processes.agree(str(model is not None), f"they do not all see the run folder {folder}")
     if model is not None:
         screen.print(f"{folder} holds a finished run of this config.", highlight=False)
     else:
         keep_freed_memory()
         with training_progress(screen) as monitor:
             try:
-                model = run(config, text, folder, device, monitor).model
+                model = run(config, text, folder, processes.device, monitor, processes).model
             except KeyboardInterrupt:
-                stopped = f"stopped; {monitor.epoch} epochs are done"
-                print(f"certsnn: {stopped}, the same command goes on from there", file=sys.stderr)
-                return INTERRUPTED
-    setting = Setting(device)
+                stopped = f"stopped; {monitor.epoch} epochs are done, the same command goes on from there"
+                raise KeyboardInterrupt(stopped) from None
+    setting = Setting(processes)
     report, _ = verified(model, config, text, test, setting)
-    write_text(folder / RESULTS, json.dumps(report, indent=2) + "\n")
+    processes.once(partial(write_text, folder / RESULTS, json.dumps(report, indent=2) + "\n"))
     facts = facts_of(report, setting) | {
         "training time": duration(model.facts["training_seconds"]),
         "model": str(folder / MODEL),

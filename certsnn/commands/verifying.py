@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from certsnn import verification
 from certsnn.bounds.cascade import AUTO, stages
 from certsnn.commands.common import (
     DONE,
-    INTERRUPTED,
     Setting,
     check_outputs,
     completed,
@@ -27,8 +27,9 @@ from certsnn.commands.common import (
 from certsnn.console import facts_table, percent, samples_progress
 from certsnn.data import Batch, ImageDataset
 from certsnn.files import write_text
-from certsnn.journal import Journal, journal, row
+from certsnn.journal import Journal, row
 from certsnn.models import Model
+from certsnn.shards import Shard, kept
 from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, summarise
 
@@ -40,6 +41,7 @@ def verify(
     samples: int | None = None,
     json_to: str | None = None,
     results_to: Path | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """Verify a model (see `load_model`) on the test set, or its first samples; the exit status.
 
@@ -51,24 +53,27 @@ def verify(
         json_to: a file for the summary and all samples as JSON; ``-`` is standard output.
         results_to: a file for each sample's result as it comes (see `certsnn.journal`); samples that are
             there already are not verified again.
+        shard: only this part of the samples.
     """
     check_outputs(json_to, results_to)
     stages(setting.method)  # raises for an unknown one
-    work = task(source, overrides, samples)
+    work = task(source, overrides, samples, shard, setting.processes)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     if results_to is not None:
-        keeping = journal(results_to, identity(work.model, work.text, work.test) | setting.identity)
+        header = identity(work.model, work.text, work.test) | setting.identity
+        keeping = kept(results_to, header, setting.processes)
     with keeping as book:
         try:
             report, results = verified(work.model, work.config, work.text, work.part, setting, book)
         except KeyboardInterrupt:
-            print(f"certsnn: stopped; {stopped(book, work.part)}", file=sys.stderr)
-            return INTERRUPTED
+            left = stopped(book, work.part, setting.processes)
+            raise KeyboardInterrupt(f"stopped; {left}") from None
     facts = facts_of(report, setting) | {"samples": work.size}
     Console(stderr=json_to == "-").print(facts_table(work.title, facts))
     if json_to is not None:
         rows = [row(result) for result in results]
-        write_json(json_to, report | {"subset": work.subset, "samples": rows})
+        values = report | {"subset": work.subset, "samples": rows}
+        setting.processes.once(partial(write_json, json_to, values))
     return DONE
 
 
@@ -96,8 +101,9 @@ def verified(
         encoding = config.data.encoding
         return verification.verify(network, batches, config.threat, encoding=encoding, **setting.bounds)
 
-    with samples_progress(Console(stderr=True), "verifying", len(data), setting.cascade) as shown:
-        results = completed(data, setting.batch, run, book, shown)
+    by, screen = setting.processes, Console(stderr=True)
+    with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
+        results = completed(data, setting.batch, run, book, shown, by)
     report = {
         "summary": summarise(results).as_dict(),
         "threat": config.threat.describe(),
