@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,9 @@ from torch import Tensor
 
 from certsnn import launch
 from certsnn.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for another one. Shares of a verification can differ by hours; a process that
@@ -195,7 +198,7 @@ class Several(Processes):
     where: torch.device
     place: int
     size: int
-    store: dist.Store
+    store: Store
 
     @property
     def rank(self) -> int:
