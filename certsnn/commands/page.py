@@ -29,6 +29,7 @@ def write_page(
 ) -> None:
     """Write the report of an evaluation; it looks at some layers and breaks some samples again for it."""
     network, part = work.model.network, work.part
+    some_samples = f"The first {len(part)} samples" if work.shard is None else f"{len(part)} samples"
     threat, encoding = work.config.threat, work.config.data.encoding
     some = part.head(LOOKED_AT)
     layers = stability(network, loader(some, 64), threat, encoding=encoding, rounding=setting.rounding)
@@ -44,7 +45,7 @@ def write_page(
     findings = Findings(
         title=f"{source} under {report.threat}",
         data=f"the test set of {work.config.data.name}",
-        samples=f"The first {len(part)} samples" if work.subset else f"All {len(part)} samples",
+        samples=some_samples if work.subset else f"All {len(part)} samples",
         how=setting.how,
         report=report,
         flips=threat.network_input == "spikes",
