@@ -185,7 +185,8 @@ example:
 The run folder gets config.yaml (with every default), metrics.jsonl (a line for each epoch),
 curves.png, model.safetensors (the weights with the config inside) and results.json (the errors on
 the test set). Ctrl-C or a crash loses at most an epoch: the same command goes on where it stopped.
-Every key of the config is also a flag; all of them stand below.""",
+Every key of the config is also a flag; all of them stand below. On several devices or machines:
+  torchrun --nproc-per-node 4 -m -- certsnn train CONFIG --device cuda""",
         arguments.train_options,
         PARTS,
         arguments.train,
@@ -201,7 +202,11 @@ examples:
 Prints the clean error and the verified error: the share of samples that are misclassified, or whose
 robustness is not proved. Nothing is written but the files that --json and --results name. With
 --results a verification that was stopped, by Ctrl-C or a crash, goes on where it was. The threat and
-the data set are those of the training, unless the keys below say otherwise.""",
+the data set are those of the training, unless the keys below say otherwise.
+
+Several processes share the samples, and write one file of results together:
+  torchrun --nproc-per-node 4 -m -- certsnn verify runs/digits --results digits.jsonl
+Machines that share nothing take a --shard each; `certsnn merge` puts their files together.""",
         arguments.verify_options,
         ("threat", "data"),
         arguments.verify,

@@ -1,0 +1,145 @@
+"""What a second process brings to certified training: two processes of one thread each against one.
+
+    python benchmarks/processes.py [ROUNDS]      # writes benchmarks/results/processes.{json,md}
+
+Each round trains the same batches with one process and with two, each of its own start, in turn; a figure is
+the median over rounds of the samples a second that a whole step (forward, bounds, backward, exchange, Adam)
+takes, start and first steps left out. The global batch is the same in both, so a process of two has half of
+it. Random images in MNIST's shape, IF, T = 4, LinfBall(0.1), S-IBP. To be run on a machine with nothing else to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from certsnn import __version__
+from certsnn.architectures import build
+from certsnn.files import write_text
+from certsnn.inputsets import LinfBall
+from certsnn.neurons import IF
+from certsnn.processes import Processes, launched, sharing
+from certsnn.train.objectives import Certified, Samples
+from certsnn.train.schedules import Ramp
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS = {"fc, 784-512-512-10": "wide-fc", "small CNN": "small-cnn"}
+BATCH, STEPS, WARM_UP = 128, 20, 4
+
+
+def samples_per_second(name: str, processes: Processes) -> float:
+    """Of training steps on one batch after another, the median over `STEPS`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = build(name, (1, 28, 28), 10, partial(IF, initial=0.5), 4, "membrane", "image").train()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-4)
+    objective = Certified(Ramp(0, 0))
+    share = processes.share(BATCH)
+    seconds = []
+    for _ in range(WARM_UP + STEPS):
+        x, y = torch.rand(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
+        held = Samples(x[share.held], y[share.held], torch.arange(BATCH)[share.held])
+        processes.others("")  # both begin at once
+        begun = time.perf_counter()
+        with sharing(processes, share):
+            terms = objective.terms(network, held, LinfBall(0.1), 1.0)
+        optimizer.zero_grad()
+        (terms.loss * share.weight).backward()
+        processes.sum_gradients(trained)
+        nn.utils.clip_grad_norm_(trained, 8.0)
+        optimizer.step()
+        seconds.append(time.perf_counter() - begun)
+    return BATCH / statistics.median(seconds[WARM_UP:])
+
+
+def print_samples_per_second(name: str) -> None:
+    """In each process; the first one prints."""
+    with launched("cpu") as processes:
+        rate = samples_per_second(name, processes)
+        processes.once(lambda: print(rate, flush=True))
+    os._exit(0)  # as certsnn.launch.ended
+
+
+def measured(name: str, count: int) -> float:
+    """Samples a second of so many new processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--measure", name],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"a process failed; {name}, {count} processes")
+    return float(printed[0])
+
+
+def main(rounds: int) -> None:
+    found: dict[str, dict[int, list[float]]] = {title: {1: [], 2: []} for title in NETWORKS}
+    for _ in range(rounds):
+        for title, name in NETWORKS.items():
+            for count, rates in found[title].items():
+                rates.append(measured(name, count))
+    medians = {
+        title: {str(count): statistics.median(rates) for count, rates in by_count.items()}
+        for title, by_count in found.items()
+    }
+    setting = {
+        "batch": BATCH,
+        "threads of each process": 1,
+        "rounds": rounds,
+        "steps": STEPS,
+        "certsnn": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load at the end": round(os.getloadavg()[0], 1),
+    }
+    result = {"setting": setting, "samples_per_second": medians, "rounds": found}
+    write_text(RESULTS / "processes.json", json.dumps(result, indent=2) + "\n")
+    text = table(setting, medians)
+    write_text(RESULTS / "processes.md", text)
+    print(text)
+
+
+def table(setting: dict[str, object], medians: dict[str, dict[str, float]]) -> str:
+    lines = [
+        f"# Certified training in two processes\n\n{setting}\n",
+        "| network | one process (samples/s) | two processes (samples/s) | ratio |",
+        "|---|---|---|---|",
+    ]
+    for title, rates in medians.items():
+        one, two = rates["1"], rates["2"]
+        lines.append(f"| {title} | {one:.0f} | {two:.0f} | {two / one:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        print_samples_per_second(sys.argv[2])
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
