@@ -30,8 +30,9 @@ from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF
 from certsnn.processes import Processes, launched, sharing
-from certsnn.train.objectives import Certified, Samples
-from certsnn.train.schedules import Ramp
+from certsnn.train.certified import Certified
+from certsnn.train.objectives import Samples
+from certsnn.train.schedules import Moment, Ramp
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"fc, 784-512-512-10": "wide-fc", "small CNN": "small-cnn"}
@@ -54,7 +55,7 @@ def samples_per_second(name: str, processes: Processes) -> float:
         processes.others("")  # both begin at once
         begun = time.perf_counter()
         with sharing(processes, share):
-            terms = objective.terms(network, held, LinfBall(0.1), 1.0)
+            terms = objective.terms(network, held, LinfBall(0.1), Moment(1, 1))
         optimizer.zero_grad()
         (terms.loss * share.weight).backward()
         processes.sum_gradients(trained)

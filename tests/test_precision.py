@@ -15,9 +15,9 @@ from certsnn.data.digits import digits
 from certsnn.errors import ConfigError
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork
+from certsnn.train.certified import Certified
 from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import train
-from certsnn.train.objectives import Certified
 from certsnn.train.schedules import LearningRate, Ramp
 
 

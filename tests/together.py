@@ -27,9 +27,11 @@ from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.processes import Processes, launched
 from certsnn.train import loop
+from certsnn.train.adversarial import Adversarial
+from certsnn.train.averaging import EMA
+from certsnn.train.certified import Certified
 from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import Monitor, Row, Task, train
-from certsnn.train.objectives import Adversarial, Certified
 from certsnn.train.regularisers import FiringRate, Tightness
 from certsnn.train.schedules import LearningRate, Ramp
 
@@ -87,6 +89,11 @@ CASES: Mapping[str, Case] = {
         TrainingConfig(Certified(Ramp(0, 1)), batch_size=80, epochs=2),
     ),
     # Batches of 79, 79, 79 and 4: shares of 39 and 40.
+    "averaged": (
+        normed,
+        LinfBall(0.02),
+        TrainingConfig(Certified(Ramp(0, 1)), batch_size=79, epochs=2, averaging=EMA(0.9)),
+    ),
     "normed": (
         normed,
         LinfBall(0.02),
