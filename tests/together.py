@@ -33,9 +33,7 @@ from certsnn.train.certified import Certified
 from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import Monitor, Row, Task, train
 from certsnn.train.regularisers import FiringRate, Tightness
-from certsnn.train.schedules import LearningRate, Ramp
-
-RATE = LearningRate(5e-3)
+from certsnn.train.schedules import Ramp
 
 
 class Stop(Exception):
