@@ -28,7 +28,7 @@ from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.ibp import margins
 from certsnn.configuration import read_config
-from certsnn.data import ImageDataset, load, loader
+from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError, UserError
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
@@ -74,7 +74,7 @@ def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tenso
 
 
 @torch.no_grad()
-def errors(network: nn.Sequential, data: ImageDataset, threat: LinfBall) -> tuple[float, float]:
+def errors(network: nn.Sequential, data: LabelledDataset, threat: LinfBall) -> tuple[float, float]:
     """Verified and clean error in percent."""
     network.eval()
     wrong = open_ = 0

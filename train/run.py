@@ -9,7 +9,7 @@ from typing import final
 
 import torch
 
-from certsnn.data import ImageDataset, load, loader
+from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, build_network, save_model
@@ -55,11 +55,10 @@ def run(
         UserError: for missing data, an unknown name, or a folder with another run's checkpoints.
     """
     processes = Alone() if processes is None else processes
-    data = load(config.data.name, "train", config.data.root, config.data.download)
+    data = load(config.data.name, "train", config.data.root, config.data.download, config.data.frames)
     task = task_of(config, data)
     torch.manual_seed(config.seed)
-    shape = tuple(data.images.shape[1:])
-    network = build_network(config, shape, data.classes)
+    network = build_network(config, data.shape, data.classes)
     config.training.initialisation(network, nominal(task, config))
     processes.once(partial(_claim, folder, text))
     progress = train(
@@ -73,12 +72,12 @@ def run(
         processes=processes,
     )
     facts = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
-    model = Model(network.eval(), config, text, shape, data.classes, facts)
+    model = Model(network.eval(), config, text, data.shape, data.classes, facts)
     processes.once(partial(_finish, folder, model, progress))
     return Run(model, progress)
 
 
-def task_of(config: RunConfig, data: ImageDataset) -> Task:
+def task_of(config: RunConfig, data: LabelledDataset) -> Task:
     """The data split into training and validation, with the config's encoding and threat."""
     training, validation = data.split(config.data.validation, config.seed)
     return Task(training, validation, config.threat, config.data.encoding)

@@ -20,7 +20,7 @@ from certsnn import __version__
 from certsnn.bounds.cascade import stages
 from certsnn.bounds.problem import Options
 from certsnn.configuration import override
-from certsnn.data import Batch, ImageDataset, load, loader
+from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
 from certsnn.files import portable
 from certsnn.journal import Journal, read_lines, written
@@ -131,32 +131,32 @@ class Task:
     model: Model
     config: RunConfig
     text: str
-    test: ImageDataset
+    test: LabelledDataset
     samples: int | None = None
     shard: Shard | None = None
 
     @property
-    def part(self) -> ImageDataset:
+    def part(self) -> LabelledDataset:
         """The samples to examine."""
         head = self.test if self.samples is None else self.test.head(self.samples)
         return head if self.shard is None else head.subset(self.shard.positions(len(head)))
 
     @property
     def subset(self) -> bool:
-        """Whether these are fewer than the whole test set."""
-        return len(self.part) < len(self.test)
+        """Whether these are fewer than the whole test set as it was published."""
+        return len(self.part) < len(self.test) or self.test.whole is not None
 
     @property
     def size(self) -> str:
         """How many samples, for tables."""
-        count = min(self.samples or len(self.test), len(self.test))
-        size = str(count) if count == len(self.test) else f"the first {count} of {len(self.test)}"
+        every = len(self.test) if self.samples is None else min(self.samples, len(self.test))
+        size = self.test.extent if every == len(self.test) else f"the first {every} of {self.test.extent}"
         return size if self.shard is None else f"{len(self.part)}: shard {self.shard} of {size}"
 
     @property
     def title(self) -> str:
         """Of a table."""
-        return f"{self.config.data.name}: {'a subset of the test set' if self.subset else 'test set'}"
+        return title(self.config, self.subset)
 
 
 def task(
@@ -186,23 +186,34 @@ def task(
             f"the network takes {takes}, but {config.threat.describe()} gives it {gives}; name "
             "a threat that fits with --threat.class_path"
         )
-    found = Task(model, config, text, test_set(config, processes or Alone()), samples, shard)
+    test = test_set(config, processes or Alone())
+    if test.shape != model.shape:
+        raise UserError(
+            f"the network was made for samples of the shape {list(model.shape)}, but those of {test.name} "
+            f"have {list(test.shape)}; leave data as it was in training"
+        )
+    found = Task(model, config, text, test, samples, shard)
     found.part  # noqa: B018 (raises for an empty shard)
     return found
 
 
-def test_set(config: RunConfig, processes: Processes) -> ImageDataset:
+def title(config: RunConfig, subset: bool) -> str:
+    """Of a table of figures on the test set, or a subset of it."""
+    return f"{config.data.name}: {'a subset of the test set' if subset else 'test set'}"
+
+
+def test_set(config: RunConfig, processes: Processes) -> LabelledDataset:
     """The test set that a config names; where it has to be downloaded, one process does."""
 
-    def loaded() -> ImageDataset:
-        return load(config.data.name, "test", config.data.root, config.data.download)
+    def loaded() -> LabelledDataset:
+        return load(config.data.name, "test", config.data.root, config.data.download, config.data.frames)
 
     if config.data.download:
         processes.once(loaded)
     return loaded()
 
 
-def identity(model: Model, text: str, data: ImageDataset) -> dict[str, Any]:
+def identity(model: Model, text: str, data: LabelledDataset) -> dict[str, Any]:
     """What the result of a sample depends on: all that must be the same to go on with a file of results.
 
     Bounds and attacks add their own.
@@ -234,7 +245,7 @@ def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any
 
 
 def completed(
-    data: ImageDataset,
+    data: LabelledDataset,
     batch_size: int,
     run: Run,
     book: Journal | None,
@@ -279,7 +290,7 @@ def completed(
     return [done[index] for index in order]
 
 
-def stopped(book: Journal | None, data: ImageDataset, processes: Processes) -> str:
+def stopped(book: Journal | None, data: LabelledDataset, processes: Processes) -> str:
     """What becomes of an interrupted run."""
     if book is not None and processes.count > 1:
         return "what is done is kept, the same command goes on from there"
