@@ -116,7 +116,7 @@ def table() -> str:
         "differ by what the order of sums makes of a training.",
         "",
         "ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and",
-        "schedules (`python benchmarks/relu.py configs/CONFIG.yaml NAME --seed SEED`); clean / verified",
+        "schedules (`python benchmarks/relu.py ROOT configs/CONFIG.yaml NAME --seed SEED`); clean / verified",
         "error.",
         "",
         "| runs | network | threat | neuron, T | seeds | clean error | verified error | "

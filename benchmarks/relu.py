@@ -1,8 +1,8 @@
 """The ReLU twin of a run: the same layers with ReLU in place of every neuron, trained by IBP alike.
 
-    python benchmarks/relu.py CONFIG NAME [--KEY VALUE ...]    # a line of benchmarks/results/relu.jsonl
+    python benchmarks/relu.py ROOT CONFIG NAME [--KEY VALUE ...]    # a line of results/relu.jsonl
 
-The config is one of `certsnn train`, its keys as flags too. The twin has the same architecture, norm, data,
+ROOT is the folder of torchvision's data sets. The config is one of `certsnn train`, its keys as flags too. The twin has the same architecture, norm, data,
 split, batches, schedule of eps, kappa and learning rate, gradient norm, averaging and regularised weights
 (L1); what only spikes have (neuron, steps, surrogates, initialisation to firing rates) has no part. Errors
 are those of the whole test set, by IBP in float32 without rounding terms; the best epoch is chosen on the
@@ -86,8 +86,8 @@ def errors(network: nn.Sequential, data: LabelledDataset, threat: LinfBall) -> t
     return 100 * open_ / len(data), 100 * wrong / len(data)
 
 
-def main(config_file: str, name: str, *flags: str) -> None:
-    config, _ = read_config(config_file, flags)
+def main(root: str, config_file: str, name: str, *flags: str) -> None:
+    config, _ = read_config(config_file, [*flags, f"--data.root={root}"])
     training, objective, threat = config.training, config.training.objective, config.threat
     if not isinstance(objective, Certified) or not isinstance(threat, LinfBall):
         raise ConfigError("the twin needs the objective Certified and the threat LinfBall")
@@ -134,7 +134,7 @@ def main(config_file: str, name: str, *flags: str) -> None:
     row = {
         "name": name,
         "config": Path(config_file).name,
-        "flags": [flag for flag in flags if not flag.startswith("--data.root")],
+        "flags": flags,
         "threat": threat.describe(),
         "seed": config.seed,
         "epochs": training.epochs,
