@@ -2,11 +2,11 @@
 
     python benchmarks/relu.py ROOT CONFIG NAME [--KEY VALUE ...]    # a line of results/relu.jsonl
 
-ROOT is the folder of torchvision's data sets. The config is one of `certsnn train`, its keys as flags too. The twin has the same architecture, norm, data,
-split, batches, schedule of eps, kappa and learning rate, gradient norm, averaging and regularised weights
-(L1); what only spikes have (neuron, steps, surrogates, initialisation to firing rates) has no part. Errors
-are those of the whole test set, by IBP in float32 without rounding terms; the best epoch is chosen on the
-validation split as `certsnn train` does.
+ROOT is the folder of torchvision's data sets. The config is one of `certsnn train`, its keys as flags too.
+The twin has the same architecture, norm, data, split, batches, schedule of eps, kappa and learning rate,
+gradient norm, averaging and regularised weights (L1); what only spikes have (neuron, steps, surrogates,
+initialisation to firing rates) has no part. Errors are those of the whole test set, by IBP in float32
+without rounding terms; the best epoch is chosen on the validation split as `certsnn train` does.
 """
 
 from __future__ import annotations
