@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.distributed as dist
@@ -180,6 +180,13 @@ class Alone(Processes):
         return None
 
 
+class Counters(Protocol):
+    """What is needed of a launcher's store."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """The counter's new value."""
+
+
 @final
 @dataclass(frozen=True)
 class Several(Processes):
@@ -195,7 +202,7 @@ class Several(Processes):
     where: torch.device
     place: int
     size: int
-    store: dist.Store
+    store: Counters
 
     @property
     def rank(self) -> int:
