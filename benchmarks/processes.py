@@ -5,7 +5,7 @@
 Each round trains the same batches with one process and with two, each of its own start, in turn; a figure is
 the median over rounds of the samples a second that a whole step (forward, bounds, backward, exchange, Adam)
 takes, start and first steps left out. The global batch is the same in both, so a process of two has half of
-it. Random images in MNIST's shape, IF, T = 4, LinfBall(0.1), S-IBP. To be run on an idle machine.
+it. Random images in MNIST's shape, IF, T = 4, LinfBall(0.1), S-IBP. For a machine with nothing else to do.
 """
 
 from __future__ import annotations

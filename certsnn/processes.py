@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.distributed as dist
@@ -29,9 +29,6 @@ from torch import Tensor
 
 from certsnn import launch
 from certsnn.errors import UserError
-
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for another one. Shares of a verification can differ by hours; a process that
@@ -183,6 +180,13 @@ class Alone(Processes):
         return None
 
 
+class Counters(Protocol):
+    """What is needed of a launcher's store."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """The counter's new value."""
+
+
 @final
 @dataclass(frozen=True)
 class Several(Processes):
@@ -198,7 +202,7 @@ class Several(Processes):
     where: torch.device
     place: int
     size: int
-    store: Store
+    store: Counters
 
     @property
     def rank(self) -> int:
