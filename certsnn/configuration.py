@@ -26,6 +26,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
+from certsnn.data import source
 from certsnn.errors import ConfigError
 from certsnn.train.config import RunConfig
 
@@ -292,15 +293,23 @@ def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
 
 def _check(config: RunConfig) -> None:
     """What no single part of the config can know."""
-    domain, encoding = config.threat.domain, config.data.encoding
-    if (domain == "spikes") != (encoding is not None):
-        name = type(config.threat).__name__
-        advice = (
-            f"{name} changes spikes: say with data.encoding how images become spikes"
-            if encoding is None
-            else f"{name} moves the pixels of images: leave data.encoding out"
+    data, encoding = config.data, config.data.encoding
+    if encoding is not None and source(data.name).domain == "spikes":
+        raise ConfigError(f"data.encoding turns images into spikes, but {data.name} has spikes: leave it out")
+    if config.threat.domain == data.domain:
+        return
+    name = type(config.threat).__name__
+    if source(data.name).domain == "spikes":
+        raise ConfigError(
+            f"threat and data.name do not fit: {name} moves the pixels of images, but {data.name} has "
+            "spikes; name a threat to spikes, such as SpikeFlips"
         )
-        raise ConfigError(f"threat and data.encoding do not fit: {advice}")
+    advice = (
+        f"{name} changes spikes: say with data.encoding how images become spikes"
+        if encoding is None
+        else f"{name} moves the pixels of images: leave data.encoding out"
+    )
+    raise ConfigError(f"threat and data.encoding do not fit: {advice}")
 
 
 def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:

@@ -84,7 +84,7 @@ IMAGES, LABELS = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1])
         (IMAGES * float("nan"), LABELS, ValueError, "NaN"),
         (IMAGES + 1, LABELS, ValueError, r"\[0, 1\]"),
         (IMAGES - 1, LABELS, ValueError, r"\[0, 1\]"),
-        (IMAGES, LABELS[:2], ValueError, "3 images"),
+        (IMAGES, LABELS[:2], ValueError, "3 samples"),
         (IMAGES, LABELS + 1, ValueError, r"0\.\.1"),
         (IMAGES, LABELS - 1, ValueError, r"0\.\.1"),
     ],

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from certsnn.data import Frames, source
 from certsnn.encoding import Bernoulli, Encoding, Latency
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
 from certsnn.train.initialisation import Initialisation, TorchDefault
 from certsnn.train.objectives import Certified, Objective
@@ -19,11 +21,13 @@ class DataConfig:
     """The data set.
 
     Args:
-        name: digits, mnist, fashion-mnist or cifar10.
-        root: the folder with torchvision's data sets.
+        name: digits, mnist, fashion-mnist or cifar10; digits-saccades, mnist-saccades or
+            fashion-mnist-saccades (simulated events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
+        root: the folder with torchvision's and tonic's data sets.
         download: fetch a missing data set into root.
         validation: the share of the training set that chooses the best checkpoint, in (0, 1).
         encoding: turns images into spikes, for threats that take spikes; none for the others.
+        frames: how recordings of events become spikes; images have none.
     """
 
     name: str = "digits"
@@ -31,10 +35,21 @@ class DataConfig:
     download: bool = False
     validation: float = 0.1
     encoding: Encoding | None = None
+    frames: Frames = field(default_factory=Frames)
 
     def __post_init__(self) -> None:
         if not 0 < self.validation < 1:
             raise ValueError(f"validation must lie in (0, 1), got {self.validation}")
+
+    @property
+    def domain(self) -> Domain:
+        """What a threat gets: the data set's own samples, or spikes where an encoding makes them."""
+        return source(self.name).domain if self.encoding is None else "spikes"
+
+    @property
+    def steps(self) -> int | None:
+        """The steps of the data set's own spike trains."""
+        return source(self.name).steps(self.frames)
 
 
 @dataclass(frozen=True)
@@ -120,4 +135,4 @@ class RunConfig:
         for part in (self.threat, self.data.encoding):
             if isinstance(part, (CoupledBernoulli, Bernoulli, Latency)):
                 return part.steps
-        return self.network.steps
+        return self.data.steps or self.network.steps

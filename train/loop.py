@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from certsnn.data import ImageDataset, loader
+from certsnn.data import LabelledDataset, loader
 from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
@@ -75,8 +75,8 @@ class Silent(Monitor):
 class Task:
     """What is trained on: the data, how it becomes the network's input, and the threat."""
 
-    train: ImageDataset
-    validation: ImageDataset
+    train: LabelledDataset
+    validation: LabelledDataset
     threat: Threat
     encoding: Encoding | None = None
 

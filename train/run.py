@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 
-from certsnn.data import ImageDataset, load, loader
+from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, build_network, save_model
@@ -46,11 +46,10 @@ def run(
     Raises:
         UserError: for missing data, an unknown name, or a folder with another run's checkpoints.
     """
-    data = load(config.data.name, "train", config.data.root, config.data.download)
+    data = load(config.data.name, "train", config.data.root, config.data.download, config.data.frames)
     task = task_of(config, data)
     torch.manual_seed(config.seed)
-    shape = tuple(data.images.shape[1:])
-    network = build_network(config, shape, data.classes)
+    network = build_network(config, data.shape, data.classes)
     config.training.initialisation(network, nominal(task, config))
     _claim(folder, text)
     progress = train(
@@ -64,12 +63,12 @@ def run(
     )
     plot_curves(progress.rows, folder / "curves.png")
     facts = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
-    model = Model(network.eval(), config, text, shape, data.classes, facts)
+    model = Model(network.eval(), config, text, data.shape, data.classes, facts)
     save_model(folder / MODEL, model)
     return Run(model, progress)
 
 
-def task_of(config: RunConfig, data: ImageDataset) -> Task:
+def task_of(config: RunConfig, data: LabelledDataset) -> Task:
     """The data split into training and validation, with the config's encoding and threat."""
     training, validation = data.split(config.data.validation, config.seed)
     return Task(training, validation, config.threat, config.data.encoding)

@@ -19,7 +19,7 @@ from certsnn import __version__
 from certsnn.bounds.cascade import stages
 from certsnn.bounds.problem import Options
 from certsnn.configuration import override
-from certsnn.data import Batch, ImageDataset, load, loader
+from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
 from certsnn.files import portable
 from certsnn.journal import Journal
@@ -111,29 +111,29 @@ class Task:
     model: Model
     config: RunConfig
     text: str
-    test: ImageDataset
+    test: LabelledDataset
     samples: int | None = None
 
     @property
-    def part(self) -> ImageDataset:
+    def part(self) -> LabelledDataset:
         """The samples to examine."""
         return self.test if self.samples is None else self.test.head(self.samples)
 
     @property
     def subset(self) -> bool:
-        """Whether these are fewer than the whole test set."""
-        return len(self.part) < len(self.test)
+        """Whether these are fewer than the whole test set as it was published."""
+        return len(self.part) < len(self.test) or self.test.whole is not None
 
     @property
     def size(self) -> str:
         """How many samples, for tables."""
-        count = len(self.part)
-        return f"the first {count} of {len(self.test)}" if self.subset else str(count)
+        first = f"the first {len(self.part)} of " if len(self.part) < len(self.test) else ""
+        return first + self.test.extent
 
     @property
     def title(self) -> str:
         """Of a table."""
-        return f"{self.config.data.name}: {'a subset of the test set' if self.subset else 'test set'}"
+        return title(self.config, self.subset)
 
 
 def task(source: str, overrides: Sequence[str], samples: int | None) -> Task:
@@ -155,15 +155,26 @@ def task(source: str, overrides: Sequence[str], samples: int | None) -> Task:
             f"the network takes {takes}, but {config.threat.describe()} gives it {gives}; name "
             "a threat that fits with --threat.class_path"
         )
-    return Task(model, config, text, test_set(config), samples)
+    test = test_set(config)
+    if test.shape != model.shape:
+        raise UserError(
+            f"the network was made for samples of the shape {list(model.shape)}, but those of {test.name} "
+            f"have {list(test.shape)}; leave data as it was in training"
+        )
+    return Task(model, config, text, test, samples)
 
 
-def test_set(config: RunConfig) -> ImageDataset:
+def title(config: RunConfig, subset: bool) -> str:
+    """Of a table of figures on the test set, or a subset of it."""
+    return f"{config.data.name}: {'a subset of the test set' if subset else 'test set'}"
+
+
+def test_set(config: RunConfig) -> LabelledDataset:
     """The test set that a config names."""
-    return load(config.data.name, "test", config.data.root, config.data.download)
+    return load(config.data.name, "test", config.data.root, config.data.download, config.data.frames)
 
 
-def identity(model: Model, text: str, data: ImageDataset) -> dict[str, Any]:
+def identity(model: Model, text: str, data: LabelledDataset) -> dict[str, Any]:
     """What the result of a sample depends on: all that must be the same to go on with a file of results.
 
     Bounds and attacks add their own.
@@ -195,7 +206,7 @@ def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any
 
 
 def completed(
-    data: ImageDataset,
+    data: LabelledDataset,
     batch_size: int,
     run: Run,
     book: Journal | None,
@@ -227,7 +238,7 @@ def completed(
     return [done[index] for index in order]
 
 
-def stopped(book: Journal | None, data: ImageDataset) -> str:
+def stopped(book: Journal | None, data: LabelledDataset) -> str:
     """What becomes of an interrupted run."""
     if book is None:
         return "nothing is kept; with --results FILE.jsonl, the same command goes on where it stopped"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from certsnn.commands.common import DONE, INTERRUPTED, Setting, test_set
+from certsnn.commands.common import DONE, INTERRUPTED, Setting, test_set, title
 from certsnn.commands.verifying import facts_of, verified
 from certsnn.configuration import read_config
 from certsnn.console import duration, facts_table, training_progress
@@ -42,11 +42,12 @@ def train(config_file: Path, overrides: Sequence[str], folder: Path, device: tor
     report, _ = verified(model, config, text, test, setting)
     write_text(folder / RESULTS, json.dumps(report, indent=2) + "\n")
     facts = facts_of(report, setting) | {
+        "samples": test.extent,
         "training time": duration(model.facts["training_seconds"]),
         "model": str(folder / MODEL),
         "figures": str(folder / RESULTS),
     }
-    Console().print(facts_table(f"{config.data.name}: test set", facts))
+    Console().print(facts_table(title(config, test.whole is not None), facts))
     return DONE
 
 

@@ -25,7 +25,7 @@ from certsnn.commands.common import (
     task,
 )
 from certsnn.console import facts_table, percent, samples_progress
-from certsnn.data import Batch, ImageDataset
+from certsnn.data import Batch, LabelledDataset
 from certsnn.files import write_text
 from certsnn.journal import Journal, journal, row
 from certsnn.models import Model
@@ -85,7 +85,7 @@ def verified(
     model: Model,
     config: RunConfig,
     text: str,
-    data: ImageDataset,
+    data: LabelledDataset,
     setting: Setting,
     book: Journal | None = None,
 ) -> tuple[dict[str, Any], list[SampleResult]]:
@@ -100,6 +100,7 @@ def verified(
         results = completed(data, setting.batch, run, book, shown)
     report = {
         "summary": summarise(results).as_dict(),
+        "data": data.name,
         "threat": config.threat.describe(),
         "method": setting.method,
         "rounding": setting.rounding,

@@ -1,4 +1,4 @@
-"""Labelled images held in memory, and the loader that batches them.
+"""Labelled images and spike trains held in memory, and the loader that batches them.
 
 Every batch carries its samples' positions in the data set they came from: a random encoding is
 keyed on them (design section 3), so a sample meets the same noise in whatever batch or subset.
@@ -6,70 +6,86 @@ keyed on them (design section 3), so a sample meets the same noise in whatever b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 from typing_extensions import Self
 
+from certsnn.inputsets.base import Domain
+
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images [B, C, H, W], labels [B], and the samples' positions in their data set [B]."""
+"""Images [B, C, H, W] or spikes [T, B, C, H, W], labels [B], and positions in their data set [B]."""
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class ImageDataset(Dataset[Batch]):
-    """Images with their labels.
+class LabelledDataset(Dataset[Batch], ABC):
+    """Samples with their labels.
 
-    Args:
-        name: what reports and error messages call it.
-        images: float32 [N, C, H, W], raw values in [0, 1].
-        labels: int64 [N], in [0, classes).
-        classes: the number of classes K.
-
-    `index` [N] holds the samples' positions in the data set as loaded: 0..N-1 here, and what is
-    left of them in a subset, a split or a head.
-
-    Raises:
-        TypeError: a wrong dtype.
-        ValueError: a wrong shape, no samples, NaN, or a value out of range.
+    name: what reports and error messages call it.
+    labels: int64 [N], in [0, classes).
+    classes: the number of classes K.
+    index: the samples' positions [N] in the data set as loaded: 0..N-1 there, and what is left of them in
+        a subset, a split or a head.
+    whole: how many samples the published data set has, where only some of them were loaded; else None.
+    domain: whether the samples are images or spikes.
     """
 
     name: str
-    images: Tensor
     labels: Tensor
     classes: int
-    index: Tensor = field(init=False)
+    index: Tensor
+    whole: int | None
+    domain: ClassVar[Domain]
 
-    def __post_init__(self) -> None:
-        _check_images(self.name, self.images)
-        _check_labels(self.name, self.labels, len(self.images), self.classes)
-        object.__setattr__(self, "index", torch.arange(len(self.images)))
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape (C, H, W) of a sample, at one step."""
 
+    @final
+    @property
+    def extent(self) -> str:
+        """How many samples, for tables: "450", or "100 (of 10000 published)"."""
+        return str(len(self)) if self.whole is None else f"{len(self)} (of {self.whole} published)"
+
+    @abstractmethod
+    def _inputs(self, positions: Tensor) -> Tensor:
+        """The samples at these positions, as a network takes them."""
+
+    @abstractmethod
+    def _part(self, positions: Tensor) -> Self:
+        """The samples at these positions as a data set; its index is counted anew."""
+
+    @final
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
+    @final
     def __getitem__(self, indices: Sequence[int] | Tensor) -> Batch:
         """The samples at these positions (0..len-1) as one batch."""
         chosen = self._positions(indices)
-        return self.images[chosen], self.labels[chosen], self.index[chosen]
+        return self._inputs(chosen), self.labels[chosen], self.index[chosen]
 
+    @final
     def subset(self, positions: Sequence[int] | Tensor) -> Self:
         """The samples at these positions (0..len-1), in this order; each keeps its `index`."""
-        images, labels, index = self[positions]
-        part = type(self)(self.name, images, labels, self.classes)
-        object.__setattr__(part, "index", index)
+        chosen = self._positions(positions)
+        part = self._part(chosen)
+        object.__setattr__(part, "index", self.index[chosen])
         return part
 
+    @final
     def head(self, n: int) -> Self:
         """The first n samples, or all of them where there are fewer."""
         if n < 1:
             raise ValueError(f"{self.name}: head({n}) asks for no samples; n must be at least 1")
         return self.subset(torch.arange(min(n, len(self))))
 
+    @final
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
         """(train, validation): a random `share` of every class is set aside for validation.
 
@@ -83,6 +99,7 @@ class ImageDataset(Dataset[Batch]):
         train, validation = stratified(self.labels, max(1, round(share * len(self))), seed)
         return self.subset(train), self.subset(validation)
 
+    @final
     def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
         positions = torch.as_tensor(indices)
         if positions.dim() != 1 or len(positions) == 0:
@@ -96,6 +113,101 @@ class ImageDataset(Dataset[Batch]):
         if low < 0 or high >= len(self):
             raise ValueError(f"{self.name}: positions {low}..{high} asked of samples 0..{len(self) - 1}")
         return positions
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ImageDataset(LabelledDataset):
+    """Images with their labels; a batch is [B, C, H, W].
+
+    Args:
+        name: what reports and error messages call it.
+        images: float32 [N, C, H, W], raw values in [0, 1].
+        labels: int64 [N], in [0, classes).
+        classes: the number of classes K.
+        whole: how many samples the published data set has, where these are only some of them.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, no samples, NaN, or a value out of range.
+    """
+
+    domain: ClassVar[Domain] = "image"
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: int
+    whole: int | None = None
+    index: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_images(self.name, self.images)
+        _check_labels(self.name, self.labels, len(self.images), self.classes)
+        object.__setattr__(self, "index", torch.arange(len(self.images)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[1:])
+
+    def _inputs(self, positions: Tensor) -> Tensor:
+        return self.images[positions]
+
+    def _part(self, positions: Tensor) -> ImageDataset:
+        images, labels = self.images[positions], self.labels[positions]
+        return ImageDataset(self.name, images, labels, self.classes, self.whole)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SpikeDataset(LabelledDataset):
+    """Spike trains with their labels; a batch is [T, B, C, H, W], float32 of 0 and 1.
+
+    Args:
+        name: what reports and error messages call it.
+        spikes: bool [N, T, C, H, W].
+        labels: int64 [N], in [0, classes).
+        classes: the number of classes K.
+        whole: how many samples the published data set has, where these are only some of them.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, no samples, or a label out of range.
+    """
+
+    domain: ClassVar[Domain] = "spikes"
+
+    name: str
+    spikes: Tensor
+    labels: Tensor
+    classes: int
+    whole: int | None = None
+    index: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.spikes.dtype != torch.bool:
+            raise TypeError(f"{self.name}: spikes must be bool, not {self.spikes.dtype}")
+        if self.spikes.dim() != 5 or self.spikes.numel() == 0:
+            shape = list(self.spikes.shape)
+            raise ValueError(f"{self.name}: spikes must be a non-empty [N, T, C, H, W], not {shape}")
+        _check_labels(self.name, self.labels, len(self.spikes), self.classes)
+        object.__setattr__(self, "index", torch.arange(len(self.spikes)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.spikes.shape[2:])
+
+    @property
+    def steps(self) -> int:
+        """The number of steps T of every train."""
+        return self.spikes.shape[1]
+
+    def _inputs(self, positions: Tensor) -> Tensor:
+        return self.spikes[positions].transpose(0, 1).to(torch.float32).contiguous()
+
+    def _part(self, positions: Tensor) -> SpikeDataset:
+        spikes, labels = self.spikes[positions], self.labels[positions]
+        return SpikeDataset(self.name, spikes, labels, self.classes, self.whole)
 
 
 def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +227,7 @@ def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor
     return torch.from_numpy(kept).sort().values, torch.from_numpy(out).sort().values
 
 
-def loader(dataset: ImageDataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader[Batch]:
+def loader(dataset: LabelledDataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader[Batch]:
     """Batches (x, y, index) of the data set; the last one may be smaller.
 
     Without a seed the samples come in order. With one each pass has a new order, and a new loader
@@ -158,7 +270,7 @@ def _check_labels(name: str, labels: Tensor, samples: int, classes: int) -> None
     if labels.dtype != torch.int64:
         raise TypeError(f"{name}: labels must be int64, not {labels.dtype}")
     if labels.shape != (samples,):
-        raise ValueError(f"{name}: {samples} images, but labels of shape {list(labels.shape)}")
+        raise ValueError(f"{name}: {samples} samples, but labels of shape {list(labels.shape)}")
     low, high = (int(v) for v in labels.aminmax())
     if low < 0 or high >= classes:
         raise ValueError(f"{name}: labels must lie in 0..{classes - 1}, but span {low}..{high}")

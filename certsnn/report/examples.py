@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from certsnn.attacks import Attack
-from certsnn.data import ImageDataset
+from certsnn.data import LabelledDataset
 from certsnn.encoding import Encoding
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
@@ -36,7 +36,7 @@ class Example:
 
 def examples(
     network: SpikingNetwork,
-    data: ImageDataset,
+    data: LabelledDataset,
     threat: Threat,
     attacks: Sequence[Attack],
     results: Sequence[SampleResult],

@@ -1,0 +1,75 @@
+"""Frames on disk, packed eight bits to a byte, so that recordings are read once for each setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from certsnn.files import portable, read_tensors, replacing
+
+VERSION = "1"
+"""Of the frames that the same events make."""
+
+
+class Trains(NamedTuple):
+    """Spikes bool ``[N, T, C, H, W]`` and labels int64 ``[N]``."""
+
+    spikes: Tensor
+    labels: Tensor
+
+
+def cache_folder() -> Path:
+    """Where frames are kept: certsnn in the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``)."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "certsnn"
+
+
+def cached(what: Mapping[str, str], make: Callable[[], Trains]) -> Trains:
+    """What ``make`` gives, kept under ``what``, all that it depends on.
+
+    A damaged file is made anew. Where nothing can be written, a warning says so.
+    """
+    what = {**what, "version": VERSION}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / f"{what['data']}-{what['split']}-{digest[:16]}.safetensors"
+    found = _read(path, what)
+    if found is not None:
+        return found
+    made = make()
+    try:
+        _write(path, what, made)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(
+            f"the frames can't be kept in {path.parent} ({error}); set XDG_CACHE_HOME", stacklevel=2
+        )
+    return made
+
+
+def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
+    try:
+        tensors, facts = read_tensors(path)
+        shape = json.loads(facts.pop("shape"))
+        if facts != what:
+            return None
+        bits = np.unpackbits(tensors["packed"].numpy(), count=int(np.prod(shape)))
+        return Trains(torch.from_numpy(bits).view(torch.bool).view(shape), tensors["labels"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError):
+        return None  # missing, damaged, or another version's
+
+
+def _write(path: Path, what: Mapping[str, str], trains: Trains) -> None:
+    packed = torch.from_numpy(np.packbits(trains.spikes.flatten().numpy()))
+    facts = {**what, "shape": json.dumps(list(trains.spikes.shape))}
+    with replacing(path) as temporary:
+        save_file(portable({"packed": packed, "labels": trains.labels}), temporary, facts)

@@ -1,0 +1,119 @@
+"""Events to binary frames ``[T, C, H, W]``: a bit says whether its pixel had an event in its window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from certsnn.encoding import check_steps
+
+Polarity = Literal["both", "merged"]
+
+
+class Events(NamedTuple):
+    """Events, int64 arrays ``[n]`` each: column, row, polarity (1 brighter, 0 darker), microseconds.
+
+    The order does not matter.
+    """
+
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    polarity: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True)
+class Frames:
+    """How recordings of events become frames; of event data sets, images have none.
+
+    Args:
+        steps: number of frames T.
+        window: milliseconds of each frame, from the first event on; later events are dropped, and missing
+            frames empty. None divides each recording, first event to last, into T equal parts.
+        polarity: both (two channels: darker, brighter) or merged (one channel).
+        downsampling: the side of the squares of pixels that become one; an event in any of them sets it.
+    """
+
+    steps: int = 10
+    window: float | None = None
+    polarity: Polarity = "both"
+    downsampling: int = 1
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if self.window is not None and not 0 < self.window < float("inf"):
+            raise ValueError(f"window must be a positive number of milliseconds, not {self.window}")
+        if self.polarity not in get_args(Polarity):
+            raise ValueError(
+                f"polarity must be one of {', '.join(get_args(Polarity))}, not {self.polarity!r}"
+            )
+        if isinstance(self.downsampling, bool) or not isinstance(self.downsampling, int):
+            raise TypeError(f"downsampling must be an integer, not {type(self.downsampling).__name__}")
+        if self.downsampling < 1:
+            raise ValueError(f"downsampling must be at least 1, not {self.downsampling}")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels C."""
+        return {"both": 2, "merged": 1}[self.polarity]
+
+    def shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """``(T, C, H, W)`` of the frames of a sensor of this size."""
+        side = self.downsampling
+        return self.steps, self.channels, -(-height // side), -(-width // side)
+
+    def describe(self) -> str:
+        """What differs from one set of frames to another, for names."""
+        parts = [f"{self.steps} frames"]
+        if self.window is not None:
+            parts.append(f"{self.window:g} ms each")
+        if self.polarity == "merged":
+            parts.append("polarities merged")
+        if self.downsampling > 1:
+            parts.append(f"1/{self.downsampling} of the resolution")
+        return ", ".join(parts)
+
+    def of(self, events: Events, height: int, width: int) -> Tensor:
+        """The frames, bool ``[T, C, H, W]``, of a recording by a sensor of this size.
+
+        Raises:
+            ValueError: for events outside the sensor.
+        """
+        frames = torch.zeros(self.shape(height, width), dtype=torch.bool)
+        if len(events.time) == 0:
+            return frames
+        if min(events.x.min(), events.y.min()) < 0 or events.x.max() >= width or events.y.max() >= height:
+            raise ValueError(f"events outside the sensor of {width}x{height} pixels")
+        step = self.step(events.time - events.time.min(), int(np.ptp(events.time)) + 1)
+        channel = events.polarity if self.polarity == "both" else np.zeros_like(events.polarity)
+        places = (step, channel, events.y // self.downsampling, events.x // self.downsampling)
+        inside = step < self.steps
+        frames[tuple(torch.from_numpy(place[inside]) for place in places)] = True
+        return frames
+
+    def step(self, time: NDArray[np.int64], duration: int) -> NDArray[np.int64]:
+        """The frame that each time belongs to, counted from 0; T or more for none.
+
+        Args:
+            time: microseconds since the beginning, in [0, duration).
+            duration: of the recording, in microseconds.
+        """
+        if self.window is None:
+            return time * self.steps // duration
+        return (time // (1000 * self.window)).astype(np.int64)
+
+    def pooled(self, sensor: Tensor) -> Tensor:
+        """Events ``bool [N, 2, H, W]`` of one window as frames ``[N, C, H', W']``: see the arguments."""
+        if self.polarity == "merged":
+            sensor = sensor.any(dim=1, keepdim=True)
+        side = self.downsampling
+        if side == 1:
+            return sensor
+        maxima = torch.nn.functional.max_pool2d(sensor.to(torch.float32), side, ceil_mode=True)
+        return maxima > 0
