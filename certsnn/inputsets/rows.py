@@ -25,6 +25,7 @@ def trains(rows: Tensor, x0: Tensor) -> Tensor:
 
 def best_flips(flips: Tensor, score: Tensor, budget: Tensor) -> Tensor:
     """Of the flips [B, bits], the `budget` [B] of highest score, the first ones on a tie."""
+    budget = budget.clamp(max=flips.shape[1])
     most = int(budget.max()) if len(budget) else 0
     if most == 0:
         return torch.zeros_like(flips)

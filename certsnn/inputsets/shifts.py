@@ -241,23 +241,19 @@ class SpikeShift(InputSet):
 
     def _options(self, spikes: tuple[int, ...], steps: int) -> list[Change]:
         """The other trains of one pixel, with the least number of moved spikes that each takes."""
-        least: dict[tuple[int, ...], int] = {}
-
-        def place(done: tuple[int, ...], used: int) -> None:
-            if len(done) == len(spikes):
-                train = tuple(sorted(done))
-                least[train] = min(used, least.get(train, used))
-                check_enumerable(len(least))
-                return
-            home = spikes[len(done)]
-            reach = self.max_shift if used < self.moved else 0
-            for step in range(max(0, home - reach), min(steps, home + reach + 1)):
-                if step not in done:
-                    place((*done, step), used + (step != home))
-
-        place((), 0)
-        del least[spikes]
-        return list(least.items())
+        placed: dict[tuple[int, ...], int] = {(): 0}  # the first so many spikes
+        for home in spikes:
+            more: dict[tuple[int, ...], int] = {}
+            for places, used in placed.items():
+                reach = self.max_shift if used < self.moved else 0
+                for step in range(max(0, home - reach), min(steps, home + reach + 1)):
+                    if step not in places:
+                        train, count = tuple(sorted((*places, step))), used + (step != home)
+                        more[train] = min(count, more.get(train, count))
+            check_enumerable(len(more))
+            placed = more
+        del placed[spikes]
+        return list(placed.items())
 
     def _offsets(self, x0: Tensor) -> list[int]:
         """1, -1, 2, -2, ...: the shifts that the train has room for."""
