@@ -35,7 +35,7 @@ from certsnn.bounds.held import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.sources import CountedLayer, Layer
-from certsnn.inputsets import InputSet, SpikeFlips
+from certsnn.inputsets import InputSet, SpikeFlips, SpikeShift
 from certsnn.networks import Stage
 from certsnn.neurons import Dynamics
 
@@ -212,6 +212,22 @@ def _(input_set: SpikeFlips, model: Model, x0: Vector, inputs: Places) -> None:
     sign, column = 1 - 2 * x0[free], inputs[free]
     row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
     model.block(row, np.array([-np.inf]), np.array([input_set.budget - x0[free].sum()]))
+
+
+@restrict.register
+def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
+    # No more spikes leave their bits than are moved, and every pixel keeps its number of spikes.
+    free = inputs >= 0
+    gone, (_, pixel) = free & (x0 == 1), free.nonzero()
+    column = inputs[gone]
+    row = csr_matrix(
+        (-np.ones(len(column)), (np.zeros(len(column), dtype=int), column)), shape=(1, model.size)
+    )
+    model.block(row, np.array([-np.inf]), np.array([input_set.moved - gone.sum()]))
+    kept, number = np.unique(pixel, return_inverse=True)
+    rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
+    total = np.where(free, x0, 0).sum(0)[kept]
+    model.block(rows, total, total)
 
 
 class _Coupled(NamedTuple):

@@ -1,4 +1,4 @@
-r"""Currents of the first weighted layer under a joint budget of flipped spikes.
+r"""Currents of the first weighted layer under a joint budget of changed spikes.
 
 A flip of bit i moves a current by ``w_i (1 - 2 x_i)``, so within one step a current rises by at most the sum
 of the ``budget`` largest gains among the flips that are allowed, and falls by at most the same of the
@@ -10,7 +10,9 @@ of each new step (a weight that can be hit at several steps enters as often). So
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -18,15 +20,29 @@ from torch import Tensor
 
 from certsnn.affine import Dense, Reshape, Weighted, apply_chain
 from certsnn.bounds.arithmetic import Arithmetic, Enclosure, Interval
-from certsnn.bounds.neurons import Summed
+from certsnn.bounds.neurons import Charge, Summed
 from certsnn.bounds.sources import Operators, Source, Spikes, step_numbers
 from certsnn.inputsets import SpikeFlips
+from certsnn.inputsets.flips import Kind
 from certsnn.networks import over_time
 
 WINDOW_ELEMENTS = 2**24
 """How many candidate flips are ranked at a time: bounds the memory, not the result."""
 LARGEST_COMPOSED = 2**28
 """The largest dense matrix that layers before the first weights are composed into."""
+
+
+class Candidates(NamedTuple):
+    """Bits that may change: those that may be set and those that may be cleared, 0/1 ``[T, B, ...]``.
+
+    ``kind``: whether there are both, or only the former (add) or the latter (drop). ``budget``: how many of
+    them at once.
+    """
+
+    added: Tensor
+    dropped: Tensor
+    kind: Kind
+    budget: int
 
 
 class Gains(NamedTuple):
@@ -40,8 +56,8 @@ class Ranking(ABC):
     """Which flips compete for the budget."""
 
     @abstractmethod
-    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
-        """The best ``budget`` gains of each output at each step, for spikes ``[T, B, ...]``."""
+    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
+        """The best ``budget`` gains of each output at each step."""
 
 
 @final
@@ -49,20 +65,17 @@ class Ranking(ABC):
 class FeasibleFlips(Ranking):
     """Only flips that x0 admits: a 1 can fall and a 0 can rise. Tight; for verification."""
 
-    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
-        allowed = flips.allowed(x0)
-        frames = x0.flatten(0, 1)
-        added = (allowed & (x0 == 0)).to(x0.dtype).flatten(0, 1)
-        dropped = (allowed & (x0 == 1)).to(x0.dtype).flatten(0, 1)
-        locations = operator.windows(frames[:1])
+    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
+        added, dropped = (bits.flatten(0, 1) for bits in candidates[:2])
+        locations = operator.windows(added[:1])
         per_frame = operator.rows.numel() * locations.shape[-1]
         size = max(1, WINDOW_ELEMENTS // max(per_frame, 1))
         rise, fall = [], []
         for add, drop in zip(added.split(size), dropped.split(size), strict=True):
-            up, down = self._ranked(operator, add, drop, flips.budget)
+            up, down = self._ranked(operator, add, drop, candidates.budget)
             rise.append(up)
             fall.append(down)
-        shape = x0.shape[:2]
+        shape = candidates.added.shape[:2]
         return Gains(torch.cat(rise, 1).unflatten(1, shape), torch.cat(fall, 1).unflatten(1, shape))
 
     def _ranked(
@@ -88,16 +101,16 @@ class FeasibleFlips(Ranking):
 class AnyWeights(Ranking):
     """All flips of the kind, whatever x0 is: the top weights, once an update. Cheap; for training."""
 
-    def gains(self, operator: Weighted, x0: Tensor, flips: SpikeFlips) -> Gains:
+    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
         rows = operator.rows
         positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
         rise, fall = {
             "any": (rows.abs(), rows.abs()),
             "add": (positive, negative),
             "drop": (negative, positive),
-        }[flips.kind]
-        count = min(flips.budget, rows.shape[-1])
-        frame = x0[0, :1]
+        }[candidates.kind]
+        count = min(candidates.budget, rows.shape[-1])
+        frame = candidates.added[0, :1]
 
         def best(gain: Tensor) -> Tensor:  # [k, 1, 1, ...], spread over the locations
             ranked = gain.topk(count, dim=-1).values  # [G, O, k]
@@ -111,46 +124,72 @@ class AnyWeights(Ranking):
 @final
 @dataclass(frozen=True)
 class _FirstLayer:
-    """The operators up to the first weighted one, and what the flips do to its outputs.
+    """The operators up to the first weighted one, and what the changes do to its outputs.
 
-    ``magnitude`` bounds the spikes for the rounding error of ``operators``; where it already covers the
-    flipped spikes, ``flipped_terms`` is 0, else the number of terms of the operator that they enter.
+    ``last`` is the weighted one, with those before it composed in where they are more than reshaping, and
+    ``shaped`` makes of bits ``[T, B, ...]`` what it takes; ``outputs`` is the shape of the first layer's
+    outputs where ``last`` gives them flattened, else None. ``magnitude`` bounds the spikes for the rounding
+    error of ``operators``; where it already covers the changed spikes, ``flipped_terms`` is 0, else the
+    number of terms of the operator that they enter.
     """
 
     operators: Operators
     rest: Operators
-    gains: Gains
+    last: Weighted
+    shaped: Callable[[Tensor], Tensor]
+    outputs: torch.Size | None
     magnitude: Tensor
     flipped_terms: int
 
+    def unshaped(self, gains: Gains) -> Gains:
+        """Gains of ``last`` shaped as the first layer's outputs."""
+        if self.outputs is None:
+            return gains
+        return Gains(*(gain.unflatten(-1, self.outputs) for gain in gains))
 
-@final
-@dataclass(frozen=True)
-class FlippedSpikes(Source):
-    """Spikes ``[T, B, ...]`` of which at most ``flips.budget >= 1`` are flipped, over all steps together."""
+
+class ChangedSpikes(Source):
+    """Spikes ``x0 [T, B, ...]`` that are changed within a joint budget >= 1."""
 
     x0: Tensor
-    flips: SpikeFlips
-    ranking: Ranking
 
+    @abstractmethod
+    def box(self) -> Interval:
+        """Bounds of every bit."""
+
+    @abstractmethod
+    def moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
+        """The largest rise and fall ``[T, B, ...]`` of the operator's outputs at each step.
+
+        Either is at least the sum of |weight| over the bits that are added in its direction, so that both
+        together bound what the added spikes add to the outputs' magnitude.
+
+        Args:
+            operator: the first weighted one.
+            shaped: makes of bits ``[T, B, ...]`` what the operator takes.
+        """
+
+    @abstractmethod
+    def cumulative_moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
+        """The same of the outputs summed over steps 1..t."""
+
+    @final
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         if not operators:
-            return self._box().currents(operators, arithmetic)
+            return Spikes(self.box()).currents(operators, arithmetic)
         first = self._first(operators, arithmetic)
-        rise, fall = (gain.sum(0) for gain in first.gains)
-        return self._moved(first, self.x0, first.magnitude, Gains(rise, fall), None, arithmetic)
+        moves = first.unshaped(self.moves(first.last, first.shaped))
+        return self._moved(first, self.x0, first.magnitude, moves, None, arithmetic)
 
-    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
+    @final
+    def charge(self, operators: Operators, arithmetic: Arithmetic) -> Charge:
         if not operators:
-            return self._box().charge(operators, arithmetic)
+            return Spikes(self.box()).charge(operators, arithmetic)
         first = self._first(operators, arithmetic)
-        rise, fall = (_best_so_far(gain, len(self.x0), self.flips.budget) for gain in first.gains)
+        moves = first.unshaped(self.cumulative_moves(first.last, first.shaped))
         times = step_numbers(self.x0, len(self.x0)).repeat_interleave(self.x0.shape[1])
         counts, magnitude = self.x0.cumsum(0), first.magnitude.cumsum(0)
-        return Summed(self._moved(first, counts, magnitude, Gains(rise, fall), times, arithmetic))
-
-    def _box(self) -> Spikes:
-        return Spikes(Interval(*self.flips.box(self.x0)))
+        return Summed(self._moved(first, counts, magnitude, moves, times, arithmetic))
 
     def _first(self, operators: Operators, arithmetic: Arithmetic) -> _FirstLayer:
         weighted = [isinstance(operator, Weighted) for operator in operators]
@@ -159,13 +198,11 @@ class FlippedSpikes(Source):
         x0 = arithmetic.raised(self.x0)
         before, last = prefix[:-1], arithmetic.operator(prefix[-1])
         if isinstance(last, Weighted) and all(isinstance(operator, Reshape) for operator in before):
-            shaped = _reshaped(before, x0)
-            gains = self.ranking.gains(last, shaped, self.flips)
-            return _FirstLayer(prefix, rest, gains, x0, last.terms)
+            shaped = partial(_reshaped, before)
+            return _FirstLayer(prefix, rest, last, shaped, None, x0, last.terms)
         matrix, shape = _composed([arithmetic.operator(operator) for operator in prefix], x0)
-        flat = self.ranking.gains(Dense(matrix, None), x0.flatten(2), self.flips)
-        gains = Gains(*(gain.unflatten(-1, shape) for gain in flat))
-        return _FirstLayer(prefix, rest, gains, self.flips.box(x0)[1], 0)
+        dense, flat = Dense(matrix, None), partial(torch.flatten, start_dim=2)
+        return _FirstLayer(prefix, rest, dense, flat, shape, arithmetic.raised(self.box().upper), 0)
 
     def _moved(
         self,
@@ -186,6 +223,32 @@ class FlippedSpikes(Source):
             size = (size + rise + fall) * (1 + 2.0**-20)
         low, high = arithmetic.resume(first.rest, Enclosure(moved, size), repeats)
         return Interval(low.unflatten(0, sums.shape[:2]), high.unflatten(0, sums.shape[:2]))
+
+
+@final
+@dataclass(frozen=True)
+class FlippedSpikes(ChangedSpikes):
+    """Spikes ``[T, B, ...]`` of which at most ``flips.budget >= 1`` are flipped, over all steps together."""
+
+    x0: Tensor
+    flips: SpikeFlips
+    ranking: Ranking
+
+    def box(self) -> Interval:
+        return Interval(*self.flips.box(self.x0))
+
+    def moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
+        rise, fall = self._gains(operator, shaped)
+        return Gains(rise.sum(0), fall.sum(0))
+
+    def cumulative_moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
+        gains = self._gains(operator, shaped)
+        return Gains(*(_best_so_far(gain, len(self.x0), self.flips.budget) for gain in gains))
+
+    def _gains(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
+        allowed, dtype = self.flips.allowed(self.x0), operator.rows.dtype
+        added, dropped = (shaped((allowed & (self.x0 == bit)).to(dtype)) for bit in (0, 1))
+        return self.ranking.gains(operator, Candidates(added, dropped, self.flips.kind, self.flips.budget))
 
 
 def _reshaped(operators: Operators, x: Tensor) -> Tensor:

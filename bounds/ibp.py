@@ -11,8 +11,9 @@ from torch import Tensor
 from certsnn.affine import Affine, Dense
 from certsnn.bounds.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.flips import FlippedSpikes, Ranking
+from certsnn.bounds.shifts import ShiftedSpikes
 from certsnn.bounds.sources import Images, Layer, Source, Spikes, layer_of
-from certsnn.inputsets import InputSet, LinfBall, SpikeFlips
+from certsnn.inputsets import InputSet, LinfBall, SpikeFlips, SpikeShift
 from certsnn.networks import Program
 
 
@@ -32,6 +33,13 @@ def _(input_set: SpikeFlips, x0: Tensor, steps: int, ranking: Ranking) -> Source
     if input_set.budget == 0:
         return Spikes(Interval(x0, x0))
     return FlippedSpikes(x0, input_set, ranking)
+
+
+@source_of.register
+def _(input_set: SpikeShift, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+    if input_set.moved == 0:
+        return Spikes(Interval(x0, x0))
+    return ShiftedSpikes(x0, input_set, ranking)
 
 
 def propagate(

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from certsnn.affine import Normalize
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, Threat
+from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset
 
 Numbers = Literal["smooth", "dyadic", "grid"]
-Way = Literal["linf", "flips", "free", "box", "coupled"]
-WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled")
+Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
+WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled", "shifts")
 PIXEL = 1 / 16
 """Dyadic images and radii are multiples of this."""
 
@@ -251,6 +251,8 @@ def _threats(
     if way == "flips":
         budget = min(draw(st.sampled_from([1, 0, 2, 3, 100])), steps * math.prod(shape))
         return SpikeFlips(budget, draw(st.sampled_from(["any", "add", "drop"]))), x
+    if way == "shifts":
+        return SpikeShift(draw(st.sampled_from([1, 2, 0, 9])), draw(st.sampled_from([1, 2, 0, 3, 100]))), x
     if way == "free":
         return FreeSpikes(draw(st.sampled_from([0.1, 0.0, 0.5, 1.0])), seed=7), x
     if way == "box":

@@ -20,13 +20,23 @@ from certsnn.attacks import (
     AttackResult,
     ExhaustiveFlips,
     GreedyFlips,
+    GreedyShifts,
     Margin,
     MeanSquaredError,
     RandomSearch,
     Victim,
 )
 from certsnn.attacks.base import BOTH, SPIKES
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, InputSet, LinfBall, SpikeBox, SpikeFlips, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    FreeSpikes,
+    InputSet,
+    LinfBall,
+    SpikeBox,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.surrogates import Adaptive, ArcTan
@@ -43,6 +53,8 @@ ATTACKS: list[Attack] = [
     PGD(iterations=3, restarts=2, surrogates=(None,)),
     GreedyFlips(),
     GreedyFlips(candidates=3, rounds=4, memory=1),
+    GreedyShifts(),
+    GreedyShifts(candidates=3, rounds=4, memory=1),
     ExhaustiveFlips(),
 ]
 FREE_BITS = (torch.arange(STEPS * BATCH * FEATURES).view(STEPS, BATCH, FEATURES) % 5 == 0).float()
@@ -53,6 +65,8 @@ THREATS: dict[str, Threat] = {
     "add": SpikeFlips(2, kind="add"),
     "drop": SpikeFlips(3, kind="drop"),
     "flips-0": SpikeFlips(0),
+    "shifts": SpikeShift(2, 3),
+    "shifts-0": SpikeShift(2, 0),
     "box": SpikeBox(torch.zeros_like(FREE_BITS), FREE_BITS),
     "free": FreeSpikes(0.3),
     "free-0": FreeSpikes(0.0),

@@ -24,7 +24,7 @@ from certsnn.bounds.problem import Options, Problem
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
+from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.report.rates import Rate
@@ -370,6 +370,7 @@ def test_a_network_that_gets_nothing_right() -> None:
     ("threat", "names"),
     [
         (LinfBall(0.1), ["FGSM", "RandomSearch", "G2S", "PGD"]),
+        (SpikeShift(1, 1), ["RandomSearch", "RSF", "G2S", "GreedyShifts"]),
         (SpikeFlips(1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
         (FreeSpikes(0.1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
     ],

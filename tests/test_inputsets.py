@@ -24,6 +24,7 @@ from certsnn.inputsets import (
     NestedTrains,
     SpikeBox,
     SpikeFlips,
+    SpikeShift,
     Threat,
 )
 
@@ -123,8 +124,45 @@ def nested_cases(draw: st.DrawFn) -> Case:
     return Case(bernoulli(image, noise), NestedTrains(noise, lower, upper), members, generator)
 
 
-cases = pytest.mark.parametrize(
+@st.composite
+def shift_cases(draw: st.DrawFn) -> Case:
+    steps, pixels = draw(st.sampled_from([(1, 2), (3, 2), (4, 1), (5, 1)]))
+    shape = (steps, draw(st.integers(1, 2)), pixels)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    rate = draw(st.sampled_from([0.5, 0.2, 0.8]))
+    x0 = (torch.rand(shape, generator=generator) < rate).to(
+        draw(st.sampled_from([torch.float32, torch.float64]))
+    )
+    shift = SpikeShift(draw(st.integers(0, steps)), draw(st.integers(0, 4)))
+    members = [shifts_by_definition(x0[:, b], shift) for b in range(shape[1])]
+    return Case(x0, shift, members, generator)
+
+
+def shifts_by_definition(x0: Tensor, shift: SpikeShift) -> set[Train]:
+    """All trains that giving each spike of [T, pixels] a bit makes."""
+    steps, pixels = x0.shape
+    spikes = x0.nonzero().tolist()
+    found = set()
+    for places in product(range(steps), repeat=len(spikes)):
+        moves = [to - step for to, (step, _) in zip(places, spikes, strict=True)]
+        taken = {(to, pixel) for to, (_, pixel) in zip(places, spikes, strict=True)}
+        moved = sum(move != 0 for move in moves)
+        if (
+            moved <= shift.moved
+            and len(taken) == len(spikes)
+            and all(abs(m) <= shift.max_shift for m in moves)
+        ):
+            found.add(tuple(int((t, p) in taken) for t in range(steps) for p in range(pixels)))
+    return found
+
+
+exact_cases = pytest.mark.parametrize(
     "cases", [box_cases(), flip_cases(), nested_cases()], ids=["box", "flips", "nested"]
+)
+cases = pytest.mark.parametrize(
+    "cases",
+    [box_cases(), flip_cases(), nested_cases(), shift_cases()],
+    ids=["box", "flips", "nested", "shifts"],
 )
 few = settings(max_examples=60, deadline=None)
 
@@ -169,7 +207,7 @@ def test_box_is_the_hull(cases: st.SearchStrategy[Case], data: st.DataObject) ->
     assert torch.equal(upper, members.amax(dim=0))
 
 
-@cases
+@exact_cases
 @few
 @given(data=st.data())
 def test_minimum_is_exact(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
@@ -246,7 +284,7 @@ def test_select_keeps_the_chosen_samples(cases: st.SearchStrategy[Case], data: s
     assert torch.equal(chosen.minimum(A[:, :, mask], x0), expected)
 
 
-@cases
+@exact_cases
 @few
 @given(data=st.data())
 def test_first_steps_are_those_of_the_members(cases: st.SearchStrategy[Case], data: st.DataObject) -> None:
@@ -282,6 +320,14 @@ def test_sampling_reaches_every_member(input_set: InputSet) -> None:
     assert seen == {rows(x)[0] for x in input_set.enumerate(x0)}
 
 
+def test_sampling_reaches_every_shift() -> None:
+    x0 = torch.tensor([[1, 0], [1, 1], [0, 0], [1, 0]]).float()[:, None]
+    shift, generator = SpikeShift(2, 3), torch.Generator().manual_seed(0)
+    many = x0.expand(-1, 5000, -1)
+    seen = set(rows(shift.sample(many, generator)))
+    assert seen == {rows(x)[0] for x in shift.enumerate(x0)}
+
+
 def test_same_seed_same_sample() -> None:
     x0 = torch.zeros(4, 2, 3)
     first, again = (SpikeFlips(3).sample(x0, torch.Generator().manual_seed(5)) for _ in range(2))
@@ -312,6 +358,80 @@ def test_flips_use_the_full_budget_for_half_of_the_samples() -> None:
     count = SpikeFlips(9).sample(x0, torch.Generator().manual_seed(0)).sum(dim=(0, 2))
     shares = torch.bincount(count.long(), minlength=10) / 4000
     assert abs(float(shares[9]) - 0.55) < 0.03 and float(shares[:9].min()) > 0.03
+
+
+# SpikeShift
+
+
+def train(*bits: int) -> Tensor:
+    """One pixel of one sample."""
+    return torch.tensor(bits, dtype=torch.float32).view(-1, 1, 1)
+
+
+def test_a_spike_may_land_where_another_one_has_left() -> None:
+    x0, burst = train(1, 1, 0, 0), train(0, 1, 1, 0)
+    assert not SpikeShift(1, 1).contains(x0, burst)  # one spike would have to pass the other
+    assert SpikeShift(1, 2).contains(x0, burst) and SpikeShift(2, 1).contains(x0, burst)
+    assert not SpikeShift(1, 4).contains(x0, train(0, 0, 1, 1))
+    assert not SpikeShift(3, 4).contains(x0, train(1, 0, 0, 0))
+
+
+@few
+@given(case=shift_cases(), size=st.sampled_from([1.0, 1e-3, 1e6]))
+def test_the_minimum_over_shifts_is_a_lower_bound(case: Case, size: float) -> None:
+    A = size * torch.randn((3, *case.x0.shape), generator=case.generator, dtype=torch.float64)
+    A[0] = A[0].round()
+    minimum = case.input_set.minimum(A, case.x0)
+    members = torch.stack(list(case.input_set.enumerate(case.x0)))
+    values = torch.einsum("stbi,mtbi->msb", A, members.double()).amin(dim=0)
+    nominal = (A * case.x0).movedim(2, 1).flatten(2).sum(dim=2)
+    assert (minimum <= values + 1e-13 * size).all()
+    if isinstance(case.input_set, SpikeShift) and case.input_set.moved == 1:  # nothing to collide with
+        torch.testing.assert_close(minimum, values, rtol=0, atol=1e-12 * size)
+    if case.input_set == SpikeShift(0, 4):
+        torch.testing.assert_close(minimum, nominal, rtol=0, atol=1e-12 * size)
+    single = case.input_set.minimum(A.float(), case.x0)
+    torch.testing.assert_close(single.double(), minimum, rtol=1e-4, atol=1e-4 * size)
+
+
+def test_the_minimum_over_shifts_takes_no_bit_twice() -> None:
+    # One place to go to that is worth it, and two spikes that would: a bound by places counts it once.
+    A = torch.tensor([0.0, 0.0, -1.0, 0.0]).view(1, 4, 1, 1)
+    assert float(SpikeShift(2, 2).minimum(A, train(1, 1, 0, 0))) == pytest.approx(-1, abs=1e-5)
+    # One spike that is worth moving, and two places for it: a bound by spikes counts it once.
+    A = torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 4, 1, 1)
+    assert float(SpikeShift(1, 2).minimum(A, train(0, 1, 0, 0))) == pytest.approx(0, abs=1e-5)
+
+
+def test_gradients_of_the_minimum_over_shifts_are_numbers() -> None:
+    A = torch.randn(2, 4, 3, 5, requires_grad=True)
+    x0 = (torch.rand(4, 3, 5) < 0.5).float()
+    SpikeShift(2, 3).minimum(A, x0).sum().backward()
+    assert A.grad is not None and bool(A.grad.isfinite().all())
+    assert float((A.grad - x0).abs().sum()) > 0
+
+
+@few
+@given(case=shift_cases())
+def test_the_first_steps_of_shifts_cover_those_of_the_members(case: Case) -> None:
+    width = case.x0.shape[2]
+    for steps in range(1, len(case.x0) + 1):
+        x0, cut = case.input_set.first(case.x0, steps)
+        cut.check(x0)
+        assert torch.equal(x0, case.x0[:steps])
+        for b, own in enumerate(case.members):
+            for member in own:
+                x = x0.clone()
+                x[:, b] = torch.tensor(member[: steps * width]).view(steps, width)
+                assert cut.contains(x0, x)[b]
+
+
+def test_shifts_project_pairs_what_should_go_with_what_should_come() -> None:
+    x0, x = train(1, 0, 0, 0, 1, 0), train(0, 0, 1, 1, 0, 0)
+    assert rows(SpikeShift(1, 2).project(x0, x)) == [(1, 0, 0, 1, 0, 0)]
+    assert rows(SpikeShift(2, 2).project(x0, x)) == [(0, 0, 1, 1, 0, 0)]
+    score = torch.tensor([5.0, 0, 5, 1, 1, 0]).view(-1, 1, 1)
+    assert rows(SpikeShift(2, 1).project(x0, x, score)) == [(0, 0, 1, 0, 1, 0)]
 
 
 # NestedTrains and CoupledBernoulli
@@ -523,13 +643,16 @@ def test_scaled() -> None:
     assert SpikeFlips(5, "add").scaled(0.5) == SpikeFlips(3, "add")
     assert SpikeFlips(100).scaled(0.07) == SpikeFlips(7)
     assert SpikeFlips(5).scaled(0) == SpikeFlips(0)
+    assert SpikeShift(2, 5).scaled(0.5) == SpikeShift(2, 3)
     box = SpikeBox(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     assert box.scaled(1) is box
     trains = nested([0.5])
     assert trains.scaled(1) is trains
 
 
-@pytest.mark.parametrize("threat", [CoupledBernoulli(0.4, 4), FreeSpikes(0.4), SpikeFlips(3)])
+@pytest.mark.parametrize(
+    "threat", [CoupledBernoulli(0.4, 4), FreeSpikes(0.4), SpikeFlips(3), SpikeShift(1, 3)]
+)
 def test_scaled_to_nothing_leaves_the_input_alone(threat: Threat) -> None:
     x = torch.randint(0, 2, (3, 2, 4), generator=torch.Generator().manual_seed(0)).float()
     x0, input_set = threat.scaled(0).bind(x, torch.arange(x.shape[threat.domain == "spikes"]))
@@ -546,6 +669,7 @@ def test_domains_and_descriptions() -> None:
         (box, "spikes", "spikes", "SpikeBox(free=0.5)"),
         (FreeSpikes(0.2), "spikes", "spikes", "FreeSpikes(density=0.2, seed=0)"),
         (SpikeFlips(5), "spikes", "spikes", "SpikeFlips(budget=5, kind=any)"),
+        (SpikeShift(2, 5), "spikes", "spikes", "SpikeShift(max_shift=2, moved=5)"),
         (CoupledBernoulli(0.1, 4), "image", "spikes", "CoupledBernoulli(eps=0.1, steps=4, seed=0)"),
         (nested([0.5, 0.1]), "spikes", "spikes", "NestedTrains(steps=2)"),
     ]
@@ -590,6 +714,11 @@ TRAINS = CoupledBernoulli(0.1, 4).bind(X, INDEX)[1]
         (TypeError, "an integer", lambda: SpikeFlips(1.5)),  # type: ignore[arg-type]
         (ValueError, "any, add, drop", lambda: SpikeFlips(1, "move")),  # type: ignore[arg-type]
         (ValueError, "exceeds the 12 bits", lambda: SpikeFlips(13).bind(SPIKES, INDEX)),
+        (ValueError, "max_shift must be finite", lambda: SpikeShift(-1, 1)),
+        (TypeError, "moved is a number of spikes", lambda: SpikeShift(1, 1.5)),  # type: ignore[arg-type]
+        (ValueError, "must be binary", lambda: SpikeShift(1, 1).bind(SPIKES + 0.5, INDEX)),
+        (ValueError, "too many", lambda: SpikeShift(30, 30).enumerate(torch.eye(30)[:, None])),
+        (ValueError, "first 5 steps .* have 4", lambda: SpikeShift(1, 1).first(SPIKES, 5)),
         (ValueError, "must be binary", lambda: SpikeFlips(1).bind(SPIKES + 0.5, INDEX)),
         (ValueError, "hold NaN", lambda: SpikeFlips(1).bind(SPIKES * torch.nan, INDEX)),
         (ValueError, "time or batch axis", lambda: SpikeFlips(1).bind(SPIKES[0], INDEX)),

@@ -9,6 +9,7 @@ from certsnn.attacks.losses import CrossEntropy, Loss, Margin, MeanSquaredError
 from certsnn.attacks.pgd import PGD
 from certsnn.attacks.random_search import RandomSearch
 from certsnn.attacks.rsf import RSF
+from certsnn.attacks.shifts import GreedyShifts
 from certsnn.attacks.victim import Victim
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "CrossEntropy",
     "ExhaustiveFlips",
     "GreedyFlips",
+    "GreedyShifts",
     "Loss",
     "Margin",
     "MeanSquaredError",

@@ -5,6 +5,7 @@ from certsnn.inputsets.box import FreeSpikes, SpikeBox
 from certsnn.inputsets.coupled import CoupledBernoulli, NestedTrains
 from certsnn.inputsets.flips import SpikeFlips
 from certsnn.inputsets.linf import LinfBall
+from certsnn.inputsets.shifts import SpikeShift
 
 __all__ = [
     "CoupledBernoulli",
@@ -14,5 +15,6 @@ __all__ = [
     "NestedTrains",
     "SpikeBox",
     "SpikeFlips",
+    "SpikeShift",
     "Threat",
 ]

@@ -92,7 +92,9 @@ class InputSet(Threat):
 
     @abstractmethod
     def minimum(self, A: Tensor, x0: Tensor) -> Tensor:
-        """The minimum [S, B] of sum(A * x) over the members x, attained; differentiable in A.
+        """The minimum [S, B] of sum(A * x) over the members x; differentiable in A.
+
+        Attained, or a lower bound of it where the class says so.
 
         A is [S, B, ...] for images, [S, T, B, ...] for spikes. Evaluated in the wider of the two
         dtypes, as a sum of at most two terms for each entry of A, none larger than
@@ -119,6 +121,11 @@ class InputSet(Threat):
         Raises TypeError for a set of images, which have no spikes.
         """
 
+    @property
+    @abstractmethod
+    def reach(self) -> int:
+        """By how many steps a spike may move where flips alone lead nowhere; 0 where they lead everywhere."""
+
     @abstractmethod
     def select(self, mask: Tensor) -> InputSet:
         """The set of those of the batch's samples that the boolean mask [B] names."""
@@ -126,6 +133,8 @@ class InputSet(Threat):
     @abstractmethod
     def first(self, x0: Tensor, steps: int) -> tuple[Tensor, InputSet]:
         """The first steps of x0, and the set of the members' first steps; images stay as they are.
+
+        A larger set where the class says so.
 
         Raises ValueError unless the spikes have that many steps.
         """

@@ -92,6 +92,10 @@ class SpikeBox(InputSet):
         check_like(x, x0, "x")
         return self.lower != self.upper
 
+    @property
+    def reach(self) -> int:
+        return 0
+
     def select(self, mask: Tensor) -> SpikeBox:
         check_mask(mask, self.lower.shape[1])
         return SpikeBox(self.lower[:, mask], self.upper[:, mask])

@@ -144,6 +144,10 @@ class NestedTrains(InputSet):
         longer = (size < steps) & valid.gather(0, (size + 1).clamp_max(steps))
         return ((self._places == size - 1) & shorter) | ((self._places == size) & longer)
 
+    @property
+    def reach(self) -> int:
+        return 0
+
     def select(self, mask: Tensor) -> NestedTrains:
         check_mask(mask, self.lower.shape[0])
         return NestedTrains(self.noise[:, mask], self.lower[mask], self.upper[mask])

@@ -23,39 +23,9 @@ from certsnn.inputsets.base import (
     check_spikes,
     uniform,
 )
+from certsnn.inputsets.rows import best_flips, count_bits, rows, trains
 
 Kind = Literal["any", "add", "drop"]
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[T, B, ...] as [B, bits], one row a sample."""
-    return x.movedim(1, 0).flatten(1)
-
-
-def _bits(x: Tensor) -> int:
-    """How many bits a sample of [T, B, ...] has."""
-    return len(x) * math.prod(x.shape[2:])
-
-
-def _trains(rows: Tensor, x0: Tensor) -> Tensor:
-    """The inverse of `_rows`, shaped as x0."""
-    return rows.view(x0.movedim(1, 0).shape).movedim(0, 1)
-
-
-def _first(flips: Tensor, score: Tensor, budget: Tensor) -> Tensor:
-    """Of the flips [B, bits], the `budget` [B] of highest score, the first ones on a tie."""
-    most = int(budget.max()) if len(budget) else 0
-    if most == 0:
-        return torch.zeros_like(flips)
-    ranked = score.masked_fill(~flips, -torch.inf)
-    last = ranked.topk(most, dim=1).values.gather(1, (budget.unsqueeze(1) - 1).clamp(min=0))
-    last = last.masked_fill(budget.unsqueeze(1) == 0, torch.inf)
-    above, level = flips & (ranked > last), flips & (ranked == last)
-    room = budget - above.sum(dim=1)
-    crowded = (level.sum(dim=1) > room).nonzero().squeeze(1)
-    tied = level[crowded]
-    level[crowded] = tied & (tied.cumsum(dim=1) <= room[crowded].unsqueeze(1))
-    return above | level
 
 
 @final
@@ -87,7 +57,7 @@ class SpikeFlips(InputSet):
 
     def check(self, x0: Tensor) -> None:
         check_spikes(x0)
-        bits = _bits(x0)
+        bits = count_bits(x0)
         if x0.shape[1] > 0 and self.budget > bits:
             raise ValueError(
                 f"the budget of {self.budget} flips exceeds the {bits} bits of a sample: lower it"
@@ -103,7 +73,7 @@ class SpikeFlips(InputSet):
         check_place(x, x0, "x")
         flipped = x != x0
         fine = ((x == 0) | (x == 1)) & (self.allowed(x0) | ~flipped)
-        return _rows(fine).all(dim=1) & (_rows(flipped).sum(dim=1) <= self.budget)
+        return rows(fine).all(dim=1) & (rows(flipped).sum(dim=1) <= self.budget)
 
     def box(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         movable = self.allowed(x0) if self.budget > 0 else torch.zeros_like(x0, dtype=torch.bool)
@@ -123,7 +93,7 @@ class SpikeFlips(InputSet):
         check_like(score, x0, "score")
         flips = ((x > 0.5) != (x0 == 1)) & self.allowed(x0)
         budget = torch.full((x0.shape[1],), self.budget, device=x0.device)
-        kept = _trains(_first(_rows(flips), _rows(score), budget), x0)
+        kept = trains(best_flips(rows(flips), rows(score), budget), x0)
         return torch.where(kept, 1 - x0, x0)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,15 +101,19 @@ class SpikeFlips(InputSet):
         fewer = (part.double() * (self.budget + 1)).long()
         budget = torch.where(half < 0.5, self.budget, fewer)
         score = uniform(x0.shape, x0, generator)
-        flips = _trains(_first(_rows(self.allowed(x0)), _rows(score), budget), x0)
+        flips = trains(best_flips(rows(self.allowed(x0)), rows(score), budget), x0)
         return torch.where(flips, 1 - x0, x0)
 
     def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
         # Undoing a flip is always allowed, another flip while the budget lasts.
         check_like(x, x0, "x")
         flipped = x != x0
-        room = _rows(flipped).sum(dim=1) < self.budget
+        room = rows(flipped).sum(dim=1) < self.budget
         return flipped | (self.allowed(x0) & room.view(1, -1, *[1] * (x0.dim() - 2)))
+
+    @property
+    def reach(self) -> int:
+        return 0
 
     def select(self, mask: Tensor) -> SpikeFlips:
         return self
@@ -148,10 +122,10 @@ class SpikeFlips(InputSet):
         # The whole budget may be spent on the first steps, as far as they have bits.
         check_first(x0, steps)
         x0 = x0[:steps]
-        return x0, replace(self, budget=min(self.budget, _bits(x0)))
+        return x0, replace(self, budget=min(self.budget, count_bits(x0)))
 
     def enumerate(self, x0: Tensor) -> Iterator[Tensor]:
-        allowed = _rows(self.allowed(x0))
+        allowed = rows(self.allowed(x0))
         counts = allowed.sum(dim=1)
         most = int(counts.max()) if len(counts) else 0
         sizes = range(min(self.budget, most) + 1)
@@ -163,6 +137,6 @@ class SpikeFlips(InputSet):
             # Numbers beyond a sample's allowed bits mean that its members are exhausted.
             exists = (counts > chosen[-1]) if chosen else torch.zeros_like(counts, dtype=torch.bool)
             flips = torch.zeros_like(allowed).scatter(1, order[:, list(chosen)], True)
-            return torch.where(_trains(flips & exists.unsqueeze(1), x0), 1 - x0, x0)
+            return torch.where(trains(flips & exists.unsqueeze(1), x0), 1 - x0, x0)
 
         return (member(chosen) for size in sizes for chosen in combinations(range(most), size))

@@ -107,6 +107,10 @@ class LinfBall(InputSet):
     def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
         raise TypeError(f"{self.describe()} holds images: there are no spikes to flip")
 
+    @property
+    def reach(self) -> int:
+        return 0
+
     def select(self, mask: Tensor) -> LinfBall:
         return self
 

@@ -1,0 +1,119 @@
+"""Greedy search for spikes to delay or advance, by the exact effects of single moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.attacks.base import SPIKES, Attack
+from certsnn.attacks.gradients import with_surrogate
+from certsnn.attacks.losses import Loss, Margin
+from certsnn.attacks.settings import check_count
+from certsnn.attacks.victim import MEMORY, Victim
+from certsnn.encoding import check_seed
+from certsnn.inputsets.shifts import shifted
+from certsnn.networks import Program
+from certsnn.surrogates import Adaptive, Surrogate
+
+
+@final
+@dataclass(frozen=True)
+class GreedyShifts(Attack):
+    """One spike moved in time after the other, by the move that truly brings the sample nearest to the goal.
+
+    Each round ranks the moves of a spike to a bit of its pixel that is free, by gradient, measures the true
+    effect of the best ``candidates`` of them that lead to members of the set by forward passes, and keeps the
+    best one, even if it does not help yet. Where no new spike can move, one that has moved, but not in the
+    last round, is put elsewhere, or back. A spike may follow into a place that another one has left.
+
+    Args:
+        candidates: moves that are measured in each round.
+        rounds: at most so many moves.
+        loss: ranks the moves.
+        surrogate: the spikes' derivative for the ranking; None is the network's own.
+        memory: bytes that the activations of one forward pass may take.
+        seed: ranks moves whose gradients agree.
+    """
+
+    domains = SPIKES
+
+    candidates: int = 64
+    rounds: int = 50
+    loss: Loss = field(default_factory=Margin)
+    surrogate: Surrogate | None = field(default_factory=Adaptive)
+    memory: int = field(default=MEMORY, compare=False)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "rounds", "memory"):
+            check_count(name, getattr(self, name))
+        check_seed(self.seed)
+
+    def view(self, program: Program) -> Program:
+        return with_surrogate(program, self.surrogate)
+
+    def search(self, victim: Victim) -> None:
+        x = victim.x0
+        # Bits that some move, and that the last one, has set or cleared.
+        barred = last = torch.zeros_like(x, dtype=torch.bool)
+        for turn in range(self.rounds):
+            victim, (x, barred, last) = victim.unbroken(x, barred, last)
+            if not len(victim):
+                return
+            members, real = self._moved(victim, x, barred, last, turn)
+            gaps = victim.measure(members, self.memory).masked_fill(~real, torch.inf)
+            best = members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
+            if torch.equal(best, x):
+                return
+            last = best != x
+            barred = barred | last
+            x = best
+
+    def _moved(
+        self, victim: Victim, x: Tensor, barred: Tensor, last: Tensor, turn: int
+    ) -> tuple[Tensor, Tensor]:
+        """Members ``[C, *x.shape]`` with one more move, and which of them are: the others are x itself."""
+        reach = min(victim.input_set.reach or len(x), len(x) - 1)
+        offsets = [sign * size for size in range(1, reach + 1) for sign in (1, -1)]
+        if not offsets:
+            return x[None], torch.zeros((1, len(victim)), dtype=torch.bool, device=x.device)
+        gradient = victim.gradient(x, self.loss)
+        noise = victim.per_sample(victim.uniform(len(x), self.seed, turn)).repeat(1, len(offsets))
+
+        def ranked(used: Tensor) -> tuple[Tensor, Tensor]:
+            gains = []
+            for offset in offsets:
+                possible = (x == 1) & ~used & shifted((x == 0) & ~used, offset, False)
+                gain = shifted(gradient, offset, 0) - gradient
+                gains.append(victim.per_sample(gain.masked_fill(~possible, -torch.inf)))
+            gain, order = torch.cat(gains, 1), noise.argsort(1)
+            best = gain.gather(1, order).argsort(dim=1, descending=True, stable=True)
+            rank = order.gather(1, best)[:, : self.candidates]
+            return self._members(victim, x, offsets, rank, gain.gather(1, rank) > -torch.inf)
+
+        members, real = ranked(barred)
+        stuck = ~real.any(0)
+        if not bool(stuck.any()):
+            return members, real
+        others, true = ranked(last)
+        return torch.where(victim.aligned(stuck), others, members), torch.where(stuck, true, real)
+
+    def _members(
+        self, victim: Victim, x: Tensor, offsets: list[int], rank: Tensor, possible: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        bits = victim.per_sample(x)
+        pixels = bits.shape[1] // len(x)
+        offset = torch.tensor(offsets, device=x.device)[rank // bits.shape[1]]
+        origin = rank % bits.shape[1]
+        goal = torch.where(possible, origin + offset * pixels, origin)
+        moved = bits.repeat(rank.shape[1], 1, 1)
+        moved.scatter_(2, origin.T[..., None], 0.0)
+        moved.scatter_(2, goal.T[..., None], 1.0)
+        moved = torch.where(possible.T[..., None], moved, bits)
+        members = moved.view(*moved.shape[:2], len(x), *x.shape[2:]).movedim(2, 1)
+        inside = [victim.input_set.contains(victim.x0, member) for member in members]
+        real = torch.stack(inside) & possible.T
+        return torch.where(victim.aligned(real), members, x), real
