@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 
 from certsnn.configuration import override
@@ -31,12 +32,21 @@ LOGS = RESULTS / "runs"
 LARGEST = 8 * 2**20
 
 
+LOCAL = ("--data.root=null", "--data.download=false")
+"""What a config says of the machine that it ran on, taken back."""
+
+
 def log(run: Path) -> None:
-    """Copy a run's small files."""
+    """Copy a run's small files, less local paths."""
     target = LOGS / run.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "metrics.jsonl", "results.json", "curves.png"):
+    for name in ("metrics.jsonl", "curves.png"):
         shutil.copyfile(run / name, target / name)
+    _, text = override((run / "config.yaml").read_text(), LOCAL)
+    write_text(target / "config.yaml", text)
+    results = json.loads((run / "results.json").read_text())
+    results["config"] = yaml.safe_load(text)
+    write_text(target / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def ship(name: str, run: Path) -> None:
@@ -51,7 +61,7 @@ def ship(name: str, run: Path) -> None:
         method=results["method"],
         threat=results["threat"],
     )
-    config, text = override(model.text, ["--data.root=null", "--data.download=false"])
+    config, text = override(model.text, LOCAL)
     path = ROOT / "certsnn" / "pretrained" / f"{name}.safetensors"
     save_model(path, type(model)(model.network, config, text, model.shape, model.classes, model.facts))
     if path.stat().st_size >= LARGEST:
