@@ -21,7 +21,7 @@ from certsnn.errors import UnsoundBoundError, UserError
 if TYPE_CHECKING:
     from certsnn.configuration import Key
 
-DONE, FAILED, UNSOUND, INTERRUPTED = 0, 2, 3, 130
+DONE, CRASHED, FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
 PARTS = ("data", "network", "threat", "training", "seed")
 """A config's top level: flags that begin so, or have a dot, are config keys."""
 
@@ -70,6 +70,11 @@ def _status(words: list[str], debug: bool) -> int:
         return _report(error, debug, FAILED)
     except UnsoundBoundError as error:
         return _report(error, debug, UNSOUND)
+    except Exception as error:
+        if launch.count() == 1:
+            raise
+        traceback.print_exception(error)
+        return CRASHED
 
 
 def _report(error: Exception, debug: bool, status: int) -> int:
