@@ -428,7 +428,10 @@ def test_the_first_steps_of_shifts_cover_those_of_the_members(case: Case) -> Non
 
 def test_shifts_project_pairs_what_should_go_with_what_should_come() -> None:
     x0, x = train(1, 0, 0, 0, 1, 0), train(0, 0, 1, 1, 0, 0)
-    assert rows(SpikeShift(1, 2).project(x0, x)) == [(1, 0, 0, 1, 0, 0)]
+    assert rows(SpikeShift(1, 1).project(x0, x)) == [(1, 0, 0, 1, 0, 0)]
+    assert rows(SpikeShift(1, 2).project(x0, x)) == [(0, 1, 0, 1, 0, 0)]
+    assert rows(SpikeShift(1, 1).project(x0, train(1, 0, 0, 0, 0, 0))) == [(1, 0, 0, 0, 0, 1)]
+    assert rows(SpikeShift(1, 2).project(x0, train(1, 1, 0, 0, 1, 0))) == [(0, 1, 0, 0, 1, 0)]
     assert rows(SpikeShift(2, 2).project(x0, x)) == [(0, 0, 1, 1, 0, 0)]
     score = torch.tensor([5.0, 0, 5, 1, 1, 0]).view(-1, 1, 1)
     assert rows(SpikeShift(2, 1).project(x0, x, score)) == [(0, 0, 1, 0, 1, 0)]

@@ -151,20 +151,22 @@ class SpikeShift(InputSet):
         check_like(score, x0, "score")
         spikes, wanted = x0 == 1, x > 0.5
         member = self.contains(x0, wanted.to(x0.dtype))
-        # Spikes that should go are paired with bits that should be set, the nearest first.
-        going, coming = spikes & ~wanted, ~spikes & wanted
+        # Spikes that should go are paired with bits that should be set, the nearest first; then those that
+        # are left with any free bit, and bits that should be set with any spike: either is as near to x.
+        sources, goals = [spikes & ~wanted, spikes & wanted], [~spikes & wanted, ~spikes & ~wanted]
+        moves = [(a, b, offset) for a, b in ((0, 0), (0, 1), (1, 0)) for offset in self._offsets(x0)]
         pairs, worth = [], []
-        for offset in self._offsets(x0):
-            pair = going & shifted(coming, offset, False)
-            going, coming = going & ~pair, coming & ~shifted(pair, -offset, False)
+        for a, b, offset in moves:
+            pair = sources[a] & shifted(goals[b], offset, False)
+            sources[a], goals[b] = sources[a] & ~pair, goals[b] & ~shifted(pair, -offset, False)
             pairs.append(pair)
-            worth.append(score + shifted(score, offset, 0))
+            worth.append((a == 0) * score + (b == 0) * shifted(score, offset, 0))
         moved = x0
         if pairs:
             budget = torch.full((x0.shape[1],), self.moved, device=x0.device)
             flat, worth_flat = torch.cat(pairs), torch.cat(worth)
             kept = trains(best_flips(rows(flat), rows(worth_flat), budget), flat).split(len(x0))
-            for offset, pair in zip(self._offsets(x0), kept, strict=True):
+            for (_, _, offset), pair in zip(moves, kept, strict=True):
                 moved = moved.masked_fill(pair, 0).masked_fill(shifted(pair, -offset, False), 1)
         return torch.where(self._aligned(member, x0), wanted.to(x0.dtype), moved)
 
