@@ -25,7 +25,7 @@ from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, Problem
 from certsnn.data import load
-from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips, Threat
+from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.models import load_model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Reset
@@ -81,7 +81,9 @@ class Case:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, inputs: tuple[str, ...] = ("image", "box", "flips"), kinds: tuple[str, ...] = KINDS
+    draw: st.DrawFn,
+    inputs: tuple[str, ...] = ("image", "box", "flips", "shifts"),
+    kinds: tuple[str, ...] = KINDS,
 ) -> Case:
     kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 2**32 - 1))
     generator = torch.Generator().manual_seed(seed)
@@ -125,6 +127,8 @@ def cases(
         return Case(
             network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
         )
+    if way == "shifts":
+        return Case(network, SpikeShift(draw(st.integers(1, 2)), draw(st.integers(0, 2))), x)
     free = (torch.rand(x.shape, generator=generator) < 0.4).float()
     return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from itertools import product
 from pathlib import Path
 
@@ -180,6 +181,38 @@ def test_gestures_are_read_as_tonic_leaves_them(tmp_path: Path) -> None:
     (folder / "10.npy").rename(folder / "11.npy")
     with pytest.raises(DataNotFound, match=r"11\.npy is not named after a gesture"):
         load("dvs-gesture", "test", tmp_path)
+
+
+def test_cifar10_dvs_is_split_by_class_and_read_through_tonic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("cat", "truck"):
+        (tmp_path / "CIFAR10DVS" / label).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / "CIFAR10DVS" / label / f"{number:02}.aedat4").write_text(str(number))
+
+    def read_aedat4(path: str) -> np.ndarray:  # type: ignore[type-arg]
+        fields = [("t", np.uint64), ("x", np.uint16), ("y", np.uint16), ("on", bool)]
+        number = int(Path(path).read_text())
+        if number == 99:
+            raise Exception("there are no events in the AEDAT file")
+        return np.array([(10, number, 3, True), (20, 127, 0, False)], dtype=fields)
+
+    monkeypatch.setitem(sys.modules, "tonic", types.ModuleType("tonic"))
+    monkeypatch.setitem(sys.modules, "tonic.io", types.SimpleNamespace(read_aedat4=read_aedat4))
+    train, test = (load("cifar10-dvs", part, tmp_path, frames=Frames(2)) for part in ("train", "test"))
+    assert (len(train), len(test), test.whole) == (36, 4, 1000)
+    assert test.labels.tolist() == [3, 3, 9, 9]
+    seen = [
+        x[:, 0].nonzero()[0].tolist()
+        for x in (data[[n]][0] for data in (train, test) for n in range(len(data)))
+    ]
+    assert sorted(place[3] for place in seen) == sorted(2 * list(range(20)))
+    assert all(place[:3] == [0, 1, 3] for place in seen)
+    (tmp_path / "CIFAR10DVS" / "cat" / "00.aedat4").write_text("99")
+    with pytest.raises(DataNotFound, match=r"00\.aedat4 is damaged: there are no events"):
+        for part in ("train", "test"):
+            load("cifar10-dvs", part, tmp_path)
 
 
 # --- the simulated camera ---
