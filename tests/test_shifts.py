@@ -68,9 +68,8 @@ def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: o
     program = SpikingNetwork([linear, IF(), nn.Linear(9, 2)], 4, "membrane", "spikes").freeze()
     for shift in (SpikeShift(1, 1), SpikeShift(1, 3), SpikeShift(2, 2), SpikeShift(3, 8)):
         source = ShiftedSpikes(x0, shift, ranking)
-        bounds = [
-            make(program.stages[0].operators, arithmetic) for make in (source.currents, source.cumulative)
-        ]
+        drive = (program.stages[0].operators, arithmetic)
+        bounds = [source.currents(*drive), source.charge(*drive).sums]
         least, most = (torch.full((2, 4, 256, 9), sign * 99.0) for sign in (1, -1))
         for x in shift.enumerate(x0):
             current = x @ weight.T
