@@ -32,10 +32,13 @@ class Journal:
 
     def add(self, results: Sequence[SampleResult]) -> None:
         """Write a line for each, and hand them to the operating system at once."""
-        self._file.write(self._start + written(results).encode())
-        self._file.flush()
-        self._start = b""
-        self.learn(results)
+        content = self._start + written(results).encode()
+        try:
+            self._file.write(content)
+            self._file.flush()
+        finally:  # Ctrl-C may come when they are in the file already
+            self._start = b""
+            self.learn(results)
 
     def learn(self, results: Iterable[SampleResult]) -> None:
         """Take samples as done that are written elsewhere."""

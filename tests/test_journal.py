@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from certsnn.errors import UserError
-from certsnn.journal import journal
+from certsnn.journal import Journal, journal
 from certsnn.verification import SampleResult
 
 HEADER: dict[str, Any] = {
@@ -51,6 +52,18 @@ def test_lines_are_in_the_file_as_soon_as_they_are_added(tmp_path: Path) -> None
             book.add(SAMPLES[count - 1 : count])
             assert path.read_bytes().count(b"\n") == 1 + count
             assert len(book.done) == count
+
+
+def test_ctrl_c_while_lines_are_written_loses_none_of_them() -> None:
+    class Interrupted(BytesIO):
+        def flush(self) -> None:
+            raise KeyboardInterrupt
+
+    file = Interrupted()
+    book = Journal({}, file, b"header\n")
+    with pytest.raises(KeyboardInterrupt):
+        book.add(SAMPLES[:1])
+    assert len(book.done) == 1 == file.getvalue().count(b"\n") - 1
 
 
 def test_wherever_the_file_is_cut_it_can_be_gone_on_with(tmp_path: Path) -> None:
