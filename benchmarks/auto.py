@@ -90,10 +90,15 @@ def table(rows: list[Row]) -> str:
             str(r["tried"]),
             str(r["certified"]),
             str(r["by_search"]),
-            f"{r['median_seconds']:.1f} / {r['largest_seconds']:.1f}",
+            f"{r['median_seconds']:.1f} / {shown(r['largest_seconds'])}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def shown(seconds: float | None) -> str:
+    """A dash where the run was paused, and its longest time says nothing."""
+    return "-" if seconds is None else f"{seconds:.1f}"
 
 
 def main(root: str, reach: float, names: list[str]) -> None:
