@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certsnn.affine import as_affine, fold
+from certsnn.affine import apply_chain, as_affine, fold
 from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.ibp import margins
@@ -33,7 +33,7 @@ from certsnn.errors import ConfigError, UserError
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import strictly_correct, train_chain
-from certsnn.train.averaging import Average
+from certsnn.train.averaging import Average, copied
 from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed
@@ -68,9 +68,7 @@ def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tenso
         frames, operators = train_chain(layers, x[None])
         return frames[0], operators
     operators = fold([as_affine(layer) for layer in layers])
-    for operator in operators:
-        x = operator.apply(x)
-    return x, operators
+    return apply_chain(operators, x), operators
 
 
 @torch.no_grad()
@@ -118,14 +116,14 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
             nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
             optimizer.step()
             average.update(network.state_dict(), training.averaging, now)
-        own = {key: value.clone() for key, value in network.state_dict().items()}
+        own = copied(network.state_dict())
         network.load_state_dict(average.tensors)
         score = errors(network, validation, threat)
         network.load_state_dict(own)
         if epoch + 1 >= min(objective.settled(training.epochs), training.epochs) and (
             best is None or score <= best
         ):
-            best, kept = score, Average(average.tensors).tensors
+            best, kept = score, copied(average.tensors)
         done = f"epoch {epoch + 1}/{training.epochs}"
         print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)
     seconds = time.perf_counter() - begun

@@ -13,7 +13,6 @@ which gradients flow to all processes. Collectives are torch.distributed's, set 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,11 +33,6 @@ from certsnn.errors import UserError
 PATIENCE = timedelta(days=30)
 """How long a process waits for another one. Shares of a verification can differ by hours; a process that
 died is noticed at once, by its closed connection or by the launcher."""
-
-
-RELEASE = 1.0
-"""Seconds in which gloo's threads let go of the last exchange's tensors. They need the interpreter for that:
-one that comes after its end aborts a process whose work is done."""
 
 
 class ProcessLost(UserError):
@@ -308,7 +302,6 @@ def launched(device: str) -> Iterator[Processes]:
         raise
     processes.others("")
     dist.destroy_process_group()
-    time.sleep(RELEASE)
 
 
 def _joined(device: str) -> Several:

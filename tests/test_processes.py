@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 from command_line import lines
-from together import CASES, Stop, Stopping, flat, heed_ctrl_c, said, trained, two
+from monitors import Stop
+from together import CASES, Stopping, flat, heed_ctrl_c, said, trained, two
 
 from certsnn import launch
 from certsnn.cli import main

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from monitors import Stop, StopAfter
 from torch import nn
 
 from certsnn.bounds import bind, margin_bounds
@@ -27,7 +28,7 @@ from certsnn.train.adversarial import Adversarial, ascend
 from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import TrainingConfig
 from certsnn.train.initialisation import ConstantWidth
-from certsnn.train.loop import Monitor, Row, Silent, Task, train
+from certsnn.train.loop import Monitor, Silent, Task, train
 from certsnn.train.margins import CrownMargins, IntervalMargins
 from certsnn.train.objectives import Natural, Objective, Samples
 from certsnn.train.regularisers import L1, FiringRate, Tightness
@@ -46,31 +47,6 @@ def task_of(threat=LinfBall(0.02), encoding=None) -> Task:  # noqa: B008
 
 
 SETTINGS = TrainingConfig(Certified(Ramp(0, 1)), epochs=4, batch_size=60, learning_rate=LearningRate(5e-3))
-
-
-class Stop(Exception):
-    """Ends a run from within, as a kill would."""
-
-
-class StopAfter(Monitor):
-    """Ends the run in the middle of things, before batch number ``batches`` + 1 is counted."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def started(self, epochs: int, batches: int, epoch: int) -> None:
-        self.begun_at = epoch
-
-    def batch_done(self) -> None:
-        if self.batches == 0:
-            raise Stop
-        self.batches -= 1
-
-    def epoch_done(self, row: Row) -> None:
-        return None
-
-    def warn(self, message: str) -> None:
-        return None
 
 
 def weights(network: SpikingNetwork) -> torch.Tensor:

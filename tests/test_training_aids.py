@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from monitors import Stop, StopAfter
 from torch import nn
 
 from certsnn.architectures import build
@@ -28,7 +29,7 @@ from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.companions import AttackLoss
 from certsnn.train.config import TrainingConfig
 from certsnn.train.initialisation import Calibrated, ConstantWidth
-from certsnn.train.loop import Monitor, Task, train
+from certsnn.train.loop import Task, train
 from certsnn.train.objectives import Samples
 from certsnn.train.regions import SmallBoxes, Whole
 from certsnn.train.schedules import LearningRate, Moment, Ramp
@@ -231,27 +232,6 @@ class TestAveraging:
             make()
 
 
-class StopAfter(Monitor):
-    """Ends the run after so many batches, as a kill would."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def started(self, epochs: int, batches: int, epoch: int) -> None:
-        return None
-
-    def batch_done(self) -> None:
-        if self.batches == 0:
-            raise KeyboardInterrupt
-        self.batches -= 1
-
-    def epoch_done(self, row) -> None:
-        return None
-
-    def warn(self, message: str) -> None:
-        return None
-
-
 class TestLoop:
     def settings(self, averaging: Averaging) -> TrainingConfig:
         return TrainingConfig(
@@ -281,7 +261,7 @@ class TestLoop:
         states = []
         for folder in ("whole", "parts"):
             if folder == "parts":
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(Stop):
                     train(
                         network_of(norm="batch"),
                         self.task(),

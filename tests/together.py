@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monitors import Stop
 from torch import nn
 
+from certsnn import launch
 from certsnn.data.digits import digits
 from certsnn.errors import UserError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
@@ -34,10 +36,6 @@ from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import Monitor, Row, Task, train
 from certsnn.train.regularisers import FiringRate, Tightness
 from certsnn.train.schedules import Ramp
-
-
-class Stop(Exception):
-    """Ends a training in its second epoch."""
 
 
 class Stopping(Monitor):
@@ -199,3 +197,4 @@ if __name__ == "__main__":
         command_that_fails(sys.argv[2:])
     else:
         all_cases(Path(sys.argv[1]))
+        launch.ended(0)

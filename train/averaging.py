@@ -80,6 +80,11 @@ class SWA(Averaging):
         return 1.0 if moment.epoch < self.start * moment.epochs else 1 / (updates + 1)
 
 
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now, which later steps leave alone."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
 @final
 class Average:
     """A running average of a network's state: ``tensors`` by name, and how many ``updates`` it has seen.
@@ -88,7 +93,7 @@ class Average:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], updates: int = 0) -> None:
-        self.tensors = {name: value.detach().clone() for name, value in tensors.items()}
+        self.tensors = copied(tensors)
         self.updates = updates
 
     @torch.no_grad()

@@ -91,7 +91,8 @@ class Calibrated(Initialisation):
             hidden.weighted.weight.mul_(self.spread * threshold / deviation)
             if hidden.weighted.bias is None:
                 continue
-            low, high = -4 * self.spread * threshold - threshold, 4 * self.spread * threshold + threshold
+            high = 4 * self.spread * threshold + threshold
+            low = -high
             start = hidden.weighted.bias.clone()
             for _ in range(10):
                 middle = (low + high) / 2

@@ -25,7 +25,7 @@ from certsnn.inputsets import Threat
 from certsnn.journal import read_lines, written
 from certsnn.networks import SpikingNetwork
 from certsnn.processes import Alone, Processes, mean_figures, sharing
-from certsnn.train.averaging import Average
+from certsnn.train.averaging import Average, copied
 from certsnn.train.checkpoint import (
     Checkpoint,
     load_latest,
@@ -193,7 +193,7 @@ def train(
         score = (found.verified_error, found.clean_error)
         # On a tie the later epoch wins: it has trained longer, at a lower rate.
         if settled and (progress.best is None or score <= progress.best):
-            progress.best, best = score, Average(average.tensors).tensors
+            progress.best, best = score, copied(average.tensors)
         row = {"epoch": progress.epoch, "seconds": round(progress.seconds, 2)}
         row |= {f"train_{name}": value for name, value in figures.items()}
         row |= {"clean_error": found.clean_error, "verified_error": found.verified_error}
@@ -210,7 +210,7 @@ def train(
 @contextmanager
 def _holding(network: SpikingNetwork, average: Average) -> Iterator[None]:
     """The network with the averaged weights while the block runs, then with its own."""
-    own = _weights(network)
+    own = copied(network.state_dict())
     network.load_state_dict(average.tensors)
     try:
         yield
@@ -257,10 +257,6 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 
-def _weights(network: SpikingNetwork) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
 def _checkpoint(
     network: SpikingNetwork,
     optimizer: torch.optim.Optimizer,
@@ -270,7 +266,7 @@ def _checkpoint(
     identity: dict[str, Any],
 ) -> Checkpoint:
     slots, groups = pack_optimizer(optimizer)
-    tensors = {f"network.{name}": value for name, value in _weights(network).items()}
+    tensors = {f"network.{name}": value for name, value in copied(network.state_dict()).items()}
     tensors |= {f"best.{name}": value for name, value in best.items()} | slots
     tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -300,7 +296,7 @@ def _resumed(
     for message in refused:
         monitor.warn(f"{message}; going on from the checkpoint before it")
     if checkpoint is None:
-        return Progress(), _weights(network), Average(network.state_dict())
+        return Progress(), copied(network.state_dict()), Average(network.state_dict())
     facts, tensors = checkpoint.facts, checkpoint.tensors
     if facts["identity"] != identity:
         raise CheckpointError(

@@ -78,9 +78,7 @@ class GreedyFlips(Attack):
     def _best(self, victim: Victim, x: Tensor, gain: Tensor, possible: Tensor, turn: int) -> Tensor:
         """x with the best one of the possible flips; x itself where there is none."""
         places, real = best_places(victim, gain, possible, self.candidates, self.seed, turn)
-        members = flipped(victim, x, places, real)
-        gaps = victim.measure(members, self.memory).masked_fill(~real, torch.inf)
-        return members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
+        return nearest(victim, flipped(victim, x, places, real), real, self.memory)
 
     def _reduce(self, victim: Victim) -> None:
         """Undo flips of the broken samples, one at a time, as long as they stay broken."""
@@ -99,6 +97,15 @@ class GreedyFlips(Attack):
             _, x = victim.broken()
             if torch.equal(x, before):
                 return
+
+
+def nearest(victim: Victim, members: Tensor, real: Tensor, memory: int) -> Tensor:
+    """Of the members ``[C, *x.shape]`` that are real ``[C, B]``, each sample's nearest to the goal.
+
+    Measured by forward passes, whose activations may take so many bytes of memory.
+    """
+    gaps = victim.measure(members, memory).masked_fill(~real, torch.inf)
+    return members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
 
 
 def best_places(

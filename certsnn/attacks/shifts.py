@@ -10,6 +10,7 @@ from torch import Tensor
 
 from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.gradients import with_surrogate
+from certsnn.attacks.greedy import nearest
 from certsnn.attacks.losses import Loss, Margin
 from certsnn.attacks.settings import check_count
 from certsnn.attacks.victim import MEMORY, Victim
@@ -64,8 +65,7 @@ class GreedyShifts(Attack):
             if not len(victim):
                 return
             members, real = self._moved(victim, x, barred, last, turn)
-            gaps = victim.measure(members, self.memory).masked_fill(~real, torch.inf)
-            best = members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
+            best = nearest(victim, members, real, self.memory)
             if torch.equal(best, x):
                 return
             last = best != x

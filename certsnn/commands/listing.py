@@ -22,7 +22,7 @@ def models() -> int:
     if rows:
         Console().print(rows_table(columns, rows))
         print("Clean and verified errors on the whole test set, rounding covered; those of auto are upper")
-        print("bounds: it was run where s-ibp failed by little (docs/results.md).")
+        print("bounds: it was run where s-ibp failed by little (benchmarks/results/auto.md).")
     else:
         print("No pretrained models are installed.")
     return DONE
