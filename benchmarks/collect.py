@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from certsnn.configuration import override
+from certsnn.configuration import override, read_config
 from certsnn.files import replacing, write_text
 from certsnn.models import MODEL, load_model, save_model
 
@@ -81,11 +81,29 @@ def errors() -> None:
         save_model(path, model)
 
 
-def twins() -> dict[str, dict[str, Any]]:
-    """The ReLU twins by the name of the run that they go with; of several, the last."""
+def twins() -> dict[str, list[dict[str, Any]]]:
+    """The ReLU twins by what a run shares with them (`shared`); of one seed, the last."""
     path = RESULTS / "relu.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {row["name"]: row for row in rows}
+    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(line)
+        _, text = read_config(ROOT / "configs" / row["config"], row["flags"])
+        found[shared(yaml.safe_load(text))][row["seed"]] = row
+    return {key: list(by_seed.values()) for key, by_seed in found.items()}
+
+
+def shared(config: dict[str, Any]) -> str:
+    """Of a config, what a network shares with its ReLU twin: all but the seed and what only spikes have."""
+    older = {**config, "network": {"norm": "none", **config["network"]}}  # norm was not yet a key then
+    config = yaml.safe_load(override(yaml.safe_dump(older), LOCAL)[1])
+    network = {name: config["network"][name] for name in ("architecture", "norm")}
+    data = {name: config["data"][name] for name in ("name", "validation", "encoding")}
+    training = {name: value for name, value in config["training"].items() if name != "initialisation"}
+    objective = training["objective"]
+    arguments = {n: v for n, v in objective.get("init_args", {}).items() if n not in ("surrogate", "steps")}
+    training["objective"] = {**objective, "init_args": arguments}
+    parts = {"data": data, "network": network, "threat": config["threat"], "training": training}
+    return json.dumps(parts, sort_keys=True)
 
 
 def curves() -> None:
@@ -150,7 +168,7 @@ def table() -> str:
             _spread([row["summary"]["clean_error"] for row in rows]),
             _spread([row["summary"]["verified_error"] for row in rows]),
             f"{mean(row['training']['training_seconds'] for row in rows) / 60:.1f}",
-            _beside([twin[row["name"]] for row in rows if row["name"] in twin]),
+            _beside(twin.get(shared(config), [])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

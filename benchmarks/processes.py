@@ -5,7 +5,8 @@
 Each round trains the same batches with one process and with two, each of its own start, in turn; a figure is
 the median over rounds of the samples a second that a whole step (forward, bounds, backward, exchange, Adam)
 takes, start and first steps left out. The global batch is the same in both, so a process of two has half of
-it. Random images in MNIST's shape, IF, T = 4, LinfBall(0.1), S-IBP. For a machine with nothing else to do.
+it; half of 256 is what configs give one process. Random images in MNIST's shape, IF, T = 4, LinfBall(0.1),
+S-IBP. For a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -36,10 +38,10 @@ from certsnn.train.schedules import Moment, Ramp
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"fc, 784-512-512-10": "wide-fc", "small CNN": "small-cnn"}
-BATCH, STEPS, WARM_UP = 128, 20, 4
+BATCHES, STEPS, WARM_UP = (128, 256), 20, 4
 
 
-def samples_per_second(name: str, processes: Processes) -> float:
+def samples_per_second(name: str, batch: int, processes: Processes) -> float:
     """Of training steps on one batch after another, the median over `STEPS`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -47,11 +49,11 @@ def samples_per_second(name: str, processes: Processes) -> float:
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)
     objective = Certified(Ramp(0, 0))
-    share = processes.share(BATCH)
+    share = processes.share(batch)
     seconds = []
     for _ in range(WARM_UP + STEPS):
-        x, y = torch.rand(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
-        held = Samples(x[share.held], y[share.held], torch.arange(BATCH)[share.held])
+        x, y = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
+        held = Samples(x[share.held], y[share.held], torch.arange(batch)[share.held])
         processes.others("")  # both begin at once
         begun = time.perf_counter()
         with sharing(processes, share):
@@ -62,18 +64,18 @@ def samples_per_second(name: str, processes: Processes) -> float:
         nn.utils.clip_grad_norm_(trained, 8.0)
         optimizer.step()
         seconds.append(time.perf_counter() - begun)
-    return BATCH / statistics.median(seconds[WARM_UP:])
+    return batch / statistics.median(seconds[WARM_UP:])
 
 
-def print_samples_per_second(name: str) -> None:
+def print_samples_per_second(name: str, batch: int) -> None:
     """In each process; the first one prints."""
     with launched("cpu") as processes:
-        rate = samples_per_second(name, processes)
+        rate = samples_per_second(name, batch, processes)
         processes.once(lambda: print(rate, flush=True))
     os._exit(0)  # as certsnn.launch.ended
 
 
-def measured(name: str, count: int) -> float:
+def measured(name: str, batch: int, count: int) -> float:
     """Samples a second of so many new processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -86,7 +88,7 @@ def measured(name: str, count: int) -> float:
     }
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, "--measure", name],
+            [sys.executable, __file__, "--measure", name, str(batch)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
@@ -100,17 +102,18 @@ def measured(name: str, count: int) -> float:
 
 
 def main(rounds: int) -> None:
-    found: dict[str, dict[int, list[float]]] = {title: {1: [], 2: []} for title in NETWORKS}
+    found: dict[str, dict[int, list[float]]] = {
+        f"{title}, batch {batch}": {1: [], 2: []} for title in NETWORKS for batch in BATCHES
+    }
     for _ in range(rounds):
-        for title, name in NETWORKS.items():
-            for count, rates in found[title].items():
-                rates.append(measured(name, count))
+        for (name, batch), rates in zip(product(NETWORKS.values(), BATCHES), found.values(), strict=True):
+            for count in rates:
+                rates[count].append(measured(name, batch, count))
     medians = {
         title: {str(count): statistics.median(rates) for count, rates in by_count.items()}
         for title, by_count in found.items()
     }
     setting = {
-        "batch": BATCH,
         "threads of each process": 1,
         "rounds": rounds,
         "steps": STEPS,
@@ -130,7 +133,7 @@ def main(rounds: int) -> None:
 def table(setting: dict[str, object], medians: dict[str, dict[str, float]]) -> str:
     lines = [
         f"# Certified training in two processes\n\n{setting}\n",
-        "| network | one process (samples/s) | two processes (samples/s) | ratio |",
+        "| network, batch of both together | one process (samples/s) | two processes (samples/s) | ratio |",
         "|---|---|---|---|",
     ]
     for title, rates in medians.items():
@@ -141,6 +144,6 @@ def table(setting: dict[str, object], medians: dict[str, dict[str, float]]) -> s
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
-        print_samples_per_second(sys.argv[2])
+        print_samples_per_second(sys.argv[2], int(sys.argv[3]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
