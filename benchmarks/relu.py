@@ -37,6 +37,7 @@ from certsnn.train.averaging import Average, copied
 from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed
+from certsnn.train.objectives import mixed
 from certsnn.train.regularisers import L1
 from certsnn.train.schedules import Moment
 
@@ -107,8 +108,8 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate(now)
             logits, margin = bounds(network, x, y, threat.scaled(objective.size * share).box(x))
-            kappa = 1 - (1 - objective.kappa_end) * share
-            loss = kappa * F.cross_entropy(logits, y) + (1 - kappa) * robust_cross_entropy(margin)
+            robust = robust_cross_entropy(margin)
+            loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
             if l1:
                 loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
             optimizer.zero_grad()

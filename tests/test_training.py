@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,18 @@ class TestSchedules:
     def test_nonsense_is_refused(self, make) -> None:
         with pytest.raises(ValueError, match=">"):
             make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"kappa_end": 1.5}, r"kappa_end must lie in \[0, 1\]"),
+    ],
+)
+def test_adversarial_refuses_nonsense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Adversarial(**arguments)
 
 
 class TestObjectives:

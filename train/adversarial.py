@@ -14,7 +14,7 @@ from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.processes import batch_max, batch_mean
-from certsnn.train.objectives import Objective, Samples, Terms, error_rate
+from certsnn.train.objectives import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.schedules import Moment, Ramp
 
 
@@ -70,6 +70,12 @@ class Adversarial(Objective):
     step_size: float = 0.25
     kappa_end: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if not 0 <= self.kappa_end <= 1:
+            raise ValueError(f"kappa_end must lie in [0, 1], got {self.kappa_end}")
+
     def settled(self, epochs: int) -> float:
         return self.ramp.end(epochs)
 
@@ -81,8 +87,7 @@ class Adversarial(Objective):
         if share == 0:
             return Terms(clean, {"loss": clean.detach(), "error": error_rate(clean_logits, samples.y)})
         logits = network(ascend(network, x0, samples.y, input_set, self.iterations, self.step_size))
-        kappa = 1 - (1 - self.kappa_end) * share
-        loss = kappa * clean + (1 - kappa) * F.cross_entropy(logits, samples.y)
+        loss = mixed(clean, F.cross_entropy(logits, samples.y), self.kappa_end, share)
         figures = {
             "loss": loss.detach(),
             "error": error_rate(clean_logits, samples.y),

@@ -28,7 +28,7 @@ from certsnn.networks import SpikingNetwork
 from certsnn.train.bound_surrogates import BoundSurrogate, Own
 from certsnn.train.companions import CleanLoss, Companion
 from certsnn.train.margins import IntervalMargins, MarginBound, shortened
-from certsnn.train.objectives import Objective, Samples, Terms, error_rate
+from certsnn.train.objectives import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.regions import Region, Whole
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Moment, Ramp
@@ -88,8 +88,7 @@ class Certified(Objective):
         centre, region = self.region(program, samples, grown, x0, input_set)
         bounded = self.surrogate(program, share)
         margins, layers = self.bound(Problem(bounded, centre, samples.y, region, PLAIN), share)
-        kappa = 1 - (1 - self.kappa_end) * share
-        loss = kappa * companion + (1 - kappa) * robust_cross_entropy(margins)
+        loss = mixed(companion, robust_cross_entropy(margins), self.kappa_end, share)
         for regulariser in self.regularisers:
             loss = loss + regulariser.penalty(network, layers, share)
         figures |= {

@@ -50,6 +50,12 @@ def error_rate(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.detach().argmax(1) != y).float().mean()
 
 
+def mixed(clean: Tensor, robust: Tensor, kappa_end: float, share: float) -> Tensor:
+    """``kappa * clean + (1 - kappa) * robust``; kappa falls from 1 to kappa_end as the ramp's share rises."""
+    kappa = 1 - (1 - kappa_end) * share
+    return kappa * clean + (1 - kappa) * robust
+
+
 @final
 @dataclass(frozen=True)
 class Natural(Objective):
