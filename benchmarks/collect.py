@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from certsnn.configuration import override, read_config
+from certsnn.configuration import override
 from certsnn.files import replacing, write_text
 from certsnn.models import MODEL, load_model, save_model
 
@@ -87,8 +87,7 @@ def twins() -> dict[str, list[dict[str, Any]]]:
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(line)
-        _, text = read_config(ROOT / "configs" / row["config"], row["flags"])
-        found[shared(yaml.safe_load(text))][row["seed"]] = row
+        found[shared(row["settings"])][row["seed"]] = row
     return {key: list(by_seed.values()) for key, by_seed in found.items()}
 
 

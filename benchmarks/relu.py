@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from certsnn.affine import apply_chain, as_affine, fold
 from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.ibp import margins
-from certsnn.configuration import read_config
+from certsnn.configuration import override, read_config
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError, UserError
 from certsnn.files import write_text
@@ -86,7 +87,7 @@ def errors(network: nn.Sequential, data: LabelledDataset, threat: LinfBall) -> t
 
 
 def main(root: str, config_file: str, name: str, *flags: str) -> None:
-    config, _ = read_config(config_file, [*flags, f"--data.root={root}"])
+    config, text = read_config(config_file, [*flags, f"--data.root={root}"])
     training, objective, threat = config.training, config.training.objective, config.threat
     if not isinstance(objective, Certified) or not isinstance(threat, LinfBall):
         raise ConfigError("the twin needs the objective Certified and the threat LinfBall")
@@ -143,6 +144,7 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "settings": yaml.safe_load(override(text, ["--data.root=null"])[1]),
     }
     before = RESULTS.read_text() if RESULTS.exists() else ""
     write_text(RESULTS, before + json.dumps(row) + "\n")
