@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -91,7 +91,7 @@ class Judging:
 
     doing: str
     judge: Judge
-    depends: Mapping[str, Any]
+    depends: dict[str, Any]
     cascade: Sequence[str]
 
 
