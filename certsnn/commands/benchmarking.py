@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from certsnn.attacks import G2S, RSF, Attack
 from certsnn.bounds.cascade import stages
@@ -18,7 +20,6 @@ from certsnn.commands.evaluating import Judging, Outputs, Suite, examined
 from certsnn.commands.training import trained
 from certsnn.commands.verifying import verified, write_json
 from certsnn.configuration import read_config
-from certsnn.console import rows_table
 from certsnn.errors import UserError
 from certsnn.evaluation import UNSOUND, Judge
 from certsnn.files import write_text
@@ -265,9 +266,20 @@ def show(rows: Sequence[BenchRow | NotRun], setting: Setting, screen: Console, t
     head = heading(rows, setting.how)
     missing = [str(row) for row in rows if isinstance(row, NotRun)]
     screen.print(head, highlight=False)
-    screen.print(rows_table(COLUMNS, lines(rows)))
+    screen.print(screen_table(rows))
     for line in missing:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     if table_to is not None:
         notes = "".join(f"\n{line}\n" for line in missing)
         write_text(table_to, f"{head}\n\n{markdown(COLUMNS, lines(rows))}{notes}")
+
+
+def screen_table(rows: Sequence[BenchRow | NotRun]) -> Table:
+    """The table for a terminal: names are wrapped, figures are not, each seed's stands below the mean."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column(COLUMNS[0], overflow="fold")
+    for column in COLUMNS[1:]:
+        table.add_column(column, no_wrap=True)
+    for name, *figures in lines(rows):
+        table.add_row(name, *(figure.replace(" ", "\n") for figure in figures))
+    return table
