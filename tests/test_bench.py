@@ -294,10 +294,13 @@ def test_refused(finished: Path, configs: Path, tmp_path: Path, capsys: pytest.C
     assert "attacked is 70 there and 1000 here" in kept(*QUICK)
     assert "attacks is " in kept(*attacked)
     row = tmp_path / "natural-s0" / "bench.json"
+    other_row = finished / "certified-s0" / "bench.json"
     row.parent.mkdir()
-    for content in ("", "[]", "{}", '{"config_name": 3}'):
+    row.write_bytes(other_row.read_bytes())
+    assert "is a row of another config. Remove it" in said(natural)
+    for content in ("", "[]", "{}", '{"config_name": 3}', '{"config_name": "a", "seed": 0, "not_run": ""}'):
         row.write_text(content)
-        assert "is not a row of `certsnn bench`; remove it" in said(natural)
+        assert "is not a row of `certsnn bench`. Remove it" in said(natural)
 
 
 def test_several_processes_are_refused(

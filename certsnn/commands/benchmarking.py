@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -105,29 +106,18 @@ def bench(
     stages(examination.setting.method)  # raises for an unknown one
     examination.suite.chosen  # noqa: B018 (raises for what is no attack)
     entries = planned(configs, overrides, seeds, runs)
-    known = [finished_row(entry, examination) for entry in entries]
+    before = [finished_row(entry, examination) for entry in entries]
     screen = Console(stderr=True)
     found: list[dict[str, Any]] = []
-    for number, (entry, row) in enumerate(zip(entries, known, strict=True)):
-        place = f"{entry.folder} ({number + 1} of {len(entries)})"
-        if row is not None:
-            screen.print(f"{place}: done before", highlight=False, soft_wrap=True)
-            found.append(row)
-            continue
-        screen.print(place, highlight=False, soft_wrap=True)
+    for entry, done in zip(entries, before, strict=True):
+        place = f"{entry.folder} ({len(found) + 1} of {len(entries)})"
+        screen.print(place if done is None else f"{place}: done before", highlight=False, soft_wrap=True)
         try:
-            found.append(computed(entry, overrides, examination))
+            found.append(attempted(entry, overrides, examination, screen) if done is None else done)
         except KeyboardInterrupt:
-            done = f"{number} of {len(entries)} rows are done, the same command goes on from there"
-            raise KeyboardInterrupt(f"stopped at {entry.folder.name}; {done}") from None
-        except (UserError, ValueError, FloatingPointError) as error:
-            missing = NotRun(entry.source.stem, entry.config.seed, " ".join(str(error).split()))
-            screen.print(f"certsnn: {missing}", style="yellow", markup=False, soft_wrap=True)
-            found.append(missing.as_dict())
-    rows = [
-        NotRun(row["config_name"], row["seed"], row["not_run"]) if "not_run" in row else row_from(row)
-        for row in found
-    ]
+            rows_done = f"{len(found)} of {len(entries)} rows are done, the same command goes on from there"
+            raise KeyboardInterrupt(f"stopped at {entry.folder.name}; {rows_done}") from None
+    rows = [row_from(values) for values in found]
     show(rows, examination.setting, Console(stderr=json_to == "-"), table_to)
     if json_to is not None:
         write_json(json_to, {"rows": found})
@@ -173,14 +163,17 @@ def finished_row(entry: Entry, examination: Examination) -> dict[str, Any] | Non
     path = entry.folder / BENCH
     if not path.exists():
         return None
+    advice = (
+        "Remove it to compute the row anew (the trained network stays), or name another folder with --runs"
+    )
     try:
         row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         row_from(row)
-        there = dict(row["examination"])
+        config, there = row["config"], dict(row["examination"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a row of `certsnn bench`; remove it to compute the row anew"
-        ) from error
+        raise UserError(f"{path} is not a row of `certsnn bench`. {advice}") from error
+    if config != yaml.safe_load(entry.text):
+        raise UserError(f"{path} is a row of another config. {advice}")
     here = examination.identity
     differ = [name for name in here if there.get(name) != here[name]]
     if differ:
@@ -188,11 +181,20 @@ def finished_row(entry: Entry, examination: Examination) -> dict[str, Any] | Non
             f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here[name])} here"
             for name in differ
         )
-        raise UserError(
-            f"{path} is a row of another examination: {how}. Remove it to compute the row anew (the trained "
-            "network stays), or name another folder with --runs"
-        )
+        raise UserError(f"{path} is a row of another examination: {how}. {advice}")
     return row
+
+
+def attempted(
+    entry: Entry, overrides: Sequence[str], examination: Examination, screen: Console
+) -> dict[str, Any]:
+    """The row, or why it can't be computed; what one command would end with, is no end of the others here."""
+    try:
+        return computed(entry, overrides, examination)
+    except (UserError, ValueError, FloatingPointError) as error:
+        missing = NotRun(entry.source.stem, entry.config.seed, " ".join(str(error).split()))
+        screen.print(f"certsnn: {missing}", style="yellow", markup=False, soft_wrap=True)
+        return missing.as_dict()
 
 
 def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -
     samples = [entry.folder / name for name in (VERIFIED, ATTACKED)]
     with kept(samples[0], identity(model, entry.text, test) | setting.identity, setting.processes) as book:
         facts, results = verified(model, config, entry.text, test, setting, book)
-    judging = Judging("attacking", known(results), setting.identity, [])
+    judging = Judging("attacking", looked_up(results), setting.identity, [])
     outputs = Outputs(results=samples[1], evidence=examination.evidence)
     report = examined(work, work, setting, attacks, outputs, judging)
     flags = [*overrides, *examination.flags]
@@ -230,7 +232,7 @@ def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -
     return row
 
 
-def known(results: Sequence[SampleResult]) -> Judge:
+def looked_up(results: Sequence[SampleResult]) -> Judge:
     """A judge that looks results up, so that nothing is bounded twice."""
     by_index = {result.index: result for result in results}
 

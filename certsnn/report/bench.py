@@ -56,8 +56,10 @@ class NotRun:
         return {"config_name": self.config, "seed": self.seed, "not_run": self.reason}
 
 
-def row_from(values: Mapping[str, Any]) -> BenchRow:
+def row_from(values: Mapping[str, Any]) -> BenchRow | NotRun:
     """A row from its JSON; raises KeyError or TypeError if it is none."""
+    if "not_run" in values:
+        return NotRun(values["config_name"], values["seed"], values["not_run"])
     attacked = values["attacked"]
     papers = attacked["papers"]
     return BenchRow(
