@@ -19,6 +19,7 @@ from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import yaml
 
@@ -83,21 +84,28 @@ class Group:
 
 
 def log(run: Path, configs: Path = CONFIGS, rows: Path = ROWS) -> None:
-    """Put a run's row on record.
+    """Put a run's row on record; raises ValueError as `checked`."""
+    row = json.loads((run / "bench.json").read_text())
+    name = row["config_name"]
+    row["config"] = yaml.safe_load(checked(row, configs))
+    row["command"] = portable(row["command"], name)
+    write_text(rows / f"{name}-s{row['seed']}.json", json.dumps(row, indent=2) + "\n")
+
+
+def checked(row: Mapping[str, Any], configs: Path) -> str:
+    """A row's config as YAML, less local paths.
 
     Raises:
-        ValueError: if it is not of a config as it stands in the folder of configs.
+        ValueError: if it is not the config as it stands in the folder of configs.
     """
-    row = json.loads((run / "bench.json").read_text())
-    name, seed = row["config_name"], row["seed"]
     local = [f"{key}={value}" for key, value in zip(LOCAL, ("null", "false"), strict=True)]
     config, text = override(yaml.safe_dump(row["config"], sort_keys=False), local)
-    wanted, _ = read_config(configs / f"{name}.yaml", [*local, f"--seed={seed}"])
-    if config != wanted:
-        raise ValueError(f"{run} was trained by another config than {configs / name}.yaml is")
-    row["config"] = yaml.safe_load(text)
-    row["command"] = portable(row["command"], name)
-    write_text(rows / f"{name}-s{seed}.json", json.dumps(row, indent=2) + "\n")
+    path = configs / f"{row['config_name']}.yaml"
+    if config != read_config(path, [*local, f"--seed={row['seed']}"])[0]:
+        raise ValueError(
+            f"{path} has changed, or the run was shortened: train {path.stem}-s{row['seed']} again"
+        )
+    return text
 
 
 def portable(command: str, name: str) -> str:
@@ -113,10 +121,13 @@ def portable(command: str, name: str) -> str:
     return shlex.join(kept)
 
 
-def recorded(name: str, rows: Path, reasons: Mapping[str, str]) -> list[BenchRow | NotRun]:
-    """The rows of a config, by seed; one that is not run where there are none."""
-    paths = rows.glob(f"{name}-s[0-9]*.json")
-    found: list[BenchRow | NotRun] = [row_from(json.loads(path.read_text())) for path in paths]
+def recorded(name: str, configs: Path, rows: Path, reasons: Mapping[str, str]) -> list[BenchRow | NotRun]:
+    """The rows of a config, by seed; one that is not run where there are none. Raises as `checked`."""
+    found: list[BenchRow | NotRun] = []
+    for path in rows.glob(f"{name}-s[0-9]*.json"):
+        row = json.loads(path.read_text())
+        checked(row, configs)
+        found.append(row_from(row))
     if found:
         return sorted(found, key=lambda row: row.seed)
     reason = next((why for pattern, why in reasons.items() if fnmatch(name, pattern)), "not run yet")
@@ -134,7 +145,7 @@ def groups(configs: Path = CONFIGS, rows: Path = ROWS) -> list[Group]:
         config, _ = read_config(configs / f"{name}-{TRAININGS[0]}.yaml")
         network = f"{config.network.architecture}, T = {config.steps}"
         title = f"{config.data.name}, {network}, {config.threat.describe()}"
-        on_record = {how: recorded(by_training[how], rows, reasons) for how in TRAININGS}
+        on_record = {how: recorded(by_training[how], configs, rows, reasons) for how in TRAININGS}
         found.append(Group(name, title, on_record))
     return found
 

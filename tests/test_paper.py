@@ -147,8 +147,17 @@ def test_a_logged_row_names_no_place_on_the_machine(paper: ModuleType, tmp_path:
 def test_a_shortened_run_is_not_logged(paper: ModuleType, tmp_path: Path) -> None:
     short = row("mnist-fc-digital-natural", 0, 1.0, 2.0, 3.0, 4.0)
     short["config"]["training"]["epochs"] = 1
-    with pytest.raises(ValueError, match="was trained by another config than"):
+    with pytest.raises(ValueError, match="or the run was shortened: train mnist-fc-digital-natural-s0"):
         logged(paper, tmp_path, short)
+
+
+def test_a_row_of_a_config_that_has_changed_since_is_not_shown(paper: ModuleType, tmp_path: Path) -> None:
+    rows = logged(paper, tmp_path, row("mnist-fc-digital-natural", 0, 1.0, 2.0, 3.0, 4.0))
+    (path,) = rows.iterdir()
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"seed": 1}))
+    with pytest.raises(ValueError, match="has changed"):
+        paper.groups(rows=rows)
 
 
 def test_the_page_has_every_group_and_what_was_published(paper: ModuleType, tmp_path: Path) -> None:
