@@ -334,5 +334,10 @@ def test_lines_are_means_over_the_seeds_that_were_run() -> None:
         ["b", "0 of 1", "not run", "-", "-", "-", "-", "-"],
         ["a", "1", "50 (of 100 published)", "1.00", "1.50", "2.00", "3.00", "0.5"],
     ]
-    assert "on all of it" in heading(three, "s-ibp")
+    told = heading(three, "s-ibp, rounding covered")
+    assert "on the test set, or a subset where its size is given (s-ibp, rounding covered)" in told
+    assert "on all of these" in told
+    whole = heading([replace(row(0, 1.0), extent="50", attacked=10)], "s-ibp")
+    assert "on the whole test set" in whole
+    assert "on a subset, the first samples" in whole
     assert markdown(["x"], [["1|2"]]) == "| x |\n| --- |\n| 1\\|2 |\n"

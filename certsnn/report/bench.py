@@ -83,11 +83,14 @@ def heading(rows: Iterable[BenchRow | NotRun], how: str) -> str:
         rows: all of them.
         how: the samples were verified.
     """
-    parts = any(row.attacked < row.samples for row in rows if isinstance(row, BenchRow))
-    subset = "on a subset of it, the first samples, where their number is given" if parts else "on all of it"
+    done = [row for row in rows if isinstance(row, BenchRow)]
+    published = all(row.extent == str(row.samples) for row in done)
+    tested = "the whole test set" if published else "the test set, or a subset where its size is given"
+    every = all(row.attacked == row.samples for row in done)
+    attacked = "all of these" if every else "a subset, the first samples, where their number is given"
     return (
-        f"Errors in percent: the mean, then each seed. Clean and verified: on the whole test set ({how}). "
-        f"G2S/RSF and worst (the worst case over all attacks, sample by sample): {subset}. Minutes: training."
+        f"Errors in percent: the mean, then each seed. Clean and verified: on {tested} ({how}). "
+        f"G2S/RSF and worst (the worst case over all attacks, sample by sample): on {attacked}. Minutes: training."
     )
 
 
