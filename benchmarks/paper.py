@@ -58,10 +58,10 @@ theirs: smaller networks with batch norm and the membrane readout, few epochs, a
 that a row takes minutes on one CPU core. Within a group the configs differ in nothing but `training`.
 
 Errors in percent: the mean, then each seed. *Clean* and *verified*: the whole test set, or the subset of it
-whose size is given; ties count as errors, the rounding of the executed network is covered. *G2S/RSF* (the papers' attacks: on
-images, their image form) and *worst* (per sample the worst case over the default suite): the first of these
-samples, where their number is given. Minutes: training, on a machine of two cores that did other work too, so
-they are no benchmark.
+whose size is given; ties count as errors, the rounding of the executed network is covered. *G2S/RSF* (the
+papers' attacks: on images, their image form) and *worst* (per sample the worst case over the default suite):
+the first of these samples, where their number is given. Minutes: training, on a machine of two cores that did
+other work too, so they are no benchmark.
 
     certsnn bench configs/paper --seeds 0,1,2 --data.root DIR
 

@@ -89,8 +89,8 @@ def heading(rows: Iterable[BenchRow | NotRun], how: str) -> str:
     every = all(row.attacked == row.samples for row in done)
     attacked = "all of these" if every else "a subset, the first samples, where their number is given"
     return (
-        f"Errors in percent: the mean, then each seed. Clean and verified: on {tested} ({how}). "
-        f"G2S/RSF and worst (the worst case over all attacks, sample by sample): on {attacked}. Minutes: training."
+        f"Errors in percent: the mean, then each seed. Clean and verified: on {tested} ({how}). G2S/RSF "
+        f"and worst (the worst case over all attacks, sample by sample): on {attacked}. Minutes: training."
     )
 
 
