@@ -170,6 +170,13 @@ def table() -> str:
             _beside(twin.get(shared(config), [])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## The papers' experiments",
+        "",
+        "Four trainings (natural, adversarial, S-IBP, S-CROWN) of each of the papers' settings, with attack",
+        "errors, beside the published figures: [paper.md](paper.md) (`benchmarks/paper.py`).",
+    ]
     return "\n".join(lines) + "\n"
 
 

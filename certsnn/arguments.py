@@ -11,6 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certsnn import launch
+from certsnn.errors import UserError
+
 if TYPE_CHECKING:
     from certsnn.commands import Setting
     from certsnn.processes import Processes
@@ -77,6 +80,10 @@ SAMPLES = "only the first N of the test set (default: all)"
 RESULTS = "write each sample's result here as it comes; the same command goes on where it stopped"
 SHARD = "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)"
 JSON = "write summary and samples here at the end; - is standard output"
+ATTACKS = (
+    "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: 10},FGSM' (default: "
+    "a suite that fits the threat)"
+)
 EVIDENCE = "where the evidence goes if an attack refutes a bound (default: unsound/)"
 
 
@@ -177,12 +184,8 @@ def verify(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _attacks_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    attacks = (
-        "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: 10},FGSM' "
-        "(default: a suite that fits the threat)"
-    )
     return [
-        parser.add_argument("--attacks", metavar="LIST", help=attacks),
+        parser.add_argument("--attacks", metavar="LIST", help=ATTACKS),
         parser.add_argument(
             "--seed", type=_natural, metavar="N", help="of all attacks that draw (default: 0)"
         ),
@@ -266,6 +269,57 @@ def attack(options: argparse.Namespace, overrides: list[str]) -> int:
             commands.Outputs(options.json, options.results),
             samples=options.samples,
             shard=options.shard,
+        )
+
+
+def _seeds(text: str) -> list[int]:
+    return list(dict.fromkeys(_natural(part.strip()) for part in text.split(",")))
+
+
+def bench_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    configs = "YAML files, and folders of them"
+    runs = "the folder of the run folders (default: runs)"
+    seeds = "the seeds of every config, such as 0,1,2 (default: the config's own one)"
+    attacked = "how many samples are attacked, the first of the test set (default: 1000)"
+    batch = "samples that are verified, or attacked, together (default: 256 and 64, or 32 with slow methods)"
+    table = "write the table here, as Markdown"
+    rows = "write all rows here at the end; - is standard output"
+    return [
+        parser.add_argument("configs", metavar="CONFIG", type=Path, nargs="+", help=configs),
+        parser.add_argument("--seeds", type=_seeds, default=[], metavar="LIST", help=seeds),
+        parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help=runs),
+        *_bounds_options(parser),
+        parser.add_argument("--attacks", metavar="LIST", help=ATTACKS),
+        parser.add_argument("--attacked", type=_positive, default=1000, metavar="N", help=attacked),
+        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
+        parser.add_argument("--table", type=Path, metavar="FILE.md", help=table),
+        parser.add_argument("--json", metavar="FILE", help=rows),
+        parser.add_argument("--evidence", type=Path, default=Path("unsound"), metavar="DIR", help=EVIDENCE),
+        *_common(parser),
+    ]
+
+
+def bench(options: argparse.Namespace, overrides: list[str]) -> int:
+    if launch.count() > 1:
+        raise UserError(
+            f"bench works in one process, but a launcher started {launch.count()}: start it by itself, or "
+            "train and evaluate each config with `certsnn train` and `certsnn evaluate`, which share the work"
+        )
+    if options.seeds and any(flag.partition("=")[0] == "--seed" for flag in overrides[::2]):
+        raise UserError("--seed and --seeds both name seeds; leave one of them out")
+    from certsnn import commands
+
+    with commands.prepared(options.device, options.threads) as processes:
+        setting = _setting(options, processes)
+        suite = commands.Suite(options.attacks)
+        return commands.bench(
+            options.configs,
+            overrides,
+            options.seeds,
+            options.runs,
+            commands.Examination(setting, suite, options.attacked, options.evidence),
+            table_to=options.table,
+            json_to=options.json,
         )
 
 

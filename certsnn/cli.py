@@ -255,6 +255,28 @@ on where it was; each further size of --sweep gets a file of its own beside it."
         ("threat", "data"),
         arguments.evaluate,
     ),
+    "bench": Command(
+        "a table over configs: each trained, verified on the test set and attacked",
+        """\
+examples:
+  certsnn bench configs/paper --seeds 0,1,2 --data.root DIR --table paper.md
+  certsnn bench configs/digits.yaml configs/digits-lif.yaml --training.epochs 5 --runs short
+
+Each config with each seed is a row with a run folder of its own, NAME-sSEED below --runs: it is trained as
+`certsnn train` does it, verified on the whole test set, and its first samples (--attacked) are attacked by
+the default suite for its threat, or by --attacks. The table has a line for each config, the mean over its
+seeds and each of them: clean error, attack error under the attacks of the papers (G2S, RSF) and in the worst
+case over the suite, verified error, minutes of training. Config keys given here hold for all configs.
+
+A finished row stays in its run folder as bench.json and is not computed again; Ctrl-C or a crash loses at
+most an epoch, or a batch of samples: the same command goes on where it stopped. A row that can't be computed,
+for want of its data set for instance, is named with the reason below the table, the others go on, and the
+exit status is 2. An attack that refutes a bound stops everything with exit status 3, as in `certsnn
+evaluate`. A row's own command is in its bench.json.""",
+        arguments.bench_options,
+        PARTS,
+        arguments.bench,
+    ),
     "merge": Command(
         "put the results of shards together that were verified apart",
         """\

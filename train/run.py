@@ -18,6 +18,7 @@ from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves
 from certsnn.train.loop import Monitor, Progress, Task, train
 
+CONFIG = "config.yaml"
 INITIAL_BATCH = 256
 """Samples that a data-dependent initialisation sees."""
 
@@ -95,11 +96,22 @@ def _finish(folder: Path, model: Model, progress: Progress) -> None:
     save_model(folder / MODEL, model)
 
 
-def _claim(folder: Path, text: str) -> None:
-    """Put the config into the run folder, unless another run has put its own there."""
-    path = folder / "config.yaml"
+def check_folder(folder: Path, text: str, option: str = "--run") -> None:
+    """Raise CheckpointError if the folder is that of a run of another config.
+
+    Args:
+        folder: a run folder, which need not exist.
+        text: the config as YAML.
+        option: of the command line, that names another folder.
+    """
+    path = folder / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise CheckpointError(
-            f"{folder} holds a run with another config; name another folder with --run, or remove this one"
+            f"{folder} holds a run with another config; name another folder with {option}, or remove this one"
         )
-    write_text(path, text)
+
+
+def _claim(folder: Path, text: str) -> None:
+    """Put the config into the run folder, unless another run has put its own there."""
+    check_folder(folder, text)
+    write_text(folder / CONFIG, text)

@@ -30,7 +30,8 @@ from certsnn.shards import Shard
 from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, check_sound
 
-DONE = 0
+DONE, INCOMPLETE = 0, 2
+"""Exit statuses of commands: all is done; what a person can mend kept some of it from being done."""
 
 Run = Callable[[Iterable[Batch]], Iterator[list[SampleResult]]]
 """Results of batches, as they come."""

@@ -29,7 +29,7 @@ from certsnn.commands.common import (
 from certsnn.commands.verifying import statuses, write_json
 from certsnn.configuration import instances, override
 from certsnn.console import duration, facts_table, percent, rows_table, samples_progress
-from certsnn.data import Batch
+from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
 from certsnn.evaluation import UNSOUND, Judge, clean_only, evaluated
 from certsnn.evidence import saving
@@ -38,6 +38,7 @@ from certsnn.report.rates import Rate
 from certsnn.report.summary import AttackSummary, Report, nested
 from certsnn.shards import Shard, kept
 from certsnn.suites import check_suite, default_suite
+from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, bind_batch, judge
 
 ATTACKED = 64
@@ -55,22 +56,52 @@ class Suite:
     named: str | None = None
     seed: int | None = None
 
-    def attacks(self, work: Task, device: torch.device) -> tuple[Attack, ...]:
-        """The attacks; raises UserError or ValueError if they do not fit what the task is about."""
-        data = work.config.data
-        first = bind_batch(work.part[[0]], work.config.threat, data.encoding, device)
-        if self.named is None:
+    def attacks(self, config: RunConfig, data: LabelledDataset, device: torch.device) -> tuple[Attack, ...]:
+        """The attacks; raises UserError or ValueError if they do not fit the config's threat to the data."""
+        first = bind_batch(data[[0]], config.threat, config.data.encoding, device)
+        chosen = self.chosen
+        if chosen is None:
             chosen = default_suite(first.input_set, self.seed or 0)
-        else:
-            chosen = tuple(self._seeded(attack) for attack in instances(Attack, self.named, "--attacks"))
+        check_suite(chosen, first.input_set, config.threat)
+        return chosen
+
+    @property
+    def chosen(self) -> tuple[Attack, ...] | None:
+        """The attacks that are named, None without; raises UserError for what names none."""
+        if self.named is None:
+            return None
+        chosen = tuple(self._seeded(attack) for attack in instances(Attack, self.named, "--attacks"))
         if not chosen:
             raise UserError("--attacks names no attack; leave it out for the default ones")
-        check_suite(chosen, first.input_set, work.config.threat)
         return chosen
 
     def _seeded(self, attack: Any) -> Any:
         seeded = self.seed is not None and any(field.name == "seed" for field in fields(attack))
         return replace(attack, seed=self.seed) if seeded else attack
+
+
+@final
+@dataclass(frozen=True)
+class Judging:
+    """Where the clean and certified results of an evaluation come from.
+
+    ``doing``: for the progress. ``depends``: what the bounds depend on; empty if nothing is to be certified.
+    ``cascade``: the methods that are tried.
+    """
+
+    doing: str
+    judge: Judge
+    depends: dict[str, Any]
+    cascade: Sequence[str]
+
+
+def by_bounds(setting: Setting) -> Judging:
+    """Bounds of this setting."""
+    return Judging("evaluating", partial(judge, **setting.bounds), setting.identity, setting.cascade)
+
+
+UNCERTIFIED = Judging("attacking", clean_only, {}, [])
+"""Nothing is certified."""
 
 
 @final
@@ -126,10 +157,9 @@ def evaluate(
     stages(setting.method)  # raises for an unknown one
     first = task(source, overrides, samples, shard, setting.processes)
     works = [first, *swept(first, sweep)]
-    attacks = suite.attacks(first, setting.device)
-    reports = [
-        examined(work, first, setting, attacks, outputs, setting.identity, setting.cascade) for work in works
-    ]
+    attacks = suite.attacks(first.config, first.part, setting.device)
+    judging = by_bounds(setting)
+    reports = [examined(work, first, setting, attacks, outputs, judging) for work in works]
     order = sorted(range(len(works)), key=lambda number: size_of(works[number]) if sweep else 0.0)
     nested([reports[number] for number in order])
     screen = Console(stderr=outputs.json == "-")
@@ -171,8 +201,8 @@ def attack(
     """The attack error alone, and what each attack did; arguments as `evaluate`, without the bounds."""
     outputs.check()
     work = task(source, overrides, samples, shard, setting.processes)
-    attacks = suite.attacks(work, setting.device)
-    report = examined(work, work, setting, attacks, outputs, {}, [])
+    attacks = suite.attacks(work.config, work.part, setting.device)
+    report = examined(work, work, setting, attacks, outputs, UNCERTIFIED)
     screen = Console(stderr=outputs.json == "-")
     facts = {
         "samples": work.size,
@@ -226,8 +256,7 @@ def examined(
     setting: Setting,
     attacks: Sequence[Attack],
     outputs: Outputs,
-    bounds: dict[str, Any],
-    cascade: Sequence[str],
+    judging: Judging,
 ) -> Report:
     """Evaluate what the journal does not hold, showing progress.
 
@@ -235,13 +264,11 @@ def examined(
         work: what to evaluate.
         first: the first task of a sweep.
         setting, attacks, outputs: as `evaluate`.
-        bounds: what the bounds depend on; empty if nothing is to be certified.
-        cascade: the methods that are tried.
+        judging: the clean and certified results.
     """
     part, threat, encoding = work.part, work.config.threat, work.config.data.encoding
-    judging: Judge = partial(judge, **setting.bounds) if bounds else clean_only
     suite = [repr(attack) for attack in attacks]
-    depends = identity(work.model, work.text, work.test) | bounds | {"attacks": suite}
+    depends = identity(work.model, work.text, work.test) | judging.depends | {"attacks": suite}
     network = work.model.network.to(setting.device)
     batch = min(setting.batch, ATTACKED) if setting.batch_size is None else setting.batch_size
     keeping: AbstractContextManager[Journal | None] = nullcontext()
@@ -251,23 +278,24 @@ def examined(
 
     def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
         covered = setting.rounding
-        return evaluated(network, batches, threat, judging, attacks, encoding=encoding, rounding=covered)
+        return evaluated(
+            network, batches, threat, judging.judge, attacks, encoding=encoding, rounding=covered
+        )
 
     facts = {"results": depends, **surroundings(work.model, work.text, setting.device)}
     with keeping as book, saving(outputs.evidence, network, facts):
         try:
-            doing = f"{'evaluating' if bounds else 'attacking'} {threat.describe()}"
+            doing = f"{judging.doing} {threat.describe()}"
             by, screen = setting.processes, Console(stderr=True)
-            with samples_progress(screen, doing, len(part), cascade, by.count) as shown:
+            with samples_progress(screen, doing, len(part), judging.cascade, by.count) as shown:
                 results = completed(part, batch, run, book, shown, by)
         except KeyboardInterrupt:
             at = "" if work is first else f" at {threat.describe()}"
             left = stopped(book, part, setting.processes)
             raise KeyboardInterrupt(f"stopped{at}; {left}") from None
     names = tuple(attack.describe() for attack in attacks)
-    return Report(
-        threat.describe(), setting.method if bounds else "", setting.rounding, names, tuple(results)
-    )
+    method = setting.method if judging.depends else ""
+    return Report(threat.describe(), method, setting.rounding, names, tuple(results))
 
 
 def with_interval(rate: Rate) -> str:

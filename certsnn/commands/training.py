@@ -18,6 +18,7 @@ from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.models import MODEL, Model, load_model
 from certsnn.processes import Processes
+from certsnn.train.config import RunConfig
 from certsnn.train.run import run
 
 RESULTS = "results.json"
@@ -27,19 +28,7 @@ def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: 
     """Train (or go on training) in the folder, then verify on the test set; the exit status."""
     config, text = read_config(config_file, overrides)
     test = test_set(config, processes)  # first: a missing one should not come to light after the training
-    screen = Console(stderr=True)
-    model = _finished(folder, text)
-    processes.agree(str(model is not None), f"they do not all see the run folder {folder}")
-    if model is not None:
-        screen.print(f"{folder} holds a finished run of this config.", highlight=False)
-    else:
-        keep_freed_memory()
-        with training_progress(screen) as monitor:
-            try:
-                model = run(config, text, folder, processes.device, monitor, processes).model
-            except KeyboardInterrupt:
-                stopped = f"stopped; {monitor.epoch} epochs are done, the same command goes on from there"
-                raise KeyboardInterrupt(stopped) from None
+    model = trained(config, text, folder, processes)
     setting = Setting(processes)
     report, _ = verified(model, config, text, test, setting)
     processes.once(partial(write_text, folder / RESULTS, json.dumps(report, indent=2) + "\n"))
@@ -53,7 +42,28 @@ def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: 
     return DONE
 
 
-def _finished(folder: Path, text: str) -> Model | None:
+def trained(config: RunConfig, text: str, folder: Path, processes: Processes) -> Model:
+    """The model of the folder's run of this config: begun, gone on with, or finished before.
+
+    Raises:
+        CheckpointError: if the folder holds another run.
+    """
+    screen = Console(stderr=True)
+    model = finished(folder, text)
+    processes.agree(str(model is not None), f"they do not all see the run folder {folder}")
+    if model is not None:
+        screen.print(f"{folder} holds a finished run of this config.", highlight=False)
+        return model
+    keep_freed_memory()
+    with training_progress(screen) as monitor:
+        try:
+            return run(config, text, folder, processes.device, monitor, processes).model
+        except KeyboardInterrupt:
+            stopped = f"stopped; {monitor.epoch} epochs are done, the same command goes on from there"
+            raise KeyboardInterrupt(stopped) from None
+
+
+def finished(folder: Path, text: str) -> Model | None:
     """The model, where a run of this config has ended in the folder."""
     if not (folder / MODEL).exists():
         return None
