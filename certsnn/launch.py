@@ -34,7 +34,12 @@ def local_rank() -> int:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Standard output and error while the block runs: those of the first process, silence in the others."""
+    """Standard output and error while the block runs: those of the first process, silence in the others.
+
+    Before torch is imported, as it reads its log level then.
+    """
+    if count() > 1:  # torch's own words on lost connections, with traces of C++: an error says it
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if count() == 1 or rank() == 0:
         yield
         return

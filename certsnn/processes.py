@@ -13,6 +13,7 @@ which gradients flow to all processes. Collectives are torch.distributed's, set 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -254,11 +255,24 @@ class Several(Processes):
 
     def speak(self) -> None:
         try:
-            first = self.store.add("certsnn.spoken", 1) == 1
+            first = self.store.add(SPOKEN, 1) == 1
+            self._see_them_out()
         except RuntimeError:  # the launcher is gone, and with it the store
             first = self.place == 0
         launch.give_voice(first)
 
+    def _see_them_out(self) -> None:
+        """In the process that holds the store: give the others time to ask who speaks."""
+        latest = time.monotonic() + LEAVE
+        while self.place == 0 and self.store.add(SPOKEN, 0) < self.size and time.monotonic() < latest:
+            time.sleep(0.05)
+
+
+SPOKEN = "certsnn.spoken"
+"""The store's count of the processes that have an error to tell."""
+
+LEAVE = 2.0
+"""Seconds for which a failing process keeps the store for others that fail too."""
 
 PART = ".part"
 """What stands between a file's name and a rank in the name of a part of it."""
