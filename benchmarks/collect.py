@@ -180,8 +180,7 @@ def twins() -> dict[str, list[dict[str, Any]]]:
 
 def shared(config: dict[str, Any]) -> str:
     """Of a config, what a network shares with its ReLU twin: all but the seed and what only spikes have."""
-    older = {**config, "network": {"norm": "none", **config["network"]}}  # norm was not yet a key then
-    config = yaml.safe_load(override(yaml.safe_dump(older), LOCAL)[1])
+    config = yaml.safe_load(override(renewed(config), LOCAL)[1])
     network = {name: config["network"][name] for name in ("architecture", "norm")}
     data = {name: config["data"][name] for name in ("name", "validation", "encoding")}
     training = {name: value for name, value in config["training"].items() if name != "initialisation"}
@@ -190,6 +189,11 @@ def shared(config: dict[str, Any]) -> str:
     training["objective"] = {**objective, "init_args": arguments}
     parts = {"data": data, "network": network, "threat": config["threat"], "training": training}
     return json.dumps(parts, sort_keys=True)
+
+
+def renewed(config: Row) -> str:
+    """A logged config as it would be written today: norm was not always a key."""
+    return yaml.safe_dump({**config, "network": {"norm": "none", **config["network"]}})
 
 
 def curves() -> None:
@@ -226,17 +230,21 @@ def table() -> str:
         "by `benchmarks/collect.py`.",
         "",
         "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
-        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. A rerun may",
-        "differ by what the order of sums makes of a training.",
+        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. Where the config",
+        'is "log", it is the config.yaml of the log; if that has no `network.norm`, add `--network.norm',
+        "none`. A rerun may differ by what the order of sums makes of a training. *Model*: what",
+        "`certsnn models` calls the run of seed 0 ([cards](models.md)).",
         "",
         "ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and",
         "schedules (`python benchmarks/relu.py ROOT configs/CONFIG.yaml NAME --seed SEED`); clean / verified",
         "error.",
         "",
-        "| runs | network | threat | neuron, T | seeds | clean error | verified error | "
-        "training (min) | ReLU |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| runs | config | network | threat | neuron, T | seeds | clean error | verified error | "
+        "training (min) | ReLU | model |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    origins = {name: load_model(name).facts.get("origin") for name in pretrained()}
+    shipped = {Path(found["log"]).name: name for name, found in origins.items() if found is not None}
     for rows in groups.values():
         config = rows[0]["config"]
         neuron = config["network"]["neuron"]
@@ -247,6 +255,7 @@ def table() -> str:
         shown = ", ".join(f"{a} {neuron['init_args'][a]:g}" for a in sorted(arguments))
         cells = [
             ", ".join(row["name"] for row in rows),
+            (config_file(renewed(config)) or "log").removeprefix("configs/"),
             config["network"]["architecture"] + _NORMS[config["network"].get("norm", "none")],
             rows[0]["threat"],
             f"{neuron['class_path']} ({shown}), T = {steps}",
@@ -255,6 +264,7 @@ def table() -> str:
             _spread([row["summary"]["verified_error"] for row in rows]),
             f"{mean(row['training']['training_seconds'] for row in rows) / 60:.1f}",
             _beside(twin.get(shared(config), [])),
+            ", ".join(shipped[row["name"]] for row in rows if row["name"] in shipped) or "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
