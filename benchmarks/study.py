@@ -167,8 +167,9 @@ INTRO = f"""\
 
 How the three errors of a certified network depend on its steps and its neuron: one factor at a time around a
 base. The base is [{CONFIG.name}](../{CONFIG.as_posix()})
-with T = {STEPS} and {EPOCHS} epochs: scikit-learn's digits as spikes, `CoupledBernoulli(0.05)`, 64-128-128-10 with batch norm, LIF (threshold 0.25, decay 0.25,
-reset to zero), membrane readout, trained on S-IBP bounds of all {STEPS} steps.
+with T = {STEPS} and {EPOCHS} epochs: scikit-learn's digits as spikes, `CoupledBernoulli(0.05)`, 64-128-128-10
+with batch norm, LIF (threshold 0.25, decay 0.25, reset to zero), membrane readout, trained on S-IBP bounds of
+all {STEPS} steps.
 
 - **T**: steps of the spike trains, in training and test; training bounds all of them.
 - **T'**: training, on the clean loss too, sees only the first T' of the {STEPS} steps; the test has all.
