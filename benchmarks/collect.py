@@ -2,11 +2,12 @@
 
     python benchmarks/collect.py runs/mnist-fc-s0 runs/mnist-fc-s1 ...      # log the runs, renew the table
     python benchmarks/collect.py --ship mnist-fc-eps0.1 runs/mnist-fc-s0     # and ship this one's model
-    python benchmarks/collect.py --errors        # put the errors of results/auto.json into the shipped models
+    python benchmarks/collect.py --errors       # put those of results/{auto,tightness}.json into the models
 
 A run is a folder of `certsnn train`, with its results.json. Of runs whose configs differ in nothing but the
 seed, the table shows the mean and every single value; beside them stand the ReLU twins of the same runs, from
 results/relu.jsonl (see benchmarks/relu.py). docs/training-curves.png shows the errors over the epochs.
+docs/models.md, the cards of the shipped models, is written each time.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from certsnn.configuration import override
+from certsnn.cards import card
+from certsnn.configuration import override, parse_text, read_config
 from certsnn.files import replacing, write_text
-from certsnn.models import MODEL, load_model, save_model
+from certsnn.models import MODEL, Model, load_model, pretrained, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LOGS = RESULTS / "runs"
+CONFIGS = ROOT / "configs"
 LARGEST = 8 * 2**20
 
+Row = dict[str, Any]
 
 LOCAL = ("--data.root=null", "--data.download=false")
 """What a config says of the machine that it ran on, taken back."""
@@ -60,6 +64,7 @@ def ship(name: str, run: Path) -> None:
         samples=summary["samples"],
         method=results["method"],
         threat=results["threat"],
+        origin=origin(model.text, run.name, results),
     )
     config, text = override(model.text, LOCAL)
     path = ROOT / "certsnn" / "pretrained" / f"{name}.safetensors"
@@ -69,16 +74,98 @@ def ship(name: str, run: Path) -> None:
 
 
 def errors() -> None:
-    """Put what benchmarks/auto.py found into the facts of the shipped models."""
-    for row in json.loads((RESULTS / "auto.json").read_text()):
-        path = ROOT / "certsnn" / "pretrained" / f"{row['model']}.safetensors"
+    """Put into the shipped models' facts what benchmarks/auto.py and tightness.py found, and their origin."""
+    proved = {row["model"]: row for row in json.loads((RESULTS / "auto.json").read_text())}
+    attacked = json.loads((RESULTS / "tightness.json").read_text())
+    for name, path in pretrained().items():
         model = load_model(path)
-        if model.facts["verified_error"] != row["verified_error"]:
-            raise ValueError(
-                f"{path.name} has another S-IBP error than auto.json: run benchmarks/auto.py again"
-            )
-        model.facts["auto_error"] = row["auto_error"]
-        save_model(path, model)
+        facts = model.facts | {"origin": logged_origin(model)}
+        if name in proved:
+            if facts["verified_error"] != proved[name]["verified_error"]:
+                raise ValueError(
+                    f"{path.name} has another S-IBP error than auto.json: run benchmarks/auto.py again"
+                )
+            facts["auto_error"] = proved[name]["auto_error"]
+        if name in attacked:
+            facts["attack"] = attack(facts, attacked[name])
+        if facts != model.facts:
+            model.facts.update(facts)
+            save_model(path, model)
+
+
+def attack(facts: Row, row: Row) -> Row:
+    """Of a model's row in tightness.json what its card says.
+
+    Raises:
+        ValueError: if the row is of another model, as far as it shows.
+    """
+    summary = row["summary"]
+    subset = summary["samples"] != facts["samples"]
+    if row["threat"] != facts["threat"] or not (subset or summary["clean_error"] == facts["clean_error"]):
+        raise ValueError("tightness.json does not fit the shipped models: run benchmarks/tightness.py again")
+    return {
+        "samples": row["samples"],
+        "subset": subset,
+        "clean_error": summary["clean_error"],
+        "attack_error": summary["attack_error"],
+        "verified_error": summary["verified_error"],
+        "method": row["method"],
+        "attacks": list(row["attacks"]),
+    }
+
+
+def logged_origin(model: Model) -> Row | None:
+    """The origin of a shipped model by its logged run, the one with its errors; None if there is none."""
+    facts = model.facts
+    for path in sorted(LOGS.glob("*/results.json")):
+        results = json.loads(path.read_text())
+        found = {**results["summary"], **results["training"], "threat": results["threat"]}
+        if all(facts[key] == found[key] for key in (*IDENTIFYING, "threat")):
+            return origin(model.text, path.parent.name, results)
+    return None
+
+
+IDENTIFYING = ("clean_error", "verified_error", "samples", "epochs", "training_seconds")
+
+
+def origin(text: str, run: str, results: Row) -> Row:
+    """Where a model with this config comes from: its log, versions, threads, and the config file, if any."""
+    kept = {key: results[key] for key in ("versions", "threads", "machine")}
+    return {"config": config_file(text), "log": (LOGS / run).relative_to(ROOT).as_posix(), **kept}
+
+
+def config_file(text: str) -> str | None:
+    """The file in configs/ that says the same as this config, whatever the seed; None if there is none."""
+    wanted = essence(text)
+    for path in [*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("*/*.yaml"))]:
+        if essence(read_config(path)[1]) == wanted:
+            return path.relative_to(ROOT).as_posix()
+    return None
+
+
+def essence(text: str) -> Row:
+    """A config less its seed, local paths, and steps that something else decides."""
+    tree: Row = yaml.safe_load(override(text, LOCAL)[1])
+    tree["network"]["steps"] = parse_text(text).steps
+    return {**tree, "seed": None}
+
+
+def cards() -> str:
+    """Markdown: the card of every shipped model."""
+    parts = [MODELS]
+    for name, path in pretrained().items():
+        parts.append(card(name, load_model(path), path.stat().st_size).markdown(level=2))
+    return "\n".join(parts)
+
+
+MODELS = """\
+# The pretrained models
+
+What `certsnn models NAME` prints of each, from the facts and the config in its file. Errors in percent on the
+whole test set, unless a subset is named; the best checkpoint was chosen on a validation split of the training
+set. Attack errors are those of [tightness.md](../benchmarks/results/tightness.md), the errors of `auto` those
+of [auto.md](../benchmarks/results/auto.md). This page is written by `benchmarks/collect.py`.
+"""
 
 
 def twins() -> dict[str, list[dict[str, Any]]]:
@@ -93,8 +180,7 @@ def twins() -> dict[str, list[dict[str, Any]]]:
 
 def shared(config: dict[str, Any]) -> str:
     """Of a config, what a network shares with its ReLU twin: all but the seed and what only spikes have."""
-    older = {**config, "network": {"norm": "none", **config["network"]}}  # norm was not yet a key then
-    config = yaml.safe_load(override(yaml.safe_dump(older), LOCAL)[1])
+    config = yaml.safe_load(override(renewed(config), LOCAL)[1])
     network = {name: config["network"][name] for name in ("architecture", "norm")}
     data = {name: config["data"][name] for name in ("name", "validation", "encoding")}
     training = {name: value for name, value in config["training"].items() if name != "initialisation"}
@@ -103,6 +189,11 @@ def shared(config: dict[str, Any]) -> str:
     training["objective"] = {**objective, "init_args": arguments}
     parts = {"data": data, "network": network, "threat": config["threat"], "training": training}
     return json.dumps(parts, sort_keys=True)
+
+
+def renewed(config: Row) -> str:
+    """A logged config as it would be written today: norm was not always a key."""
+    return yaml.safe_dump({**config, "network": {"norm": "none", **config["network"]}})
 
 
 def curves() -> None:
@@ -139,17 +230,21 @@ def table() -> str:
         "by `benchmarks/collect.py`.",
         "",
         "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
-        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. A rerun may",
-        "differ by what the order of sums makes of a training.",
+        "`--data.root DIR --data.download true`), with `--threads` as in its results.json. Where the config",
+        'is "log", it is the config.yaml of the log; if that has no `network.norm`, add `--network.norm',
+        "none`. A rerun may differ by what the order of sums makes of a training. *Model*: what",
+        "`certsnn models` calls the run of seed 0 ([cards](models.md)).",
         "",
         "ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and",
         "schedules (`python benchmarks/relu.py ROOT configs/CONFIG.yaml NAME --seed SEED`); clean / verified",
         "error.",
         "",
-        "| runs | network | threat | neuron, T | seeds | clean error | verified error | "
-        "training (min) | ReLU |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| runs | config | network | threat | neuron, T | seeds | clean error | verified error | "
+        "training (min) | ReLU | model |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    origins = {name: load_model(name).facts.get("origin") for name in pretrained()}
+    shipped = {Path(found["log"]).name: name for name, found in origins.items() if found is not None}
     for rows in groups.values():
         config = rows[0]["config"]
         neuron = config["network"]["neuron"]
@@ -160,6 +255,7 @@ def table() -> str:
         shown = ", ".join(f"{a} {neuron['init_args'][a]:g}" for a in sorted(arguments))
         cells = [
             ", ".join(row["name"] for row in rows),
+            (config_file(renewed(config)) or "log").removeprefix("configs/"),
             config["network"]["architecture"] + _NORMS[config["network"].get("norm", "none")],
             rows[0]["threat"],
             f"{neuron['class_path']} ({shown}), T = {steps}",
@@ -168,6 +264,7 @@ def table() -> str:
             _spread([row["summary"]["verified_error"] for row in rows]),
             f"{mean(row['training']['training_seconds'] for row in rows) / 60:.1f}",
             _beside(twin.get(shared(config), [])),
+            ", ".join(shipped[row["name"]] for row in rows if row["name"] in shipped) or "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -199,7 +296,8 @@ def _spread(values: list[float]) -> str:
 def main() -> None:
     words = sys.argv[1:]
     if words == ["--errors"]:
-        return errors()
+        errors()
+        return write_text(ROOT / "docs" / "models.md", cards())
     if words[:1] == ["--ship"]:
         name, run = words[1], Path(words[2])
         assert (run / MODEL).exists(), f"{run} has no {MODEL}: its training has not ended"
@@ -208,6 +306,7 @@ def main() -> None:
     for word in words:
         log(Path(word))
     write_text(ROOT / "docs" / "results.md", table())
+    write_text(ROOT / "docs" / "models.md", cards())
     curves()
 
 

@@ -324,10 +324,14 @@ def bench(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def models_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [parser.add_argument("--debug", action="store_true", help="show the traceback of an error")]
+    name = "a pretrained model, a run folder or a weights file to describe (default: list the pretrained)"
+    return [
+        parser.add_argument("name", metavar="NAME", nargs="?", help=name),
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
+    ]
 
 
 def models(options: argparse.Namespace, overrides: list[str]) -> int:
     from certsnn import commands
 
-    return commands.models()
+    return commands.models() if options.name is None else commands.describe(options.name)

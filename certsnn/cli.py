@@ -294,12 +294,15 @@ are not there, and the exit status is 2; `certsnn verify MODEL --results all.jso
         arguments.merge,
     ),
     "models": Command(
-        "list the pretrained models",
+        "list the pretrained models, or describe one",
         """\
-example:
+examples:
   certsnn models
+  certsnn models digits-eps0.05
 
-Each name can be given to `certsnn verify`.""",
+Each name can be given to `certsnn verify`. With a name: the model's card, as Markdown where it is not printed
+on a terminal. It says what the network is, its errors, how it was trained, which commands do that again, and
+known limits.""",
         arguments.models_options,
         (),
         arguments.models,

@@ -3,7 +3,7 @@
 from certsnn.commands.benchmarking import Examination, bench
 from certsnn.commands.common import Setting, prepared
 from certsnn.commands.evaluating import Outputs, Suite, attack, evaluate
-from certsnn.commands.listing import models
+from certsnn.commands.listing import describe, models
 from certsnn.commands.merging import merge
 from certsnn.commands.training import train
 from certsnn.commands.verifying import verify
@@ -15,6 +15,7 @@ __all__ = [
     "Suite",
     "attack",
     "bench",
+    "describe",
     "evaluate",
     "merge",
     "models",

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markdown import Markdown
 
+from certsnn.cards import card
 from certsnn.commands.common import DONE
 from certsnn.console import percent, rows_table
-from certsnn.models import load_model, pretrained
+from certsnn.models import load_model, locate, pretrained
+
+
+def describe(name: str) -> int:
+    """Print a model's card, which is Markdown where there is no terminal; the exit status.
+
+    Raises:
+        CheckpointError: if there is no such model.
+    """
+    text = card(name, load_model(name), locate(name).stat().st_size).markdown()
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text, end="")
+    return DONE
 
 
 def models() -> int:
@@ -23,6 +40,7 @@ def models() -> int:
         Console().print(rows_table(columns, rows))
         print("Clean and verified errors on the whole test set, rounding covered; those of auto are upper")
         print("bounds: it was run where s-ibp failed by little (benchmarks/results/auto.md).")
+        print("`certsnn models NAME` says more of one of them.")
     else:
         print("No pretrained models are installed.")
     return DONE
