@@ -215,7 +215,14 @@ By how many points the attack error is lower than that of the naturally trained 
 for how many points of clean error; differences of means over seeds. Published, in the papers' abstract: up to
 37.7 points for 3.7.
 
-{markdown(columns, [*rows, published])}"""
+{markdown(columns, [*rows, published])}
+## Over the size of the threat
+
+![Errors over eps or budget](paper-sweeps.png)
+
+Seed 0, on the first test samples, a subset; `benchmarks/sweeps.py`, figures in
+[sweeps.md](../benchmarks/results/sweeps.md).
+"""
 
 
 def main(words: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """How tight the proofs are: clean, attack and verified error of every pretrained model, side by side.
 
-    python benchmarks/tightness.py DATA_ROOT [SAMPLES] [METHOD]  # writes results/tightness.json and .md
+    python benchmarks/tightness.py DATA_ROOT [MODEL ...]  # renews rows of results/tightness.json and .md
 
-The whole test set of digits, and the first SAMPLES (1000) test images of MNIST in DATA_ROOT, a subset. Each
-model under the threat that it was trained for, with the default suite of attacks. METHOD: s-crown-ibp.
+The whole test set of digits, and the first 1,000 test samples of the data sets in DATA_ROOT, a subset. Each
+model under the threat that it was trained for, by s-crown-ibp, with the default suite of attacks.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from certsnn.models import load_model, pretrained
 from certsnn.report.summary import Report
 
 RESULTS = Path(__file__).parent / "results"
-BATCH = 250
+BATCH, SAMPLES, METHOD = 250, 1000, "s-crown-ibp"
 
 
-def measured(name: str, root: str, samples: int, method: str) -> dict[str, Any]:
+def measured(name: str, root: str) -> dict[str, Any]:
     """One model's errors, for JSON."""
     model = load_model(name)
     data, config = model.config.data, model.config
-    test = load(data.name, "test", root if data.name != "digits" else None)
-    part = test if data.name == "digits" else test.head(samples)
+    test = load(data.name, "test", root if data.name != "digits" else None, frames=data.frames)
+    part = test.head(SAMPLES)
     begun = time.perf_counter()
     report: Report = evaluate(
-        model.network, loader(part, BATCH), config.threat, method, encoding=data.encoding
+        model.network, loader(part, BATCH), config.threat, METHOD, encoding=data.encoding
     )
     return {
         "samples": f"all {len(test)}" if len(part) == len(test) else f"the first {len(part)} of {len(test)}",
@@ -46,12 +46,12 @@ def measured(name: str, root: str, samples: int, method: str) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, dict[str, Any]], method: str) -> str:
+def table(found: dict[str, dict[str, Any]]) -> str:
     """The results as Markdown."""
     cores, system = os.cpu_count(), f"Python {platform.python_version()}"
     lines = [
         "# How tight the proofs are\n",
-        f"Errors in percent with 95% Clopper-Pearson intervals; bounds by `{method}`, rounding covered; "
+        f"Errors in percent with 95% Clopper-Pearson intervals; bounds by `{METHOD}`, rounding covered; "
         "attacks: the default suite on every sample that the network gets right, the worst case of each "
         "sample. The gap is verified minus attack error: samples that nothing breaks and nothing proves.\n",
         f"certsnn {__version__}, torch {torch.__version__}, {system}, {torch.get_num_threads()} thread(s) on "
@@ -81,17 +81,19 @@ def _shown(error: dict[str, Any]) -> str:
     return f"{error['percent']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def main(root: str, samples: int = 1000, method: str = "s-crown-ibp") -> None:
+def main(root: str, *names: str) -> None:
     torch.set_num_threads(1)
-    found: dict[str, dict[str, Any]] = {}
-    for name in pretrained():
-        found[name] = measured(name, root, samples, method)
-        write_text(RESULTS / "tightness.json", json.dumps(found, indent=2) + "\n")
-        write_text(RESULTS / "tightness.md", table(found, method))
+    record = RESULTS / "tightness.json"
+    before: dict[str, dict[str, Any]] = json.loads(record.read_text()) if record.exists() else {}
+    for name in names or pretrained():
+        before[name] = measured(name, root)
+        found = {model: before[model] for model in pretrained() if model in before}
+        write_text(record, json.dumps(found, indent=2) + "\n")
+        write_text(RESULTS / "tightness.md", table(found))
         errors = found[name]["errors"]
         shown = ", ".join(f"{kind} {errors[kind]['percent']:.2f}%" for kind in errors)
         print(f"{name}: {shown} in {found[name]['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(word) for word in sys.argv[2:3]), *sys.argv[3:4])
+    main(*sys.argv[1:])

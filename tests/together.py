@@ -22,14 +22,17 @@ from monitors import Stop
 from torch import nn
 
 from certsnn import launch
+from certsnn.data import SpikeDataset
 from certsnn.data.digits import digits
+from certsnn.encoding import Bernoulli
 from certsnn.errors import UserError
-from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
+from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.processes import Processes, launched
 from certsnn.train import loop
 from certsnn.train.adversarial import Adversarial
+from certsnn.train.augmentation import Translations
 from certsnn.train.averaging import EMA
 from certsnn.train.certified import Certified
 from certsnn.train.config import TrainingConfig
@@ -55,7 +58,11 @@ class Stopping(Monitor):
 
 
 def task_of(threat: Threat) -> Task:
-    return Task(*digits("train", Path(), False).head(301).split(0.2, 0), threat)
+    images = digits("train", Path(), False).head(301)
+    if threat.domain == "image":
+        return Task(*images.split(0.2, 0), threat)
+    bits = Bernoulli(3)(images.images, images.index).bool().transpose(0, 1)
+    return Task(*SpikeDataset("digits as spikes", bits, images.labels, 10).split(0.2, 0), threat)
 
 
 def plain(kind: str = "image") -> SpikingNetwork:
@@ -83,6 +90,12 @@ CASES: Mapping[str, Case] = {
         spikes,
         CoupledBernoulli(0.02, 3),
         TrainingConfig(Certified(Ramp(0, 1)), batch_size=80, epochs=2),
+    ),
+    # Fewer steps than either process has samples; moved samples must be the same in both.
+    "events": (
+        spikes,
+        SpikeFlips(1),
+        TrainingConfig(Certified(Ramp(0, 1)), batch_size=48, epochs=2, augmentation=Translations(1)),
     ),
     # Batches of 79, 79, 79 and 4: shares of 39 and 40.
     "averaged": (

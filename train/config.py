@@ -14,6 +14,7 @@ from certsnn.factory import Factory
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
+from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
 from certsnn.train.certified import Certified
 from certsnn.train.initialisation import Initialisation, TorchDefault
@@ -96,6 +97,7 @@ class TrainingConfig:
         gradient_norm: gradients are clipped to this norm.
         averaging: of the weights that are validated and kept: Latest (none), EMA or SWA.
         precision: of the products of clean and adversarial training passes; all else is always float32.
+        augmentation: random changes of the training samples, anew in every epoch: Translations, or none.
     """
 
     objective: Objective = field(default_factory=Certified)
@@ -106,6 +108,7 @@ class TrainingConfig:
     gradient_norm: float = 8.0
     averaging: Averaging = field(default_factory=Latest)
     precision: Literal["float32", "bfloat16"] = "float32"
+    augmentation: Augmentation | None = None
 
     @property
     def products(self) -> torch.dtype | None:

@@ -17,14 +17,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from certsnn.data import LabelledDataset, loader
+from certsnn.data import Batch, LabelledDataset, loader
 from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.inputsets import Threat
+from certsnn.inputsets.base import Domain
 from certsnn.journal import read_lines, written
 from certsnn.networks import SpikingNetwork
-from certsnn.processes import Alone, Processes, mean_figures, sharing
+from certsnn.processes import Alone, Processes, Share, mean_figures, sharing
 from certsnn.train.averaging import Average, copied
 from certsnn.train.checkpoint import (
     Checkpoint,
@@ -88,7 +89,7 @@ class Task:
     threat: Threat
     encoding: Encoding | None = None
 
-    def samples(self, batch: tuple[Tensor, Tensor, Tensor], draw: int) -> Samples:
+    def samples(self, batch: Batch, draw: int) -> Samples:
         """A batch as the threat takes it, with the noise of this draw."""
         x, y, index = batch
         encoded = x if self.encoding is None else self.encoding.redrawn(draw)(x, index)
@@ -162,7 +163,10 @@ def train(
         for position, batch in enumerate(order):
             now = Moment(epoch + position / batches, settings.epochs)
             share = processes.share(len(batch[1]))
-            held = task.samples(tuple(part[share.held] for part in batch), epoch + 1)
+            x, y, index = _held(batch, share, task.train.domain)
+            if settings.augmentation is not None:
+                x = settings.augmentation(x, index, epoch_seed(seed, epoch))
+            held = task.samples((x, y, index), epoch + 1)
             samples = Samples(*(part.to(device) for part in held))
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(now)
@@ -205,6 +209,13 @@ def train(
     network.load_state_dict(best)
     network.training_products = None
     return progress
+
+
+def _held(batch: Batch, share: Share, domain: Domain) -> Batch:
+    """The samples of a batch that a process computes; spikes have the time before the samples."""
+    x, y, index = batch
+    held = share.held
+    return x[held] if domain == "image" else x[:, held], y[held], index[held]
 
 
 @contextmanager

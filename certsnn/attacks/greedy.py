@@ -18,24 +18,17 @@ from certsnn.networks import Program
 from certsnn.surrogates import Adaptive, Surrogate
 
 
-@final
 @dataclass(frozen=True)
-class GreedyFlips(Attack):
-    """One flip at a time, the one that truly brings the sample nearest to the goal.
-
-    Each round ranks the possible flips by gradient, measures the true effect of the best ``candidates`` of
-    them by forward passes, and keeps the best one, even if it does not help yet. Where no flip is left, the
-    round undoes one that was made earlier (never the last one, whose rivals have been measured) and bars it,
-    so that later rounds try others with those that stay. What succeeds is then reduced: flips are undone as
-    long as the sample stays broken.
+class GreedySearch(Attack):
+    """Single changes of a spike train, one after the other: ranked by gradient, the best ones measured.
 
     Args:
-        candidates: flips that are measured in each round.
-        rounds: at most so many flips and exchanges, and at most so many flips undone.
-        loss: ranks the flips.
+        candidates: changes that are measured in each round.
+        rounds: at most so many rounds.
+        loss: ranks the changes.
         surrogate: the spikes' derivative for the ranking; None is the network's own.
         memory: bytes that the activations of one forward pass may take.
-        seed: ranks flips whose gradients agree.
+        seed: ranks changes whose gradients agree.
     """
 
     domains = SPIKES
@@ -52,8 +45,21 @@ class GreedyFlips(Attack):
             check_count(name, getattr(self, name))
         check_seed(self.seed)
 
+    @final
     def view(self, program: Program) -> Program:
         return with_surrogate(program, self.surrogate)
+
+
+@final
+class GreedyFlips(GreedySearch):
+    """One flip at a time, the one that truly brings the sample nearest to the goal.
+
+    Each round ranks the possible flips by gradient, measures the true effect of the best ``candidates`` of
+    them by forward passes, and keeps the best one, even if it does not help yet. Where no flip is left, the
+    round undoes one that was made earlier (never the last one, whose rivals have been measured) and bars it,
+    so that later rounds try others with those that stay. What succeeds is then reduced, in as many rounds at
+    most: flips are undone as long as the sample stays broken. Arguments: `GreedySearch`.
+    """
 
     def search(self, victim: Victim) -> None:
         everyone, x = victim, victim.x0

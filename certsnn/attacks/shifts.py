@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from certsnn.attacks.base import SPIKES, Attack
-from certsnn.attacks.gradients import with_surrogate
-from certsnn.attacks.greedy import nearest
-from certsnn.attacks.losses import Loss, Margin
-from certsnn.attacks.settings import check_count
-from certsnn.attacks.victim import MEMORY, Victim
-from certsnn.encoding import check_seed
+from certsnn.attacks.greedy import GreedySearch, nearest
+from certsnn.attacks.victim import Victim
 from certsnn.inputsets.shifts import shifted
-from certsnn.networks import Program
-from certsnn.surrogates import Adaptive, Surrogate
 
 
 @final
-@dataclass(frozen=True)
-class GreedyShifts(Attack):
+class GreedyShifts(GreedySearch):
     """One spike moved in time after the other, by the move that truly brings the sample nearest to the goal.
 
     Each round ranks the moves of a spike to a bit of its pixel that is free, by gradient, measures the true
     effect of the best ``candidates`` of them that lead to members of the set by forward passes, and keeps the
     best one, even if it does not help yet. Where no new spike can move, one that has moved, but not in the
     last round, is put elsewhere, or back. A spike may follow into a place that another one has left.
-
-    Args:
-        candidates: moves that are measured in each round.
-        rounds: at most so many moves.
-        loss: ranks the moves.
-        surrogate: the spikes' derivative for the ranking; None is the network's own.
-        memory: bytes that the activations of one forward pass may take.
-        seed: ranks moves whose gradients agree.
+    Arguments: `GreedySearch`.
     """
-
-    domains = SPIKES
-
-    candidates: int = 64
-    rounds: int = 50
-    loss: Loss = field(default_factory=Margin)
-    surrogate: Surrogate | None = field(default_factory=Adaptive)
-    memory: int = field(default=MEMORY, compare=False)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "rounds", "memory"):
-            check_count(name, getattr(self, name))
-        check_seed(self.seed)
-
-    def view(self, program: Program) -> Program:
-        return with_surrogate(program, self.surrogate)
 
     def search(self, victim: Victim) -> None:
         x = victim.x0
