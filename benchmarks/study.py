@@ -173,10 +173,10 @@ all {STEPS} steps.
 
 - **T**: steps of the spike trains, in training and test; training bounds all of them.
 - **T'**: training, on the clean loss too, sees only the first T' of the {STEPS} steps; the test has all.
-- **threshold**, **decay**, **reset**: of every neuron. Batch norm stands before each hidden layer of them, and
-  its scale can learn to make up for a threshold.
-- **readout**: the mean membrane of a last affine layer, or the spike rate of a last layer of neurons (which has
-  no batch norm before it).
+- **threshold**, **decay**, **reset**: of every neuron. Batch norm stands before each hidden layer of them,
+  and its scale can learn to make up for a threshold.
+- **readout**: the mean membrane of a last affine layer, or the spike rate of a last layer of neurons (which
+  has no batch norm before it).
 """
 
 SAYS = """\

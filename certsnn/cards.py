@@ -44,7 +44,7 @@ class Card:
     def markdown(self, level: int = 1) -> str:
         """The card under a heading of this level."""
         rows = "".join(f"| {name} | {value} |\n" for name, value in self.facts.items())
-        commands = "".join(f"{command}  # {purpose}\n" for purpose, command in self.commands.items())
+        commands = "".join(f"# {purpose}\n{command}\n" for purpose, command in self.commands.items())
         limits = "".join(f"- {limit}\n" for limit in self.limits)
         title = f"{'#' * level} {self.name}\n\n"
         return f"{title}| | |\n|---|---|\n{rows}\n```sh\n{commands}```\n\nKnown limits:\n\n{limits}"
