@@ -81,19 +81,21 @@ class FeasibleFlips(Ranking):
     def _ranked(
         self, operator: Weighted, added: Tensor, dropped: Tensor, budget: int
     ) -> tuple[Tensor, Tensor]:
-        def windows(x: Tensor) -> Tensor:  # [N, G, 1, L, n]
-            return operator.windows(x).transpose(-1, -2)[:, :, None]
+        def change(bits: Tensor) -> Tensor:  # [N, G, O, L, n]
+            windows = operator.windows(bits).transpose(-1, -2)[:, :, None]
+            return operator.rows[None, :, :, None, :] * windows
 
-        add, drop = windows(added), windows(dropped)
-        rows = operator.rows[None, :, :, None, :]  # [1, G, O, 1, n]
-        positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
-        count = min(budget, rows.shape[-1])
+        if bool((added * dropped).any()):  # counts of spikes, which can change either way
+            up, down = change(added), change(dropped)
+            rise, fall = torch.maximum(up, -down), torch.maximum(down, -up)
+        else:  # the time goes into passes over these: the fewer the better
+            rise = change(added - dropped)
+            fall = -rise
 
-        def best(gain: Tensor) -> Tensor:
-            ranked = gain.topk(count, dim=-1).values
+        def best(ranked: Tensor) -> Tensor:
             return torch.stack([operator.unwindow(r, added) for r in ranked.unbind(-1)])
 
-        return best(positive * add + negative * drop), best(positive * drop + negative * add)
+        return best(_largest(rise, budget)), best(_largest(fall, budget))
 
 
 @final
@@ -249,6 +251,13 @@ class FlippedSpikes(ChangedSpikes):
         allowed, dtype = self.flips.allowed(self.x0), operator.rows.dtype
         added, dropped = (shaped((allowed & (self.x0 == bit)).to(dtype)) for bit in (0, 1))
         return self.ranking.gains(operator, Candidates(added, dropped, self.flips.kind, self.flips.budget))
+
+
+def _largest(change: Tensor, count: int) -> Tensor:
+    """The (up to) ``count`` largest values of the last axis, at least 0 each."""
+    if count == 1:  # much faster than topk
+        return change.amax(-1, keepdim=True).clamp_min(0)
+    return change.topk(min(count, change.shape[-1]), dim=-1).values.clamp_min(0)
 
 
 def _reshaped(operators: Operators, x: Tensor) -> Tensor:
