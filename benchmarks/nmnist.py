@@ -4,8 +4,8 @@
 
 ROOT holds NMNIST/{Train,Test}/<digit>/<id>.bin, all of it or a part; RUNS gets a run folder for each network,
 and one that is finished is taken as it is; the files are written anew after each. Every network is verified
-by S-IBP, rounding covered, and attacked on all test recordings, at several budgets of `SpikeFlips`; the attack
-error is the worst over the suite.
+by S-IBP, rounding covered, and attacked on all test recordings, at several budgets of `SpikeFlips`; the
+attack error is the worst over the suite.
 
 The ReLU network has the layers of the spiking one, but takes all frames at once (its first layer is T times
 as large), is trained by interval bounds with the config's batches, augmentation and schedule, and verified in
