@@ -28,6 +28,8 @@ from certsnn.networks import over_time
 
 WINDOW_ELEMENTS = 2**24
 """How many candidate flips are ranked at a time: bounds the memory, not the result."""
+SHORT_LIST = 6
+"""So many times the budget of flips are ranked first, those of the heaviest weights."""
 LARGEST_COMPOSED = 2**28
 """The largest dense matrix that layers before the first weights are composed into."""
 
@@ -81,19 +83,13 @@ class FeasibleFlips(Ranking):
     def _ranked(
         self, operator: Weighted, added: Tensor, dropped: Tensor, budget: int
     ) -> tuple[Tensor, Tensor]:
-        def windows(x: Tensor) -> Tensor:  # [N, G, 1, L, n]
-            return operator.windows(x).transpose(-1, -2)[:, :, None]
+        flips = _Flips(operator.rows, operator.windows(added), operator.windows(dropped))
 
-        add, drop = windows(added), windows(dropped)
-        rows = operator.rows[None, :, :, None, :]  # [1, G, O, 1, n]
-        positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
-        count = min(budget, rows.shape[-1])
-
-        def best(gain: Tensor) -> Tensor:
-            ranked = gain.topk(count, dim=-1).values
+        def best(ranked: Tensor) -> Tensor:
             return torch.stack([operator.unwindow(r, added) for r in ranked.unbind(-1)])
 
-        return best(positive * add + negative * drop), best(positive * drop + negative * add)
+        up, down = flips.largest(budget)
+        return best(up), best(down)
 
 
 @final
@@ -249,6 +245,53 @@ class FlippedSpikes(ChangedSpikes):
         allowed, dtype = self.flips.allowed(self.x0), operator.rows.dtype
         added, dropped = (shaped((allowed & (self.x0 == bit)).to(dtype)) for bit in (0, 1))
         return self.ranking.gains(operator, Candidates(added, dropped, self.flips.kind, self.flips.budget))
+
+
+class _Flips(NamedTuple):
+    """What flips do to outputs: weights ``rows [G, O, n]``, bits ``added`` and ``dropped [N, G, n, L]``."""
+
+    rows: Tensor
+    added: Tensor
+    dropped: Tensor
+
+    def largest(self, budget: int) -> Gains:
+        """The (up to) ``budget`` largest rises and falls ``[N, G, O, L, k]``, at least 0 each.
+
+        Ranked among the heaviest weights first: where these hold ``budget`` flips of a direction for every
+        output, no lighter one is among the best.
+        """
+        few = SHORT_LIST * budget + SHORT_LIST
+        if 2 * few < self.rows.shape[-1]:
+            heaviest = self.rows.detach().abs().topk(few, dim=-1).indices
+            rise, fall = self._changes(heaviest)
+            if all(bool(((part > 0).sum(-1) >= budget).all()) for part in (rise, fall)):
+                return Gains(_largest(rise, budget), _largest(fall, budget))
+        rise, fall = self._changes(None)
+        return Gains(_largest(rise, budget), _largest(fall, budget))
+
+    def _changes(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What each flip raises and lowers outputs by, ``[N, G, O, L, n]``; of chosen weights or of all."""
+        rows = self.rows if chosen is None else self.rows.gather(-1, chosen)
+
+        def change(bits: Tensor) -> Tensor:
+            here = bits.transpose(-1, -2)[:, :, None]  # [N, G, 1, L, n]
+            if chosen is not None:
+                shape = (len(bits), *rows.shape[:2], here.shape[3], -1)
+                here = here.expand(*shape).gather(-1, chosen[None, :, :, None].expand(*shape))
+            return rows[None, :, :, None] * here
+
+        if bool((self.added * self.dropped).any()):  # counts of spikes, which can change either way
+            up, down = change(self.added), change(self.dropped)
+            return torch.maximum(up, -down), torch.maximum(down, -up)
+        rise = change(self.added - self.dropped)
+        return rise, -rise
+
+
+def _largest(change: Tensor, count: int) -> Tensor:
+    """The (up to) ``count`` largest values of the last axis, at least 0 each."""
+    if count == 1:  # much faster than topk
+        return change.amax(-1, keepdim=True).clamp_min(0)
+    return change.topk(min(count, change.shape[-1]), dim=-1).values.clamp_min(0)
 
 
 def _reshaped(operators: Operators, x: Tensor) -> Tensor:
