@@ -267,8 +267,10 @@ def written(root: Path, rows: Sequence[Row], linear: Sequence[Row]) -> str:
         f"# N-MNIST under flipped bits\n\n{facts}\n{table(rows)}\n"
         "*natural* is configs/nmnist.yaml with `--training.objective=Natural --threat.budget=10` (the threat "
         "only chooses the epoch: nothing is verified under ten flips, so the clean error decides). The ReLU "
-        "network is described in benchmarks/nmnist.py.\n\nClean error of logistic regression on event counts (log(1 + count) of "
-        "each pixel and polarity, whole recordings), no robustness claimed:\n\n" + "\n".join(lines) + "\n"
+        "network is described in benchmarks/nmnist.py.\n\nClean error of logistic regression on event counts "
+        "(log(1 + count) of each pixel and polarity, whole recordings), no robustness claimed:\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     found = {"facts": facts, "networks": list(rows), "regression": list(linear)}
     write_text(RESULTS / "nmnist.json", json.dumps(found, indent=2) + "\n")
