@@ -21,7 +21,10 @@ from statistics import mean
 from typing import Any
 
 import yaml
+from cycler import cycler
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from certsnn.cards import card
 from certsnn.configuration import override, parse_text, read_config
@@ -198,16 +201,23 @@ def renewed(config: Row) -> str:
 
 def curves() -> None:
     """Validation errors of all logged MNIST runs of seed 0 over the epochs, as a picture."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots(1, 2)
-    for folder in sorted(LOGS.glob("mnist-*-s0")):
+    folders = sorted(LOGS.glob("mnist-*-s0"))
+    for axis in axes:  # twenty colours, and as many again dashed
+        axis.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=colormaps["tab20"].colors))
+    for folder in folders:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         epochs = [row["epoch"] for row in rows]
         for axis, error in zip(axes, ("verified_error", "clean_error"), strict=True):
-            axis.plot(epochs, [row[error] for row in rows], label=folder.name.removesuffix("-s0"))
+            axis.plot(epochs, [row[error] for row in rows])
     axes[0].set(xlabel="epoch", ylabel="verified error on validation (%)", yscale="log")
     axes[1].set(xlabel="epoch", ylabel="clean error on validation (%)", ylim=(0, 8))
-    axes[0].legend(fontsize="small")
+    axes[0].yaxis.set_major_locator(FixedLocator([4, 6, 10, 20, 40, 100]))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
+    labels = [folder.name.removesuffix("-s0") for folder in folders]
+    figure.legend(axes[0].get_lines(), labels, loc="outside lower center", ncols=4, fontsize="small")
     with replacing(ROOT / "docs" / "training-curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
