@@ -60,7 +60,7 @@ def card(name: str, model: Model, size: int) -> Card:
     """
     config, known = model.config, model.facts
     facts = {
-        "data": data_text(config.data, known.get("samples")),
+        "data": data_text(config.data, known.get("samples"), known.get("tested")),
         "network": layers_text(config.network.architecture, model),
         "neuron": neuron_text(model.network),
         "steps": f"T = {config.steps}",
@@ -78,9 +78,15 @@ def card(name: str, model: Model, size: int) -> Card:
     return Card(name, facts, commands(name, config, known.get("origin")), limits(model))
 
 
-def data_text(data: DataConfig, test: int | None) -> str:
-    """The data set, and how many samples trained, chose and tested the network, where that is known."""
-    tested = "" if test is None else f", tested on {test:,} samples"
+def data_text(data: DataConfig, test: int | None, part: str | None = None) -> str:
+    """The data set, and what trained, chose and tested the network, where that is known.
+
+    Args:
+        data: the data of its config.
+        test: how many samples it was tested on.
+        part: what they are, if the data set may lie there in part.
+    """
+    tested = "" if test is None else f", tested on {part or f'{test:,} samples'}"
     if data.encoding is not None:
         tested += f"; as spikes: `{brief(data.encoding)}`"
     if data.name not in TRAINING:
