@@ -234,7 +234,8 @@ def table() -> str:
     lines = [
         "# Results",
         "",
-        "Whole test sets (of N-MNIST a subset, 100 recordings); S-IBP with the rounding of the executed network covered; ties count as errors.",
+        "Whole test sets (of N-MNIST a subset, 100 recordings); S-IBP with the rounding of the executed",
+        "network covered; ties count as errors.",
         "The best checkpoint is chosen on a validation split of the training set. Errors in percent: the",
         "mean, then the single seeds. The machine (2 cores) did other work at the same time, so the minutes",
         "are no benchmark. Logs, configs, versions, threads: `benchmarks/results/runs`; this page is written",
