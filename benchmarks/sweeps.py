@@ -68,13 +68,14 @@ def plot(found: dict[str, dict[str, Points]], path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(found), 3.8), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (group, by_training) in zip(panels, found.items(), strict=True):
-        for number, (training, points) in enumerate(by_training.items()):
+        for training, points in by_training.items():
+            colour = f"C{TRAININGS.index(training)}"
             size = next(iter(points[0]))
             x = [point[size] for point in points]
             for error, style in (("attack", "--"), ("verified", "-")):
                 label = training if error == "verified" else None
                 y = [point[error] for point in points]
-                axes.plot(x, y, style, color=f"C{number}", marker="o", markersize=3, label=label)
+                axes.plot(x, y, style, color=colour, marker="o", markersize=3, label=label)
         axes.set(title=group, xlabel=size, ylim=(0, 102))
         if size == "budget":
             axes.set_xscale("log")
