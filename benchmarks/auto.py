@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 def row(name: str, root: str, reach: float) -> Row:
     model = load_model(name)
-    data = load(model.config.data.name, "test", root)
+    data = load(model.config.data.name, "test", root, frames=model.config.data.frames)
     common: Row = {"encoding": model.config.data.encoding}
 
     def run(positions: list[int], batch: int, **how: Any) -> list[Any]:
