@@ -38,8 +38,8 @@ def models() -> int:
     columns = ["name", "data", "threat", "clean", "s-ibp", "auto"]
     if rows:
         Console().print(rows_table(columns, rows))
-        print("Clean and verified errors on the whole test set, rounding covered; those of auto are upper")
-        print("bounds: it was run where s-ibp failed by little (benchmarks/results/auto.md).")
+        print("Clean and verified errors on the test set (of nmnist a subset), rounding covered; those of")
+        print("auto are upper bounds: it was run where s-ibp failed by little (benchmarks/results/auto.md).")
         print("`certsnn models NAME` says more of one of them.")
     else:
         print("No pretrained models are installed.")
