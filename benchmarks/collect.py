@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LOGS = RESULTS / "runs"
 CONFIGS = ROOT / "configs"
+PAGE = ROOT / "docs" / "models.md"
 LARGEST = 8 * 2**20
 
 Row = dict[str, Any]
@@ -141,16 +143,21 @@ def origin(text: str, run: str, results: Row) -> Row:
 def config_file(text: str) -> str | None:
     """The file in configs/ that says the same as this config, whatever the seed; None if there is none."""
     wanted = essence(text)
-    for path in [*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("*/*.yaml"))]:
-        if essence(read_config(path)[1]) == wanted:
-            return path.relative_to(ROOT).as_posix()
-    return None
+    return next((name for name, known in committed().items() if known == wanted), None)
+
+
+@cache
+def committed() -> dict[str, Row]:
+    """The essence of every file in configs/, those at its top first."""
+    paths = [*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("*/*.yaml"))]
+    return {path.relative_to(ROOT).as_posix(): essence(read_config(path)[1]) for path in paths}
 
 
 def essence(text: str) -> Row:
     """A config less its seed, local paths, and steps that something else decides."""
-    tree: Row = yaml.safe_load(override(text, LOCAL)[1])
-    tree["network"]["steps"] = parse_text(text).steps
+    config, text = override(text, LOCAL)
+    tree: Row = yaml.safe_load(text)
+    tree["network"]["steps"] = config.steps
     return {**tree, "seed": None}
 
 
@@ -307,7 +314,7 @@ def main() -> None:
     words = sys.argv[1:]
     if words == ["--errors"]:
         errors()
-        return write_text(ROOT / "docs" / "models.md", cards())
+        return write_text(PAGE, cards())
     if words[:1] == ["--ship"]:
         name, run = words[1], Path(words[2])
         assert (run / MODEL).exists(), f"{run} has no {MODEL}: its training has not ended"
@@ -316,7 +323,7 @@ def main() -> None:
     for word in words:
         log(Path(word))
     write_text(ROOT / "docs" / "results.md", table())
-    write_text(ROOT / "docs" / "models.md", cards())
+    write_text(PAGE, cards())
     curves()
 
 

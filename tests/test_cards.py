@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from scripts import benchmark
 
 from certsnn.cards import TRAINING, UNKNOWN, brief, card, data_text, layers_text, threat_text
 from certsnn.cli import main
@@ -26,13 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def collect() -> ModuleType:
-    spec = spec_from_file_location("collect", ROOT / "benchmarks" / "collect.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["collect"] = module
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("collect")
 
 
 def example(config: str = "network: {architecture: small-cnn, norm: none}") -> Model:

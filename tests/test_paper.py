@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from scripts import benchmark
 
 from certsnn.configuration import read_config
 from certsnn.models import build_network
@@ -88,13 +87,7 @@ def test_networks_are_built_of_the_papers_neuron(group: str) -> None:
 
 @pytest.fixture(scope="module")
 def paper() -> ModuleType:
-    spec = spec_from_file_location("paper", ROOT / "benchmarks" / "paper.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["paper"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("paper")
 
 
 def row(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import benchmark
 
 from certsnn.configuration import read_config
 
@@ -17,13 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = spec_from_file_location("study", ROOT / "benchmarks" / "study.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["study"] = module
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("study")
 
 
 def test_each_variant_is_a_config_of_its_own(study: ModuleType) -> None:
