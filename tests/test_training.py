@@ -500,6 +500,13 @@ class TestLoop:
         settled = [(row["verified_error"], row["clean_error"]) for row in progress.rows]
         assert progress.best == min(settled)
 
+    def test_natural_training_keeps_the_least_clean_error(self, tmp_path: Path) -> None:
+        settings = replace(SETTINGS, objective=Natural(), epochs=8)
+        progress = train(network_of(), task_of(), settings, tmp_path)
+        rows = [(row["clean_error"], row["verified_error"]) for row in progress.rows]
+        assert min(rows, key=lambda row: row[::-1]) != min(rows)  # the other order would choose another epoch
+        assert progress.best == min(rows)
+
     def test_another_config_is_refused(self, tmp_path: Path) -> None:
         settings = replace(SETTINGS, epochs=1)
         train(network_of(), task_of(), settings, tmp_path, identity={"config": "a"})

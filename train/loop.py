@@ -118,7 +118,7 @@ def train(
     monitor: Monitor | None = None,
     processes: Processes | None = None,
 ) -> Progress:
-    """Train, and leave the best weights (by verified error on validation) in the network.
+    """Train, and leave the best weights (by the objective's score on validation) in the network.
 
     The folder gets a checkpoint after every epoch; a run that was killed resumes from the last one and ends
     with the same weights as one that was not.
@@ -194,7 +194,7 @@ def train(
         progress.epoch += 1
         progress.seconds += time.perf_counter() - begun
         settled = progress.epoch >= min(settings.objective.settled(settings.epochs), settings.epochs)
-        score = (found.verified_error, found.clean_error)
+        score = settings.objective.score(found)
         # On a tie the later epoch wins: it has trained longer, at a lower rate.
         if settled and (progress.best is None or score <= progress.best):
             progress.best, best = score, copied(average.tensors)

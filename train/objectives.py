@@ -16,6 +16,7 @@ from certsnn.bounds.verify import bind
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.train.schedules import Moment
+from certsnn.verification import Summary
 
 
 class Samples(NamedTuple):
@@ -44,6 +45,10 @@ class Objective(ABC):
     def settled(self, epochs: int) -> float:
         """The epoch from which the objective stays the same: best checkpoints count from here."""
 
+    def score(self, found: Summary) -> tuple[float, float]:
+        """What makes an epoch the best on validation, the least: verified error, then clean error."""
+        return found.verified_error, found.clean_error
+
 
 def error_rate(logits: Tensor, y: Tensor) -> Tensor:
     """The share of wrong classes, detached."""
@@ -69,6 +74,10 @@ class Natural(Objective):
 
     def settled(self, epochs: int) -> float:
         return 0.0
+
+    def score(self, found: Summary) -> tuple[float, float]:
+        """Clean error first: bounds grow with training, verified error would choose an early epoch."""
+        return found.clean_error, found.verified_error
 
     def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
         x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
