@@ -18,40 +18,31 @@ import json
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from relu import body, chain
+from relu import Twin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import Tensor
 
 from certsnn import __version__
 from certsnn.allocator import keep_freed_memory
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
 from certsnn.bounds.arithmetic import PLAIN, Interval
-from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
-from certsnn.bounds.ibp import margins
+from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.configuration import read_config
-from certsnn.data import LabelledDataset, load, loader
+from certsnn.data import load, loader
 from certsnn.data.events.nmnist import FOLDER, SENSOR, read
 from certsnn.evaluation import evaluate
 from certsnn.files import write_text
-from certsnn.inputsets import SpikeFlips
-from certsnn.networks import strictly_correct
-from certsnn.train.averaging import copied
-from certsnn.train.certified import Certified, robust_cross_entropy
+from certsnn.inputsets import SpikeFlips, Threat
 from certsnn.train.config import RunConfig
-from certsnn.train.loop import epoch_seed
-from certsnn.train.objectives import mixed
 from certsnn.train.run import run
-from certsnn.train.schedules import Moment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -107,87 +98,31 @@ def spiking(what: str, root: Path, runs: Path, seed: int) -> list[Row]:
     return rows
 
 
-def merged(x: Tensor) -> Tensor:
-    """Trains ``[T, B, C, H, W]`` as the ReLU network takes them, ``[B, T C, H, W]``."""
-    return x.transpose(0, 1).flatten(1, 2)
+@final
+class FlipTwin(Twin):
+    """For trains with flipped bits; the network takes all frames at once, as channels."""
 
+    def view(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1).flatten(1, 2)
 
-def relu_bounds(
-    network: nn.Sequential, x: Tensor, y: Tensor, flips: SpikeFlips, ranking: Ranking
-) -> tuple[Tensor, Tensor]:
-    """Logits ``[B, K]`` and lower bounds ``[B, K-1]`` of the margins, for at least one flip."""
-    interval: Interval | None = None
-    bits, pending = x[None], []
-
-    def through(operators: Any) -> Interval:
-        if interval is not None:
-            return PLAIN.chain(operators, interval)
-        low, high = FlippedSpikes(bits, flips, ranking).currents(operators, PLAIN)
+    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
+        assert isinstance(threat, SpikeFlips)
+        bits = self.view(x)
+        if threat.budget == 0:
+            return PLAIN.chain(operators, Interval(bits, bits))
+        ranking = AnyWeights() if self.network.training else FeasibleFlips()
+        low, high = FlippedSpikes(bits[None], threat, ranking).currents(operators, PLAIN)
         return Interval(low[0], high[0])
-
-    for layer in network:
-        if not isinstance(layer, nn.ReLU):
-            pending.append(layer)
-            continue
-        x, operators = chain(pending, x, network.training)
-        low, high = through(operators)
-        x, interval, pending = x.relu(), Interval(low.relu(), high.relu()), []
-    logits, operators = chain(pending, x, network.training)
-    assert interval is not None
-    return logits, margins(operators, interval, y, PLAIN)
-
-
-@torch.no_grad()
-def relu_errors(network: nn.Sequential, data: LabelledDataset, flips: SpikeFlips) -> tuple[float, float]:
-    """Verified and clean error in percent."""
-    network.eval()
-    wrong = unproved = 0
-    for x, y, _ in loader(data, 50):
-        logits, margin = relu_bounds(network, merged(x), y, flips, FeasibleFlips())
-        wrong += int((~strictly_correct(logits, y)).sum())
-        unproved += int((margin <= 0).any(1).sum())
-    network.train()
-    return 100 * unproved / len(data), 100 * wrong / len(data)
 
 
 def relu(root: Path, seed: int) -> list[Row]:
     """Train and verify the ReLU network; a row for each budget."""
     config, _ = configured("nmnist", (), root, seed)
-    training, objective, threat = config.training, config.training.objective, config.threat
-    assert isinstance(objective, Certified) and isinstance(threat, SpikeFlips)
-    sets = {split: load("nmnist", split, root, frames=config.data.frames) for split in FOLDER}
-    train_set, validation = sets["train"].split(config.data.validation, seed)
+    train_set, test_set = (load("nmnist", split, root, frames=config.data.frames) for split in FOLDER)
     channels, height, width = train_set.shape
-    torch.manual_seed(seed)
-    network = body(config, (config.steps * channels, height, width), train_set.classes).train()
-    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
-    batches = -(-len(train_set) // training.batch_size)
-    best, kept, begun = (100.0, 100.0), copied(network.state_dict()), time.perf_counter()
-    for epoch in range(training.epochs):
-        key = epoch_seed(seed, epoch)
-        for position, (x, y, index) in enumerate(loader(train_set, training.batch_size, shuffle_seed=key)):
-            x = x if training.augmentation is None else training.augmentation(x, index, key)
-            now = Moment(epoch + position / batches, training.epochs)
-            share = objective.ramp(now)
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate(now)
-            flips = threat.scaled(objective.size * share)
-            if flips.budget == 0:
-                loss = F.cross_entropy(network(merged(x)), y)
-            else:
-                logits, margin = relu_bounds(network, merged(x), y, flips, AnyWeights())
-                robust = robust_cross_entropy(margin)
-                loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
-            optimizer.step()
-        score = relu_errors(network, validation, threat)
-        if epoch + 1 >= objective.settled(training.epochs) and score <= best:
-            best, kept = score, copied(network.state_dict())
-    seconds = round(time.perf_counter() - begun, 1)
-    network.load_state_dict(kept)
-    found = [(budget, relu_errors(network, sets["test"], SpikeFlips(budget))) for budget in BUDGETS]
+    twin = FlipTwin(config, (config.steps * channels, height, width), train_set.classes)
+    seconds = round(twin.train(train_set), 1)
+    found = [(budget, twin.errors(test_set, SpikeFlips(budget))) for budget in BUDGETS]
     return [
         {"network": RELU, "config": "nmnist", "flags": [], "seed": seed, "budget": budget}
         | {"clean": clean, "attacked": None, "verified": verified, "training_seconds": seconds}

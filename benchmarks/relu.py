@@ -15,9 +15,10 @@ import json
 import platform
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ from certsnn.configuration import override, read_config
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError, UserError
 from certsnn.files import write_text
-from certsnn.inputsets import LinfBall
+from certsnn.inputsets import LinfBall, Threat
 from certsnn.networks import strictly_correct, train_chain
 from certsnn.train.averaging import Average, copied
 from certsnn.train.certified import Certified, robust_cross_entropy
@@ -45,27 +46,106 @@ from certsnn.train.schedules import Moment
 RESULTS = Path(__file__).parent / "results" / "relu.jsonl"
 
 
-def body(config: RunConfig, shape: Sequence[int], classes: int) -> nn.Sequential:
-    """Affine layers and ReLU."""
-    layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
-    return nn.Sequential(*NORMS[config.network.norm](layers), nn.Linear(features, classes))
+class Twin(ABC):
+    """A ReLU network with the layers of a config's, its weights from the config's seed."""
 
+    def __init__(self, config: RunConfig, shape: Sequence[int], classes: int) -> None:
+        torch.manual_seed(config.seed)
+        layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
+        layers = NORMS[config.network.norm](layers)
+        self.config = config
+        self.network = nn.Sequential(*layers, nn.Linear(features, classes)).train()
 
-def bounds(network: nn.Sequential, x: Tensor, y: Tensor, box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits ``[B, K]`` and lower bounds ``[B, K-1]`` of the margins; batch norm as the mode says."""
-    interval, pending = Interval(*box), []
-    for layer in network:
-        if not isinstance(layer, nn.ReLU):
-            pending.append(layer)
-            continue
-        x, operators = chain(pending, x, network.training)
-        low, high = PLAIN.chain(operators, interval)
-        x, interval, pending = x.relu(), Interval(low.relu(), high.relu()), []
-    logits, operators = chain(pending, x, network.training)
-    return logits, margins(operators, interval, y, PLAIN)
+    @abstractmethod
+    def view(self, x: Tensor) -> Tensor:
+        """Samples as the network takes them."""
+
+    @abstractmethod
+    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
+        """What the first operators make of all that the threat allows."""
+
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, K]`` and lower bounds ``[B, K-1]`` of the margins; batch norm as the mode says."""
+        training = self.network.training
+        interval: Interval | None = None
+        clean, pending = self.view(x), []
+
+        def through(operators: Any) -> Interval:
+            if interval is None:
+                return self.first(x, threat, operators)
+            return PLAIN.chain(operators, interval)
+
+        for layer in self.network:
+            if not isinstance(layer, nn.ReLU):
+                pending.append(layer)
+                continue
+            clean, operators = chain(pending, clean, training)
+            low, high = through(operators)
+            clean, interval, pending = clean.relu(), Interval(low.relu(), high.relu()), []
+        logits, operators = chain(pending, clean, training)
+        assert interval is not None
+        return logits, margins(operators, interval, y, PLAIN)
+
+    @torch.no_grad()
+    def errors(self, data: LabelledDataset, threat: Threat) -> tuple[float, float]:
+        """Verified and clean error in percent."""
+        self.network.eval()
+        wrong = unproved = 0
+        for x, y, _ in loader(data, 256):
+            logits, margin = self.bounds(x, y, threat)
+            wrong += int((~strictly_correct(logits, y)).sum())
+            unproved += int((margin <= 0).any(1).sum())
+        self.network.train()
+        return 100 * unproved / len(data), 100 * wrong / len(data)
+
+    def train(self, data: LabelledDataset) -> float:
+        """Train as the config says, and leave the epoch that is best on the validation split; seconds."""
+        config, training, network = self.config, self.config.training, self.network
+        objective, threat = training.objective, config.threat
+        if not isinstance(objective, Certified):
+            raise ConfigError("the twin needs the objective Certified")
+        train_set, validation = data.split(config.data.validation, config.seed)
+        optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
+        average = Average(network.state_dict())
+        l1 = sum(r.weight for r in objective.regularisers if isinstance(r, L1))
+        batches = -(-len(train_set) // training.batch_size)
+        best: tuple[float, float] | None = None
+        begun = time.perf_counter()
+        for epoch in range(training.epochs):
+            key = epoch_seed(config.seed, epoch)
+            order = loader(train_set, training.batch_size, shuffle_seed=key)
+            for position, (x, y, index) in enumerate(order):
+                x = x if training.augmentation is None else training.augmentation(x, index, key)
+                now = Moment(epoch + position / batches, training.epochs)
+                share = objective.ramp(now)
+                for group in optimizer.param_groups:
+                    group["lr"] = training.learning_rate(now)
+                logits, margin = self.bounds(x, y, threat.scaled(objective.size * share))
+                robust = robust_cross_entropy(margin)
+                loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
+                if l1:
+                    loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
+                optimizer.step()
+                average.update(network.state_dict(), training.averaging, now)
+            own = copied(network.state_dict())
+            network.load_state_dict(average.tensors)
+            score = self.errors(validation, threat)
+            network.load_state_dict(own)
+            if epoch + 1 >= min(objective.settled(training.epochs), training.epochs) and (
+                best is None or score <= best
+            ):
+                best, kept = score, copied(average.tensors)
+            done = f"epoch {epoch + 1}/{training.epochs}"
+            print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)
+        network.load_state_dict(kept)
+        return time.perf_counter() - begun
 
 
 def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tensor, Any]:
+    """What layers make of x, and their operators; batch norm in training by x's own statistics."""
     if training:
         frames, operators = train_chain(layers, x[None])
         return frames[0], operators
@@ -73,71 +153,32 @@ def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tenso
     return apply_chain(operators, x), operators
 
 
-@torch.no_grad()
-def errors(network: nn.Sequential, data: LabelledDataset, threat: LinfBall) -> tuple[float, float]:
-    """Verified and clean error in percent."""
-    network.eval()
-    wrong = open_ = 0
-    for x, y, _ in loader(data, 256):
-        logits, margin = bounds(network, x, y, threat.box(x))
-        wrong += int((~strictly_correct(logits, y)).sum())
-        open_ += int((margin <= 0).any(1).sum())
-    network.train()
-    return 100 * open_ / len(data), 100 * wrong / len(data)
+@final
+class BoxTwin(Twin):
+    """For images in a box."""
+
+    def view(self, x: Tensor) -> Tensor:
+        return x
+
+    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
+        if not isinstance(threat, LinfBall):
+            raise ConfigError("the twin needs the threat LinfBall")
+        return PLAIN.chain(operators, Interval(*threat.box(x)))
 
 
 def main(root: str, config_file: str, name: str, *flags: str) -> None:
     config, text = read_config(config_file, [*flags, f"--data.root={root}"])
-    training, objective, threat = config.training, config.training.objective, config.threat
-    if not isinstance(objective, Certified) or not isinstance(threat, LinfBall):
-        raise ConfigError("the twin needs the objective Certified and the threat LinfBall")
-    sets = {part: load(config.data.name, part, config.data.root) for part in ("train", "test")}
-    train_set, validation = sets["train"].split(config.data.validation, config.seed)
-    torch.manual_seed(config.seed)
-    network = body(config, tuple(train_set.images.shape[1:]), train_set.classes).train()
-    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
-    average = Average(network.state_dict())
-    l1 = sum(r.weight for r in objective.regularisers if isinstance(r, L1))
-    batches = -(-len(train_set) // training.batch_size)
-    best: tuple[float, float] | None = None
-    begun = time.perf_counter()
-    for epoch in range(training.epochs):
-        order = loader(train_set, training.batch_size, shuffle_seed=epoch_seed(config.seed, epoch))
-        for position, (x, y, _) in enumerate(order):
-            now = Moment(epoch + position / batches, training.epochs)
-            share = objective.ramp(now)
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate(now)
-            logits, margin = bounds(network, x, y, threat.scaled(objective.size * share).box(x))
-            robust = robust_cross_entropy(margin)
-            loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
-            if l1:
-                loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
-            optimizer.step()
-            average.update(network.state_dict(), training.averaging, now)
-        own = copied(network.state_dict())
-        network.load_state_dict(average.tensors)
-        score = errors(network, validation, threat)
-        network.load_state_dict(own)
-        if epoch + 1 >= min(objective.settled(training.epochs), training.epochs) and (
-            best is None or score <= best
-        ):
-            best, kept = score, copied(average.tensors)
-        done = f"epoch {epoch + 1}/{training.epochs}"
-        print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)
-    seconds = time.perf_counter() - begun
-    network.load_state_dict(kept)
-    verified, clean = errors(network, sets["test"], threat)
+    train_set, test_set = (load(config.data.name, part, config.data.root) for part in ("train", "test"))
+    twin = BoxTwin(config, train_set.shape, train_set.classes)
+    seconds = twin.train(train_set)
+    verified, clean = twin.errors(test_set, config.threat)
     row = {
         "name": name,
         "config": Path(config_file).name,
         "flags": flags,
-        "threat": threat.describe(),
+        "threat": config.threat.describe(),
         "seed": config.seed,
-        "epochs": training.epochs,
+        "epochs": config.training.epochs,
         "clean_error": clean,
         "verified_error": verified,
         "seconds": round(seconds, 1),
