@@ -4,8 +4,8 @@
     python benchmarks/paper.py              # renew the page
 
 A RUN is a run folder with its bench.json; the row goes to benchmarks/results/paper, less local paths. It must
-be of the config as it stands in configs/paper: a shortened run is no result. Why rows are missing is said in
-results/paper/not-run.json, by patterns of their names.
+be of the config as it stands in configs/paper: a shortened run is no result. By patterns of names,
+results/paper/notes.json says why rows are missing ("not run") and what else is to be known of a group ("remarks").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from certsnn.report.bench import COLUMNS, BenchRow, NotRun, lines, markdown, row
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "paper"
 ROWS = ROOT / "benchmarks" / "results" / "paper"
-NOT_RUN = "not-run.json"
+NOTES = "notes.json"
 
 LOCAL = ("--data.root", "--data.download")
 """Config keys that say where a machine has its data."""
@@ -77,6 +77,12 @@ class Group:
     name: str
     title: str
     rows: Mapping[str, Sequence[BenchRow | NotRun]]
+    remark: str
+
+    @property
+    def begun(self) -> bool:
+        """Whether any row was run."""
+        return any(map(self.done, self.rows))
 
     def done(self, training: str) -> list[BenchRow]:
         """The rows of a training that were run."""
@@ -130,14 +136,19 @@ def recorded(name: str, configs: Path, rows: Path, reasons: Mapping[str, str]) -
         found.append(row_from(row))
     if found:
         return sorted(found, key=lambda row: row.seed)
-    reason = next((why for pattern, why in reasons.items() if fnmatch(name, pattern)), "not run yet")
-    return [NotRun(name, 0, reason)]
+    return [NotRun(name, 0, matching(name, reasons, "not run yet"))]
+
+
+def matching(name: str, texts: Mapping[str, str], otherwise: str) -> str:
+    """The text of the first pattern that a name matches."""
+    return next((text for pattern, text in texts.items() if fnmatch(name, pattern)), otherwise)
 
 
 def groups(configs: Path = CONFIGS, rows: Path = ROWS) -> list[Group]:
     """All groups of the folder of configs, those without figures included."""
-    note = rows / NOT_RUN
-    reasons: dict[str, str] = json.loads(note.read_text()) if note.exists() else {}
+    path = rows / NOTES
+    notes: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+    reasons, remarks = notes.get("not run", {}), notes.get("remarks", {})
     names = sorted(path.stem for path in configs.glob("*.yaml"))
     found = []
     for name, members in groupby(names, group_of):
@@ -146,7 +157,7 @@ def groups(configs: Path = CONFIGS, rows: Path = ROWS) -> list[Group]:
         network = f"{config.network.architecture}, T = {config.steps}"
         title = f"{config.data.name}, {network}, {config.threat.describe()}"
         on_record = {how: recorded(by_training[how], configs, rows, reasons) for how in TRAININGS}
-        found.append(Group(name, title, on_record))
+        found.append(Group(name, title, on_record, matching(name, remarks, "")))
     return found
 
 
@@ -156,7 +167,7 @@ def group_of(name: str) -> str:
 
 
 def table(group: Group) -> str:
-    """Markdown: a line for each training, then what was published, then why lines have no figures."""
+    """Markdown: a line for each training, what was published, why lines have no figures, and the remark."""
     shown: list[list[str]] = []
     missing: dict[str, list[str]] = {}
     for how, rows in group.rows.items():
@@ -168,7 +179,18 @@ def table(group: Group) -> str:
     for what, clean, verified in PUBLISHED.get(group.name, []):
         shown.append([what, "-", "-", clean, "-", "-", verified, "-"])
     notes = [f"\nNot run: {', '.join(names)} ({reason}).\n" for reason, names in missing.items()]
+    notes += [f"\n{group.remark}\n"] * bool(group.remark)
     return markdown(["training", *COLUMNS[1:]], shown) + "".join(notes)
+
+
+def absent(found: Sequence[Group]) -> str:
+    """Markdown: the groups of which no row was run, and why."""
+    reasons: dict[str, list[str]] = {}
+    for group in found:
+        if not group.begun:
+            why = {row.reason for rows in group.rows.values() for row in rows if isinstance(row, NotRun)}
+            reasons.setdefault("; ".join(sorted(why)), []).append(group.name)
+    return "".join(f"- {', '.join(names)}: {reason}\n" for reason, names in reasons.items())
 
 
 def reductions(group: Group) -> list[list[str]]:
@@ -204,7 +226,9 @@ def page(found: Sequence[Group]) -> str:
     """docs/paper.md."""
     text = INTRO
     for group in found:
-        text += f"\n## {group.name}\n\n{group.title}.\n\n{table(group)}"
+        if group.begun:
+            text += f"\n## {group.name}\n\n{group.title}.\n\n{table(group)}"
+    text += f"\n## Not run\n\n{absent(found)}" if not all(group.begun for group in found) else ""
     columns = ["group", "training", "G2S/RSF: points less", "worst: points less", "clean: points more"]
     rows = [line for group in found for line in reductions(group)]
     published = ["published", "certified", *REDUCTION]

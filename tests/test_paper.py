@@ -153,7 +153,7 @@ def test_a_row_of_a_config_that_has_changed_since_is_not_shown(paper: ModuleType
         paper.groups(rows=rows)
 
 
-def test_the_page_has_every_group_and_what_was_published(paper: ModuleType, tmp_path: Path) -> None:
+def test_the_page_has_what_was_run_and_what_was_published(paper: ModuleType, tmp_path: Path) -> None:
     group = "mnist-fc-spike"
     rows = logged(
         paper,
@@ -163,9 +163,10 @@ def test_the_page_has_every_group_and_what_was_published(paper: ModuleType, tmp_
         row(f"{group}-s-ibp", 0, 4.0, 10.0, 20.0, 30.0),
         row(f"{group}-s-crown", 0, 5.0, None, 21.0, 31.0),
     )
-    (rows / "not-run.json").write_text(json.dumps({"fashion-mnist-*": "the data are not here"}))
+    notes = {"not run": {"fashion-mnist-*": "the data are not here"}, "remarks": {"mnist-fc-*": "In haste."}}
+    (rows / "notes.json").write_text(json.dumps(notes))
     text = paper.page(paper.groups(rows=rows))
-    assert [line[3:] for line in text.splitlines() if line.startswith("## ")][:-2] == sorted(GROUPS)
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")][:2] == [group, "Not run"]
     part = text.split(f"## {group}\n")[1].split("## ")[0]
     assert "| natural | 2 | 10000 (first 1000) | 2.50 (2.00, 3.00) | 81.00 (80.00, 82.00) |" in part
     assert "| s-crown | 1 | 10000 (first 1000) | 5.00 | - | 21.00 | 31.00 | 1.5 |" in part
@@ -174,8 +175,11 @@ def test_the_page_has_every_group_and_what_was_published(paper: ModuleType, tmp_
     assert (
         "| published, certified (T' = 3) | - | - | 7.13 | - | - | 54.11 by S-IBP, 59.26 by S-CROWN |" in part
     )
-    other = text.split("## fashion-mnist-fc-digital\n")[1].split("## ")[0]
-    assert "Not run: natural, adversarial, s-ibp, s-crown (the data are not here)." in other
+    assert part.endswith("In haste.\n\n")
+    other = text.split("## Not run\n")[1].split("## ")[0]
+    assert "- fashion-mnist-conv-digital, fashion-mnist-conv-spike, fashion-mnist-fc-digital, " in other
+    assert "-fc-spike: the data are not here\n" in other
+    assert f" {group}" not in other
     reductions = text.split("## Attack error reduction")[1]
     assert f"| {group} | s-ibp | 71.0 | 71.0 | 1.5 |" in reductions
     assert f"| {group} | s-crown | - | 70.0 | 2.5 |" in reductions
