@@ -5,7 +5,7 @@
 
 A RUN is a run folder with its bench.json; the row goes to benchmarks/results/paper, less local paths. It must
 be of the config as it stands in configs/paper: a shortened run is no result. By patterns of names,
-results/paper/notes.json says why rows are missing ("not run") and what else is to be known of a group ("remarks").
+results/paper/notes.json says why rows are missing ("not run") and what else there is to know ("remarks").
 """
 
 from __future__ import annotations
