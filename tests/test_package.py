@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from configparser import ConfigParser
 from importlib import import_module, metadata
 from pathlib import Path
+from shutil import copy
 
 import pytest
 
@@ -63,3 +66,13 @@ def test_typed_marker_is_packaged() -> None:
 @pytest.mark.parametrize("error", [errors.DataNotFound, errors.CheckpointError, errors.ConfigError])
 def test_specific_errors_are_user_errors(error: type[errors.UserError]) -> None:
     assert issubclass(error, errors.UserError)
+
+
+def test_a_source_folder_alone_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "certsnn").mkdir()
+    copy(ROOT / "certsnn" / "__init__.py", tmp_path / "certsnn")
+    # Without -S an installed copy would lend it what it lacks.
+    words = [sys.executable, "-S", "-c", "import certsnn"]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "is certsnn's source folder, which is no whole package" in found.stderr
