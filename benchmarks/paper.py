@@ -59,9 +59,9 @@ that a row takes minutes on one CPU core. Within a group the configs differ in n
 
 Errors in percent: the mean, then each seed. *Clean* and *verified*: the whole test set, or the subset of it
 whose size is given; ties count as errors, the rounding of the executed network is covered. *G2S/RSF* (the
-papers' attacks: on images, their image form) and *worst* (per sample the worst case over the default suite):
-the first of these samples, where their number is given. Minutes: training, on a machine of two cores that did
-other work too, so they are no benchmark.
+papers' attacks: both on spikes, the image form of G2S on images) and *worst* (per sample the worst case over
+the default suite): the first of these samples, where their number is given. Minutes: training, on a machine
+of two cores that did other work too, so they are no benchmark.
 
     certsnn bench configs/paper --seeds 0,1,2 --data.root DIR
 
@@ -244,8 +244,8 @@ for how many points of clean error; differences of means over seeds. Published, 
 
 ![Errors over eps or budget](paper-sweeps.png)
 
-Seed 0, on the first test samples, a subset; `benchmarks/sweeps.py`, figures in
-[sweeps.md](../benchmarks/results/sweeps.md).
+Seed 0, on the first test samples, a subset, attacked by G2S and RSF (on images, their image form);
+`benchmarks/sweeps.py`, figures in [sweeps.md](../benchmarks/results/sweeps.md).
 """
 
 

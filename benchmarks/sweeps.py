@@ -4,8 +4,9 @@
     python benchmarks/sweeps.py               # the picture and the table alone
 
 Each network of seed 0, the first 500 test samples: verified by S-IBP with rounding covered, attacked by the
-papers' attacks (G2S, and RSF on spikes). ROOT is the folder of the data sets. Writes results/sweeps.json and
-.md, and docs/paper-sweeps.png; groups whose networks are not in RUNS keep their figures.
+papers' attacks (G2S and RSF, on images their image form). ROOT is the folder of the data sets. Writes
+results/sweeps.json and .md, and docs/paper-sweeps.png; groups whose networks are not in RUNS keep their
+figures.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SAMPLES = 500
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Of the eps that was trained for."""
 BUDGETS = (1, 2, 5, 10, 50)
+ATTACKS = (G2S(), RSF())
 
 ERRORS = ("clean", "attack", "verified")
 Points = list[dict[str, float]]
@@ -53,11 +55,10 @@ def sweep(run: Path, root: str | None) -> Points:
     model = load_model(run)
     data, threat = model.config.data, model.config.threat
     test = load(data.name, "test", None if data.name == "digits" else root, frames=data.frames).head(SAMPLES)
-    attacks = [G2S()] if model.network.input == "image" else [G2S(), RSF()]
     points = []
     for size in track(sizes(threat), run.name):
         larger = replace(threat, **{threat.size: size})  # type: ignore[type-var]
-        report = evaluate(model.network, loader(test, 100), larger, attacks=attacks, encoding=data.encoding)
+        report = evaluate(model.network, loader(test, 100), larger, attacks=ATTACKS, encoding=data.encoding)
         errors = (report.clean_error, report.attack_error, report.verified_error)
         points.append({threat.size: size, **dict(zip(ERRORS, errors, strict=True))})
     return points
@@ -99,8 +100,8 @@ def table(found: dict[str, dict[str, Points]]) -> str:
 
 EXPLAINED = (
     f"Errors in percent on the first {SAMPLES} test samples, a subset (or all that there are); "
-    "seed 0, S-IBP with rounding covered, the papers' attacks (G2S, and RSF on spikes). The networks: "
-    "[docs/paper.md](../../docs/paper.md). `python benchmarks/sweeps.py RUNS ROOT`"
+    "seed 0, S-IBP with rounding covered, the papers' attacks (G2S and RSF, on images their image form). The "
+    "networks: [docs/paper.md](../../docs/paper.md). `python benchmarks/sweeps.py RUNS ROOT`"
 )
 
 
