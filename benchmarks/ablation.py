@@ -89,8 +89,12 @@ def train(base: str, row: str, seed: int, data: str) -> None:
     )
     folder = RUNS / f"{base}-{row}-s{seed}"
     rows = run(config, text, folder, torch.device("cpu")).progress.rows
-    header = {"command": command(base, row, seed), "commit": commit(), "torch": torch.__version__}
-    header["threads"] = torch.get_num_threads()
+    header: dict[str, str | int] = {
+        "command": command(base, row, seed),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
     write_text(record(base, row, seed), "".join(json.dumps(line) + "\n" for line in (header, *rows)))
 
 

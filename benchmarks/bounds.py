@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn import __version__
+from certsnn.affine import Dense
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
@@ -71,7 +72,7 @@ def network_of(neuron: Callable[[], Neuron], steps: int = 8) -> SpikingNetwork:
 
 
 def medians(
-    variants: dict[str, Callable[[], object]], rounds: int = ROUNDS, warm_up: int = WARM_UP
+    variants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, warm_up: int = WARM_UP
 ) -> dict[str, float]:
     """Median milliseconds of each variant; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -127,7 +128,8 @@ def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[]
 def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
     """S-CROWN with S-IBP layers, by certsnn and by auto_LiRPA, on LIF neurons."""
     program = network_of(leaky, steps).freeze()
-    held, later = (stage.operators[-1].weight for stage in program.stages)
+    weighted = [stage.operators[-1] for stage in program.stages]
+    held, later = (one.weight for one in weighted if isinstance(one, Dense))
     rows = torch.randn(9 * len(x) * steps, len(later))
     variants = {
         "forward": torch.no_grad()(lambda: program.run(x)),

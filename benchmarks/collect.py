@@ -213,7 +213,7 @@ def curves() -> None:
     axes = figure.subplots(1, 2)
     folders = sorted(LOGS.glob("mnist-*-s0"))
     for axis in axes:  # twenty colours, and as many again dashed
-        axis.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=colormaps["tab20"].colors))
+        axis.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=colormaps["tab20"](range(20))))
     for folder in folders:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         epochs = [row["epoch"] for row in rows]

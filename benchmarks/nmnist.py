@@ -36,7 +36,7 @@ from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.configuration import read_config
-from certsnn.data import load, loader
+from certsnn.data import Split, load, loader
 from certsnn.data.events.nmnist import FOLDER, SENSOR, read
 from certsnn.evaluation import evaluate
 from certsnn.files import write_text
@@ -55,6 +55,7 @@ NETWORKS = {
 }
 """Each with its config and flags."""
 RELU = "ReLU, certified, 1 flip"
+SPLITS: tuple[Split, Split] = ("train", "test")
 REGRESSION_SIZES = (200, 1000)
 Row = dict[str, Any]
 
@@ -118,7 +119,7 @@ class FlipTwin(Twin):
 def relu(root: Path, seed: int) -> list[Row]:
     """Train and verify the ReLU network; a row for each budget."""
     config, _ = configured("nmnist", (), root, seed)
-    train_set, test_set = (load("nmnist", split, root, frames=config.data.frames) for split in FOLDER)
+    train_set, test_set = (load("nmnist", split, root, frames=config.data.frames) for split in SPLITS)
     channels, height, width = train_set.shape
     twin = FlipTwin(config, (config.steps * channels, height, width), train_set.classes)
     seconds = round(twin.train(train_set), 1)

@@ -142,9 +142,10 @@ def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: 
 
     def note(name: str, margins: Callable[[], Tensor]) -> float:
         begun = time.perf_counter()
-        row["margin"][name] = float(margins().amin())
+        least = float(margins().amin())
+        row["margin"][name] = least
         row["seconds"][name] = time.perf_counter() - begun
-        return row["margin"][name]
+        return least
 
     with torch.no_grad():
         row["correct"] = bool(strictly_correct(net(x0), y)[0])

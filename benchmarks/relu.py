@@ -126,7 +126,7 @@ class Twin(ABC):
                 if l1:
                     loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
                 optimizer.step()
                 average.update(network.state_dict(), training.averaging, now)

@@ -109,7 +109,7 @@ def ties(run: Path) -> float:
     logits = model.network(model.config.threat.bind(x, index)[0])
     own, largest = logits.gather(1, y[:, None]).squeeze(1), logits.amax(1)
     tied = (own == largest) & ((logits == largest[:, None]).sum(1) > 1)
-    return 100 * tied.double().mean().item()
+    return float(100 * tied.double().mean())
 
 
 def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from certsnn import __version__
 from certsnn.attacks import PGD
-from certsnn.data import ImageDataset, load, loader
+from certsnn.data import LabelledDataset, load, loader
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork, strictly_correct
@@ -57,7 +57,7 @@ def relu() -> nn.Module:
 TWINS = {"LIF": spiking, "ReLU": relu}
 
 
-def train(network: nn.Module, data: ImageDataset, seed: int) -> None:
+def train(network: nn.Module, data: LabelledDataset, seed: int) -> None:
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     batches = loader(data, BATCH, seed)
     for _ in range(EPOCHS):
