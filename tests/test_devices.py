@@ -87,6 +87,7 @@ def test_commands_agree_with_the_cpu(trained: Path, tmp_path: Path) -> None:
         words = ["verify", str(trained), "--samples", "100", "--results", str(file), "--device", device]
         assert main(words) == 0
         found[device] = [row["status"] for row in lines(file) if "status" in row]
+    assert len(found["cpu"]) == 100
     assert found["cpu"] == found["cuda"]
 
 
