@@ -26,6 +26,7 @@ from certsnn.allocator import keep_freed_memory
 from certsnn.architectures import build
 from certsnn.bounds import certify
 from certsnn.files import write_text
+from certsnn.report.bench import markdown
 
 RESULTS = Path(__file__).parent / "results"
 CASES = [(architecture, steps) for architecture in ("fc", "small-cnn") for steps in (2, 8)]
@@ -67,11 +68,10 @@ def row(device: str, architecture: str, steps: int) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    cells = [
+    lines = [
         [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows
     ]
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(list(rows[0]), lines)
 
 
 def main() -> None:
