@@ -49,8 +49,9 @@ from certsnn.encoding import Bernoulli
 from certsnn.files import replacing, write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips
 from certsnn.models import load_model
-from certsnn.networks import SpikingNetwork, ieee_products, strictly_correct
+from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import IF, LIF
+from certsnn.products import ieee_products
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -184,7 +185,7 @@ def tiny(seed: int, steps: int, features: int, readout: str) -> SpikingNetwork:
         "spikes",
     )
     with torch.no_grad():
-        for layer in network.layers:
+        for layer in network.chain():
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(2)
     return network.eval()

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from certsnn.affine import apply_chain, as_affine, fold
+from certsnn.affine import apply_chain, fold
 from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.ibp import margins
@@ -34,6 +34,7 @@ from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError, UserError
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall, Threat
+from certsnn.layers import as_affine
 from certsnn.networks import strictly_correct, train_chain
 from certsnn.train.averaging import Average, copied
 from certsnn.train.certified import Certified, robust_cross_entropy

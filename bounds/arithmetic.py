@@ -14,13 +14,13 @@ operations in the same order as in the forward pass. Rounding is monotone, so th
 float32 end points bound the executed values *exactly*, without any widening: also the rounding of a float64
 end point to float32, for the executed value is a float32 number on the same side.
 
-`PLAIN`, for training, computes in the network's own dtype and widens nothing. Source: design, section 4.
+`PLAIN`, for training, computes in the network's own dtype and widens nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import torch
@@ -31,7 +31,10 @@ from certsnn.affine import Affine
 
 FLOAT32_UNIT = 2.0**-24
 UNDERFLOW = 2.0**-125
-"""More than any one float32 operation loses to underflow, also where subnormal numbers are flushed."""
+"""More than a float32 operation loses to underflow, or to a processor that takes a subnormal sum as 0."""
+
+MOST_TERMS = 2**22
+"""A sum of more terms may be off by a third of its magnitude; from 2^24 - 2 on there is no bound at all."""
 
 
 class Interval(NamedTuple):
@@ -91,13 +94,36 @@ class Arithmetic:
     Args:
         unit: unit roundoff of the executed network's arithmetic; 0 to leave rounding out.
         dtype: what the products of bounds are computed in; None for the network's own dtype.
+        underflow: what one product and its addition can lose to underflow.
     """
 
     unit: float
     dtype: torch.dtype | None
+    underflow: float = UNDERFLOW
+
+    def within(self, largest: float) -> Arithmetic:
+        """This arithmetic for a network whose inputs, activations and rows of weights are at most so large.
+
+        A processor that takes subnormal factors as 0 loses at most ``2^-126 |x|`` with a subnormal weight and
+        ``2^-126 |w|`` with a subnormal x. With n terms that is ``2^-126 (sum |w| + sum |x|) <= 2^-126 (n + 1)
+        largest``.
+        """
+        return replace(self, underflow=UNDERFLOW * (1 + largest))
+
+    def describe(self) -> str:
+        """What bounds computed like this speak about."""
+        if self.unit:
+            return "the float32 network as executed"
+        return "the network without rounding errors"
 
     def gamma(self, terms: int) -> float:
-        """The relative error of a dot product of this many terms."""
+        """The relative error of a dot product of this many terms.
+
+        Raises:
+            ValueError: for more terms than `MOST_TERMS`, for which the bound is worth nothing.
+        """
+        if terms > MOST_TERMS and self.unit:
+            raise ValueError(f"no bound of rounding errors for {terms} terms; at most {MOST_TERMS}")
         error = (terms + 2) * self.unit
         return error / (1 - error) * (1 + 2.0**-20)
 
@@ -152,31 +178,33 @@ class Arithmetic:
         error = torch.zeros_like(size)
         for plain in operators:
             operator = self.operator(plain)
+            terms = operator.terms(size.shape[1:])
             exact = operator.magnitude(size)
             if operator.bias is not None:
                 exact = exact + operator.bias.abs()
             error = operator.magnitude(error)
-            if operator.terms:
-                error = (error + self.gamma(operator.terms) * exact) * (1 + 2.0**-20)
-                error = error + (operator.terms + 2) * UNDERFLOW
+            if terms:
+                error = (error + self.gamma(terms) * exact) * (1 + 2.0**-20)
+                error = error + (terms + 2) * self.underflow
             size = exact + error
         return error
 
     def _interval(self, operator: Affine, enclosure: Enclosure, repeats: Tensor | None) -> Interval:
         (lower, upper), magnitude = enclosure
-        if not operator.terms:
+        terms = operator.terms(lower.shape[1:])
+        if not terms:
             return Interval(operator.linear(lower), operator.linear(upper))
         centre, width = _Middle.apply(lower, upper)
         if self.unit:
-            width = torch.add(width, magnitude, alpha=2 * self.gamma(operator.terms))
+            width = torch.add(width, magnitude, alpha=2 * self.gamma(terms))
         centre, width = operator.linear(centre), operator.magnitude(width)
         times = _rows(repeats, centre)
         if operator.bias is not None:
             centre = torch.addcmul(centre, operator.bias, times)
         if self.unit:
-            lost = 2 * (operator.terms + 2) * UNDERFLOW * times
+            lost = 2 * (terms + 2) * self.underflow * times
             if operator.bias is not None:
-                lost = lost + 2 * self.gamma(operator.terms) * times * operator.bias.abs()
+                lost = lost + 2 * self.gamma(terms) * times * operator.bias.abs()
             width = width + lost
         return Interval(*_Ends.apply(centre, width))
 
@@ -186,10 +214,11 @@ class Arithmetic:
         size = operator.magnitude(magnitude)
         if operator.bias is not None:
             size = size + operator.bias.abs() * _rows(repeats, size)
-        if not operator.terms:
+        terms = operator.terms(magnitude.shape[1:])
+        if not terms:
             return size
-        lost = (operator.terms + 2) * UNDERFLOW * _rows(repeats, size)
-        return size * (1 + 2 * self.gamma(operator.terms)) + lost
+        lost = (terms + 2) * self.underflow * _rows(repeats, size)
+        return size * (1 + 2 * self.gamma(terms)) + lost
 
 
 def _rows(repeats: Tensor | None, outputs: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from certsnn.bounds.crown import margin_forms
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.sources import Layer
-from certsnn.networks import ieee_products
+from certsnn.products import ieee_products
 
 PROVED = 2.0**-20
 """The margin that is proved: more than nothing, so that a tie is not certified."""
@@ -56,7 +56,8 @@ def proved_margins(problem: Problem, found: Tensor, options: Options) -> Tensor:
     if not all(stage.neuron.lossless for stage in problem.program.stages):
         return found
     with torch.no_grad():
-        covered = replace(problem, arithmetic=RIGOROUS).groups(1)
+        rigorous = problem.arithmetic if problem.arithmetic.unit else RIGOROUS
+        covered = replace(problem, arithmetic=rigorous).groups(1)
         rows = [_improved(part, row, options) for part, row in zip(covered, found.detach(), strict=True)]
     return torch.stack(rows) if rows else found
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds import methods
+from certsnn.bounds.arithmetic import PLAIN
 from certsnn.bounds.ibp import others
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import Method
 from certsnn.bounds.problem import Options, OutOfTime, Problem
-from certsnn.networks import ieee_products
+from certsnn.products import ieee_products
 
-Status = Literal["certified", "unknown", "timeout", "error"]
+Status = Literal["certified", "unknown", "timeout", "error", "overflow"]
 
 AUTO = "auto"
 """The name of the whole cascade as a method."""
@@ -61,9 +62,12 @@ class Verdict:
     - "unknown": all methods ran, and their bounds do not decide.
     - "timeout": the time limit came before all of them were done.
     - "error": a method ran out of memory or gave bounds that are not finite; ``reason`` says what happened.
+    - "overflow": sums of the network may leave the range of its dtype, so nothing was tried (this is an error
+      where rounding is covered).
 
     ``stage``: the method that certified the sample, or the last one that was begun. ``seconds``: what it
-    took; methods that run on the whole batch are shared out evenly.
+    took; methods that run on the whole batch are shared out evenly. ``device`` and ``arithmetic`` say where
+    the bounds were computed and what they speak about.
     """
 
     margins: Tensor
@@ -71,6 +75,8 @@ class Verdict:
     stage: list[str] = field(default_factory=list)
     reason: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    device: str = "cpu"
+    arithmetic: str = ""
 
     @property
     def certified(self) -> Tensor:
@@ -216,7 +222,8 @@ class _Ledger:
             "certified" if sure else "error" if reason else "timeout" if late else "unknown"
             for sure, reason, late in zip(proved, reasons, self._late, strict=True)
         ]
-        return Verdict(self._margins, words, self._stage, reasons, self._seconds)
+        device, arithmetic = device_name(self._margins.device), self._problem.arithmetic.describe()
+        return Verdict(self._margins, words, self._stage, reasons, self._seconds, device, arithmetic)
 
     def _proved(self) -> list[bool]:
         proved: list[bool] = (self._margins > 0).all(1).tolist()
@@ -228,6 +235,20 @@ class _Ledger:
         better = torch.maximum(self._margins[chosen], found)
         self._margins[chosen] = torch.where(finite[:, None], better, self._margins[chosen])
         return ["" if fine else f"{stage.name}: the bounds are not finite" for fine in finite.tolist()]
+
+
+def overflowed(y: Tensor, reason: str) -> Verdict:
+    """The verdict of a batch of classes ``y [B]`` whose network may overflow: no rival is bounded."""
+    samples = len(y)
+    margins = torch.full((samples, 1), -math.inf, device=y.device)
+    words: list[Status] = ["overflow"] * samples
+    rest = [""] * samples, [reason] * samples, [0.0] * samples
+    return Verdict(margins, words, *rest, device_name(y.device), PLAIN.describe())
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: ``cpu``, or a GPU with its model."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _nothing(problem: Problem) -> Tensor:

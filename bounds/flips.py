@@ -195,7 +195,7 @@ class ChangedSpikes(Source):
         before, last = prefix[:-1], arithmetic.operator(prefix[-1])
         if isinstance(last, Weighted) and all(isinstance(operator, Reshape) for operator in before):
             shaped = partial(_reshaped, before)
-            return _FirstLayer(prefix, rest, last, shaped, None, x0, last.terms)
+            return _FirstLayer(prefix, rest, last, shaped, None, x0, last.rows.shape[-1])
         matrix, shape = _composed([arithmetic.operator(operator) for operator in prefix], x0)
         dense, flat = Dense(matrix, None), partial(torch.flatten, start_dim=2)
         return _FirstLayer(prefix, rest, dense, flat, shape, arithmetic.raised(self.box().upper), 0)

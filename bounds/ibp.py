@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certsnn.affine import Affine, Dense
-from certsnn.bounds.arithmetic import UNDERFLOW, Arithmetic, Interval
+from certsnn.bounds.arithmetic import Arithmetic, Interval
 from certsnn.bounds.flips import FlippedSpikes, Ranking
 from certsnn.bounds.shifts import ShiftedSpikes
 from certsnn.bounds.sources import Images, Layer, Source, Spikes, layer_of
@@ -93,7 +93,8 @@ def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Ten
     size = dense.magnitude(torch.maximum(-rate.lower, rate.upper))
     if dense.shift is not None:
         size = size + dense.shift.abs()
-    error = arithmetic.gamma(dense.terms) * size + (dense.terms + 2) * UNDERFLOW
+    terms = dense.terms(rate.lower.shape[1:])
+    error = arithmetic.gamma(terms) * size + (terms + 2) * arithmetic.underflow
     return margin - error.gather(1, y[:, None]) - error.gather(1, rivals)
 
 

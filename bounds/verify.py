@@ -7,15 +7,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Interval
-from certsnn.bounds.cascade import METHODS, Verdict, decide, stages
+from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.cascade import METHODS, Verdict, decide, overflowed, stages
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
-from certsnn.bounds.overflow import check_range
+from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
 from certsnn.bounds.problem import Options, Problem
 from certsnn.inputsets import InputSet, Threat
+from certsnn.layers import check_plain
 from certsnn.networks import Program, SpikingNetwork
+from certsnn.products import check_products
 
 
 class LayerBounds(NamedTuple):
@@ -95,7 +97,12 @@ def certify(
     if seconds is not None and not seconds > 0:
         raise ValueError(f"the time limit must be > 0 seconds, got {seconds}")
     with torch.no_grad():
-        problem = _prepared(network, x, y, threat, method, rounding, index)
+        try:
+            problem = _prepared(network, x, y, threat, method, rounding, index)
+        except Overflow as error:
+            if rounding:
+                raise
+            return overflowed(y, str(error))
         return decide(problem, stages(method), options, seconds)
 
 
@@ -110,9 +117,7 @@ def layer_bounds(
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
     program = network.freeze()
-    if rounding:
-        _check_float32(network, program, x0, input_set)
-    arithmetic = RIGOROUS if rounding else PLAIN
+    arithmetic = _arithmetic(network, program, x0, input_set, rounding)
     layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
@@ -123,6 +128,7 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     Raises:
         ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
     """
+    check_plain(network, SpikingNetwork)
     if threat.network_input != network.input.kind:
         raise ValueError(
             f"{threat.describe()} needs a network with input={threat.network_input!r}, this one has "
@@ -160,19 +166,20 @@ def _prepared(
         raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
     if y.device != x0.device:
         raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
-    problem = Problem(program, x0, y, input_set, RIGOROUS if rounding else PLAIN)
+    arithmetic = _arithmetic(network, program, x0, input_set, rounding)
+    problem = Problem(program, x0, y, input_set, arithmetic)
     classes = problem.classes
     if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
-    if rounding:
-        _check_float32(network, program, x0, input_set)
     return problem
 
 
-def _check_float32(network: SpikingNetwork, program: Program, x0: Tensor, input_set: InputSet) -> None:
-    """Raise TypeError or ValueError unless the rounding terms hold: finite float32, and no overflow."""
+def _arithmetic(
+    network: SpikingNetwork, program: Program, x0: Tensor, input_set: InputSet, rounding: bool
+) -> Arithmetic:
+    """How to compute; raises TypeError or ValueError unless what is computed then holds."""
     for name, values in network.state_dict().items():
-        if values.is_floating_point() and values.dtype != torch.float32:
+        if rounding and values.is_floating_point() and values.dtype != torch.float32:
             raise TypeError(
                 f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
                 "network with .float()"
@@ -181,4 +188,10 @@ def _check_float32(network: SpikingNetwork, program: Program, x0: Tensor, input_
             raise ValueError(f"the network's {name} holds NaN or infinite values")
     lower, upper = input_set.box(x0)
     largest = float(torch.maximum(-lower, upper).max()) if x0.numel() else 0.0
-    check_range(program, largest, program.input.frames(x0, None)[1])
+    steps = program.input.frames(x0, None)[1]
+    largest = largest_number(program, x0, largest, steps)
+    if not rounding:
+        return PLAIN
+    check_float_model(program, x0, steps)
+    check_products(x0.device)
+    return RIGOROUS.within(largest)

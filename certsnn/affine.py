@@ -2,15 +2,16 @@
 
 Each operator answers what a bound propagator asks: ``A x``, ``|A| x``, ``A^T y``, the bias, and how many
 products one output sums up (for its rounding error). Operators act on a batch ``[N, ...]``, hold no state and
-share the numbers of the module they were made from (so gradients reach it).
+share the numbers of the module they were made from (so gradients reach it). `certsnn.layers` makes them of
+torch's layers.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import final
 
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 Pair = tuple[int, int]
 
 
-def _pair(value: int | Sequence[int]) -> Pair:
+def pair(value: int | Sequence[int]) -> Pair:
+    """A size for height and width, as torch's layers take it."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _check_axes(x: Tensor, axes: int, rule: str) -> None:
+def check_axes(x: Tensor, axes: int, rule: str) -> None:
+    """Raise ValueError with the rule unless x has so many axes."""
     if x.ndim != axes:
         raise ValueError(f"{rule}; it got the shape {list(x.shape)}")
 
@@ -32,10 +35,9 @@ def _check_axes(x: Tensor, axes: int, rule: str) -> None:
 class Affine(ABC):
     """``y = A x + b`` on a batch ``[N, ...]``."""
 
-    @property
     @abstractmethod
-    def terms(self) -> int:
-        """The number of products that one output sums up; 0 if nothing is computed."""
+    def terms(self, shape: Sequence[int]) -> int:
+        """How many products an output sums up, for an input of this shape; 0 if nothing is computed."""
 
     @property
     @abstractmethod
@@ -46,6 +48,10 @@ class Affine(ABC):
     @abstractmethod
     def gain(self) -> float:
         """At least the largest ``sum |A_ij|`` of a row: how far inputs within [-1, 1] can move an output."""
+
+    def summed(self, shape: Sequence[int]) -> float:
+        """How far inputs within [-1, 1] can move a partial sum on the way to an output; `gain` by default."""
+        return self.gain
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -102,8 +108,7 @@ class Dense(Weighted):
     weight: Tensor
     shift: Tensor | None
 
-    @property
-    def terms(self) -> int:
+    def terms(self, shape: Sequence[int]) -> int:
         return self.weight.shape[1]
 
     @property
@@ -111,11 +116,11 @@ class Dense(Weighted):
         return self.shift
 
     def apply(self, x: Tensor) -> Tensor:
-        _check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
+        check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
         return F.linear(x, self.weight, self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
-        _check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
+        check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
         return F.linear(x, self.weight)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -154,8 +159,7 @@ class Convolution(Weighted):
     dilation: Pair
     groups: int
 
-    @property
-    def terms(self) -> int:
+    def terms(self, shape: Sequence[int]) -> int:
         return self.weight.shape[1] * self.weight.shape[2] * self.weight.shape[3]
 
     @property
@@ -166,6 +170,7 @@ class Convolution(Weighted):
         return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
     def apply(self, x: Tensor) -> Tensor:
+        check_axes(x, 4, "Conv2d takes [N, C, H, W]")
         return self._convolve(x, self.weight, self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
@@ -226,30 +231,102 @@ class Convolution(Weighted):
         return self._with(self.weight * scale[:, None, None, None], offset)
 
 
+class Pool(Affine):
+    """Means over windows of each channel. The weights are nonnegative, so ``|A| = A``."""
+
+    @property
+    @final
+    def bias(self) -> Tensor | None:
+        return None
+
+    @final
+    def summed(self, shape: Sequence[int]) -> float:
+        return float(self.terms(shape))  # a window is summed up before it is divided
+
+    @final
+    def linear(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    @final
+    def magnitude(self, x: Tensor) -> Tensor:
+        return self.apply(x)
+
+    @final
+    def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        pull_back = torch.func.vjp(self.apply, y.new_zeros(len(y), *shape))[1]
+        x: Tensor = pull_back(y)[0]
+        return x
+
+    @final
+    def to(self, dtype: torch.dtype) -> Pool:
+        return self
+
+
 @final
 @dataclass(frozen=True)
-class AveragePool(Affine):
-    """Mean over windows, as ``torch.nn.AvgPool2d``; its weights are nonnegative, so ``|A| = A``."""
+class AveragePool(Pool):
+    """Mean over windows of one size, as ``torch.nn.AvgPool2d``."""
 
     module: nn.AvgPool2d
 
-    @property
-    def terms(self) -> int:
-        height, width = _pair(self.module.kernel_size)
+    def terms(self, shape: Sequence[int]) -> int:
+        height, width = pair(self.module.kernel_size)
         return height * width
 
     @property
     def gain(self) -> float:
         # Windows that padding cuts off may be divided by fewer than all terms, but sum up no more of them.
-        return max(1.0, self.terms / (self.module.divisor_override or self.terms))
+        terms = self.terms(())
+        return max(1.0, terms / (self.module.divisor_override or terms))
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_axes(x, 4, "AvgPool2d takes [N, C, H, W]")
+        pooled: Tensor = self.module.forward(x)
+        return pooled
+
+
+@final
+@dataclass(frozen=True)
+class AdaptivePool(Pool):
+    """Mean over windows that share out the image, as ``torch.nn.AdaptiveAvgPool2d``."""
+
+    size: tuple[int | None, int | None]
+
+    def terms(self, shape: Sequence[int]) -> int:
+        # A window reaches from floor(i n / m) to ceil((i + 1) n / m).
+        sides = zip(shape[-2:], self.size, strict=True)
+        return math.prod(1 if m is None else -(-n // m) + (n % m > 0) for n, m in sides)
+
+    @property
+    def gain(self) -> float:
+        return 1.0
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_axes(x, 4, "AdaptiveAvgPool2d takes [N, C, H, W]")
+        return F.adaptive_avg_pool2d(x, self.size)  # type: ignore[arg-type]
+
+
+@final
+@dataclass(frozen=True)
+class Padding(Affine):
+    """Zeros around images, as ``torch.nn.ZeroPad2d``: (left, right, top, bottom). Nothing is computed."""
+
+    sides: tuple[int, int, int, int]
+
+    def terms(self, shape: Sequence[int]) -> int:
+        return 0
+
+    @property
+    def gain(self) -> float:
+        return 1.0
 
     @property
     def bias(self) -> Tensor | None:
         return None
 
     def apply(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.module.forward(x)
-        return pooled
+        check_axes(x, 4, "ZeroPad2d takes [N, C, H, W]")
+        return F.pad(x, self.sides)
 
     def linear(self, x: Tensor) -> Tensor:
         return self.apply(x)
@@ -258,11 +335,9 @@ class AveragePool(Affine):
         return self.apply(x)
 
     def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
-        pull_back = torch.func.vjp(self.apply, y.new_zeros(len(y), *shape))[1]
-        x: Tensor = pull_back(y)[0]
-        return x
+        return F.pad(y, [-side for side in self.sides])
 
-    def to(self, dtype: torch.dtype) -> AveragePool:
+    def to(self, dtype: torch.dtype) -> Padding:
         return self
 
 
@@ -278,8 +353,7 @@ class Diagonal(Affine):
     def _aligned(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *[1] * self.dims)
 
-    @property
-    def terms(self) -> int:
+    def terms(self, shape: Sequence[int]) -> int:
         return 1
 
     @property
@@ -294,7 +368,7 @@ class Diagonal(Affine):
         return self.linear(x) + self._aligned(self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
-        _check_axes(x, 2 + self.dims, f"normalisation of [N, C] and {self.dims} axes more")
+        check_axes(x, 2 + self.dims, f"normalisation of [N, C] and {self.dims} axes more")
         return x * self._aligned(self.scale)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -315,8 +389,7 @@ class Reshape(Affine):
     start: int
     end: int
 
-    @property
-    def terms(self) -> int:
+    def terms(self, shape: Sequence[int]) -> int:
         return 0
 
     @property
@@ -360,96 +433,3 @@ def apply_chain(operators: Sequence[Affine], x: Tensor) -> Tensor:
     for operator in operators:
         x = operator.apply(x)
     return x
-
-
-class Normalize(nn.Module):
-    """``(x - mean) / std`` per channel of images ``[N, C, H, W]``, so that eps stays in raw input units.
-
-    Raises:
-        ValueError: if a std is not > 0 or the lengths differ.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"Normalize needs as many std > 0 as means, got {mean} and {std}")
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return as_affine(self).apply(x)
-
-
-def diagonal_of(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Diagonal:
-    """Batch norm with the given statistics ``[C]`` as ``scale x + shift``."""
-    scale = (variance + norm.eps).rsqrt()
-    shift = -mean * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    return Diagonal(scale, shift, 2 if isinstance(norm, nn.BatchNorm2d) else 0)
-
-
-@singledispatch
-def as_affine(module: nn.Module) -> Affine:
-    """A torch layer, as it acts in eval mode, as an operator; register a function here to add a layer.
-
-    Raises:
-        TypeError: for a layer that has no bound.
-    """
-    known = "Linear, Conv2d, AvgPool2d, Flatten, BatchNorm1d/2d, Dropout, Normalize, LIF, IF"
-    raise TypeError(
-        f"certsnn has no bound for the layer {type(module).__name__}; it knows {known}. Another affine "
-        "layer can be added with certsnn.affine.as_affine.register"
-    )
-
-
-@as_affine.register
-def _(module: nn.Linear) -> Affine:
-    return Dense(module.weight, module.bias)
-
-
-@as_affine.register
-def _(module: nn.Conv2d) -> Affine:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise TypeError("Conv2d is supported with zero padding given as numbers only")
-    return Convolution(
-        module.weight,
-        module.bias,
-        _pair(module.stride),
-        _pair(module.padding),
-        _pair(module.dilation),
-        module.groups,
-    )
-
-
-@as_affine.register
-def _(module: nn.AvgPool2d) -> Affine:
-    if module.divisor_override is not None and module.divisor_override <= 0:
-        raise TypeError("AvgPool2d is supported with a divisor_override > 0 only")
-    return AveragePool(module)
-
-
-@as_affine.register
-def _(module: nn.Flatten) -> Affine:
-    return Reshape(module.start_dim, module.end_dim)
-
-
-@as_affine.register
-def _(module: nn.Dropout) -> Affine:
-    return Reshape(1, 1)
-
-
-@as_affine.register
-def _(module: Normalize) -> Affine:
-    return Diagonal(1 / module.std, -module.mean / module.std, 2)
-
-
-@as_affine.register(nn.BatchNorm1d)
-@as_affine.register(nn.BatchNorm2d)
-def _(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine:
-    if module.running_mean is None or module.running_var is None:
-        raise TypeError("batch norm needs running statistics (track_running_stats=True)")
-    return diagonal_of(module, module.running_mean, module.running_var)

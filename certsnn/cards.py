@@ -99,11 +99,11 @@ def layers_text(architecture: str, model: Model) -> str:
     """The layers of the network in order, and how many weights they have."""
     weights = sum(
         parameter.numel()
-        for layer in model.network.layers
+        for layer in model.network.chain()
         if not isinstance(layer, Neuron)
         for parameter in layer.parameters()
     )
-    parts = ["x".join(map(str, model.shape)), *filter(None, map(layer_text, model.network.layers))]
+    parts = ["x".join(map(str, model.shape)), *filter(None, map(layer_text, model.network.chain()))]
     return f"`{architecture}`: {', '.join(parts)} ({weights:,} weights)"
 
 
@@ -127,7 +127,7 @@ def layer_text(layer: nn.Module) -> str:
 
 def neuron_text(network: SpikingNetwork) -> str:
     """The neurons with their parameters, each kind once."""
-    kinds = dict.fromkeys(f"`{layer}`" for layer in network.layers if isinstance(layer, Neuron))
+    kinds = dict.fromkeys(f"`{layer}`" for layer in network.chain() if isinstance(layer, Neuron))
     return ", ".join(kinds)
 
 

@@ -2,78 +2,26 @@
 
 Forward runs layer by layer over all steps at once (one product over T*B rows), and only the neurons scan
 over time. In eval mode a network is what its `Program` computes: batch norm folded into the weights, dropout
-gone, plain IEEE products. That is the semantics that certificates speak about. Source: design, section 2.
+gone, plain IEEE products. That is the semantics that certificates speak about.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, apply_chain, as_affine, diagonal_of, fold
+from certsnn.affine import Affine, apply_chain, fold
+from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
 from certsnn.neurons import Dynamics, Neuron, Trace, scan
 from certsnn.processes import batch_count, batch_mean
-
-BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@contextmanager
-def ieee_products() -> Iterator[None]:
-    """Products as sums of float32 products in some order: no TF32, autocast, Winograd or FFT.
-
-    The rounding terms of a certificate hold for dot products only. cuDNN and NNPACK may choose Winograd or
-    FFT convolutions, so they are left aside here.
-    """
-    cudnn, before = torch.backends.cudnn.enabled, _precisions()
-    try:
-        torch.backends.cudnn.enabled = False
-        _set_precisions({name: _EXACT for name in before})
-        with (
-            torch.backends.nnpack.flags(enabled=False),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
-            yield
-    finally:
-        torch.backends.cudnn.enabled = cudnn
-        _set_precisions(before)
-
-
-# torch 2.9 gave every backend a setting of its own, and refuses to mix these with the older switch.
-_PER_BACKEND = hasattr(torch.backends, "fp32_precision")
-_EXACT = "ieee" if _PER_BACKEND else "highest"
-
-
-def _backends() -> dict[str, Any]:
-    backends = torch.backends
-    return {
-        "all": backends,
-        "cuda.matmul": backends.cuda.matmul,
-        "mkldnn.matmul": backends.mkldnn.matmul,  # type: ignore[attr-defined]
-        "mkldnn.conv": backends.mkldnn.conv,  # type: ignore[attr-defined]
-    }
-
-
-def _precisions() -> dict[str, str]:
-    """The precision settings of float32 products, by backend."""
-    if _PER_BACKEND:
-        return {name: backend.fp32_precision for name, backend in _backends().items()}
-    return {"all": torch.get_float32_matmul_precision()}
-
-
-def _set_precisions(settings: Mapping[str, str]) -> None:
-    for name, precision in settings.items():
-        if _PER_BACKEND:
-            _backends()[name].fp32_precision = precision
-        else:
-            torch.set_float32_matmul_precision(precision)
+from certsnn.products import ieee_products
 
 
 class Input(ABC):
@@ -163,10 +111,11 @@ def hold(currents: Tensor, steps: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Stage:
-    """Affine operators and the layer of neurons that they drive."""
+    """Affine operators and the layer of neurons that they drive; ``name`` is that of the layer."""
 
     operators: tuple[Affine, ...]
     neuron: Dynamics
+    name: str = "the neurons"
 
 
 @final
@@ -194,11 +143,20 @@ class Program:
 
     def logits(self, spikes: Tensor) -> Tensor:
         """Logits ``[B, K]`` from the last layer's spikes ``[T, B, ...]``."""
-        return apply_chain(self.readout, spikes.sum(0) / len(spikes))
+        return apply_chain(self.readout, mean_over_time(spikes))
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``."""
         return self.logits(self.traces(x, steps)[-1].spikes)
+
+
+def mean_over_time(spikes: Tensor) -> Tensor:
+    """The mean ``[B, ...]`` of spikes ``[T, B, ...]``, a quotient that every device rounds alike.
+
+    CUDA multiplies by the reciprocal of a number; a divisor in a tensor is really divided by.
+    """
+    counts = spikes.sum(0)
+    return counts / counts.new_full((), len(spikes))
 
 
 def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -207,12 +165,21 @@ def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
     return (logits >= own).sum(1) == 1
 
 
+class Block(NamedTuple):
+    """A layer of neurons by name, and the affine layers that drive it."""
+
+    layers: list[nn.Module]
+    neuron: Neuron
+    name: str
+
+
 @final
 class SpikingNetwork(nn.Module):
     """Layers of affine operators and neurons, unrolled over time.
 
     Args:
-        layers: Linear, Conv2d, AvgPool2d, Flatten, BatchNorm1d/2d, Dropout, Normalize, LIF and IF.
+        layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
+            Identity, Normalize, LIF and IF; ``nn.Sequential`` of these, too.
         steps: simulation steps T for images; for spikes the length comes with them.
         readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
             affine layers; logits are their mean output over T).
@@ -244,43 +211,54 @@ class SpikingNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.steps, self.readout, self.input = steps, readout, inputs[input]
         self.training_products: torch.dtype | None = None
-        for layer in layers:
-            if not isinstance(layer, Neuron):
-                as_affine(layer)
-        blocks, last = self._blocks()
+        with settled(self):
+            for layer in self.chain():
+                if not isinstance(layer, Neuron):
+                    as_affine(layer)
+        self._blocks()
+
+    def chain(self) -> list[nn.Module]:
+        """The layers, first to last, those inside of ``nn.Sequential`` too."""
+        return [layer for _, layer in laid_out(list(self.layers))]
+
+    def _blocks(self) -> tuple[list[Block], list[nn.Module]]:
+        """The layers before each layer of neurons, and the affine layers that are left.
+
+        Raises:
+            TypeError, ValueError: see the class; layers may have been replaced since it was made.
+        """
+        blocks: list[Block] = []
+        pending: list[nn.Module] = []
+        for name, layer in laid_out(list(self.layers)):
+            if isinstance(layer, Neuron):
+                layer.check_plain()
+                blocks.append(Block(pending, layer, name))
+                pending = []
+            else:
+                pending.append(layer)
         if not blocks:
             raise ValueError("a spiking network needs at least one layer of neurons (LIF, IF)")
-        if readout == "rate" and last:
+        if self.readout == "rate" and pending:
             raise ValueError(
-                f"the rate readout ends with a neuron, but the last layer is {last[-1]}; add a neuron or "
+                f"the rate readout ends with a neuron, but the last layer is {pending[-1]}; add a neuron or "
                 "use readout='membrane'"
             )
-        if readout == "membrane" and not last:
+        if self.readout == "membrane" and not pending:
             raise ValueError(
                 "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
                 "a Linear or use readout='rate'"
             )
-
-    def _blocks(self) -> tuple[list[tuple[list[nn.Module], Neuron]], list[nn.Module]]:
-        """The layers as (affine layers, neuron) pairs, and the affine layers that are left."""
-        blocks: list[tuple[list[nn.Module], Neuron]] = []
-        pending: list[nn.Module] = []
-        for layer in self.layers:
-            if isinstance(layer, Neuron):
-                blocks.append((pending, layer))
-                pending = []
-            else:
-                pending.append(layer)
         return blocks, pending
 
     def freeze(self) -> Program:
         """The network as it acts in eval mode, sharing its parameters (so bounds are differentiable)."""
         blocks, last = self._blocks()
-        stages = tuple(
-            Stage(fold([as_affine(layer) for layer in layers]), neuron.dynamics())
-            for layers, neuron in blocks
-        )
-        return Program(self.input, stages, fold([as_affine(layer) for layer in last]))
+        with settled(self):
+            stages = tuple(
+                Stage(fold([as_affine(layer) for layer in layers]), neuron.dynamics(), name)
+                for layers, neuron, name in blocks
+            )
+            return Program(self.input, stages, fold([as_affine(layer) for layer in last]))
 
     def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
@@ -303,11 +281,11 @@ class SpikingNetwork(nn.Module):
         blocks, last = self._blocks()
         frames, steps = self.input.frames(x, steps)
         stages: list[Stage] = []
-        for layers, neuron in blocks:
+        for layers, neuron, name in blocks:
             currents, operators = train_chain(layers, frames, self.training_products)
-            stages.append(Stage(operators, neuron.dynamics()))
+            stages.append(Stage(operators, neuron.dynamics(), name))
             frames = scan(currents, stages[-1].neuron, steps).spikes
-        mean = (frames.sum(0) / len(frames))[None]
+        mean = mean_over_time(frames)[None]
         logits, readout = train_chain(last, mean, self.training_products)
         return logits[0], Program(self.input, tuple(stages), readout)
 
@@ -340,7 +318,7 @@ def train_chain(
         operators.append(operator)
         with _narrowed(x.device.type, products):
             x = operator.apply(x).to(x.dtype)
-        if isinstance(layer, nn.Dropout):
+        if isinstance(layer, Dropout):
             x = layer(x)
     return x.unflatten(0, frames.shape[:2]), fold(operators)
 

@@ -12,7 +12,7 @@ same neuron with the next larger threshold.
 
 The order of the floating-point operations in `integrate`, `carry_below` and `carry_above` is part of the
 semantics that certificates speak about: the interval bounds call the same functions, and since rounding is
-monotone they need no widening there (see ``certsnn.bounds.interval``). Source: design, section 2.
+monotone they need no widening there (see ``certsnn.bounds.interval``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Reset = Literal["zero", "subtract"] | float | tuple[float, float]
 class Dynamics(NamedTuple):
     """All that forward pass and bounds need to know of a layer of neurons.
 
-    The tensors are scalars or broadcast against one sample ``[...]``. ``lossless`` says that the neuron
+    The tensors are scalars: one number for all neurons of the layer. ``lossless`` says that the neuron
     conserves charge (decay = gain = 1), so that ``u_t = initial + sum of currents + offset * (spikes so
     far)``: the condition for bounds in the count domain.
     """
@@ -223,6 +223,23 @@ def _finite(name: str, value: float) -> float:
     return float(value)
 
 
+def _checked_reset(reset: Reset) -> Reset:
+    if isinstance(reset, str):
+        if reset not in ("zero", "subtract"):
+            raise ValueError(
+                f"reset must be 'zero', 'subtract', a float or a pair (gain, offset), got {reset!r}"
+            )
+        return reset
+    if not isinstance(reset, (tuple, list)):
+        return _finite("reset", reset)
+    if len(reset) != 2:
+        raise ValueError(f"reset as a pair is (gain, offset), got {reset!r}")
+    gain, offset = (_finite("reset", value) for value in reset)
+    if gain < 0:
+        raise ValueError(f"the gain of the upper branch must be >= 0, got {gain}")
+    return gain, offset
+
+
 class Neuron(nn.Module, ABC):
     """A layer of neurons with common parameters; `LIF` and `IF` are its two faces.
 
@@ -257,27 +274,44 @@ class Neuron(nn.Module, ABC):
             raise ValueError(f"threshold must be at least {LEAST_THRESHOLD}, got {threshold}")
         if not 0 <= _finite("decay", decay) <= 1:
             raise ValueError(f"decay must lie in [0, 1], got {decay}")
-        if isinstance(reset, str) and reset not in ("zero", "subtract"):
-            raise ValueError(
-                f"reset must be 'zero', 'subtract', a float or a pair (gain, offset), got {reset!r}"
-            )
         self.threshold = nn.Parameter(torch.tensor(float(threshold)), requires_grad=learn_threshold)
         self.decay = nn.Parameter(torch.tensor(float(decay)), requires_grad=learn_decay)
         self.register_buffer("initial", torch.tensor(_finite("initial", initial)))
         self.surrogate = Rectangle() if surrogate is None else surrogate
         self.reset = reset
-        if isinstance(reset, (tuple, list)):
-            if len(reset) != 2:
-                raise ValueError(f"reset as a pair is (gain, offset), got {reset!r}")
-            gain, offset = (_finite("reset", value) for value in reset)
-            if gain < 0:
-                raise ValueError(f"the gain of the upper branch must be >= 0, got {gain}")
-            self.reset = (gain, offset)
-        elif not isinstance(reset, str):
-            self.reset = _finite("reset", reset)
+
+    @property
+    def reset(self) -> Reset:
+        """The reset, as the class takes it."""
+        return self._reset
+
+    @reset.setter
+    def reset(self, reset: Reset) -> None:
+        self._reset = _checked_reset(reset)
+
+    @final
+    def check_plain(self) -> None:
+        """Raise TypeError where the network would not run what the class says: it runs `dynamics` alone."""
+        kind = type(self)
+        if Neuron not in kind.__bases__:
+            raise TypeError(f"{kind.__name__} is a subclass of a neuron that is final; derive from Neuron")
+        if kind.forward is not Neuron.forward or "forward" in vars(self):
+            raise TypeError(
+                f"{kind.__name__} has a forward of its own, which neither the network nor bounds would run; "
+                "describe it by `dynamics`"
+            )
+        if self._forward_hooks or self._forward_pre_hooks:
+            raise TypeError(f"a {kind.__name__} has forward hooks, which bounds can't see; remove them")
 
     def dynamics(self) -> Dynamics:
-        """The neuron's current parameters, differentiable where they are trained."""
+        """The neuron's current parameters, differentiable where they are trained.
+
+        Raises:
+            ValueError: if one was replaced by a tensor of several numbers.
+        """
+        for name in ("threshold", "decay", "initial"):
+            if getattr(self, name).ndim:
+                raise ValueError(f"{name} must be one number for all neurons of a layer, not several")
         threshold, decay = self.threshold.clamp_min(LEAST_THRESHOLD), self.decay.clamp(0, 1)
         gain, offset = self._upper_branch(threshold, decay)
         lossless = float(decay.detach()) == 1 and float(gain.detach()) == 1

@@ -21,8 +21,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from certsnn.affine import Normalize
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
+from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset
 
@@ -144,8 +144,14 @@ def _spatial_block(
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
     channels, height, width = shape
     layers: list[nn.Module] = []
-    if draw(st.booleans()) and min(height, width) >= 2:
+    before = draw(st.sampled_from(["nothing", "pool", "nothing", "pool", "adaptive", "zeros"]))
+    if before == "pool" and min(height, width) >= 2:
         layers.append(nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1))))
+    elif before == "adaptive" and not exact:
+        layers.append(nn.AdaptiveAvgPool2d((draw(st.integers(1, height)), draw(st.sampled_from([1, None])))))
+    elif before == "zeros":
+        layers.append(nn.ZeroPad2d((0, draw(st.integers(0, 1)), draw(st.integers(0, 1)), 0)))
+    if layers:
         shape = _shape_after(layers, shape)
         channels, height, width = shape
     if draw(st.sampled_from([True, True, False])) or not layers:
@@ -169,8 +175,8 @@ def _spatial_block(
         if not exact and draw(st.booleans()):
             layers.append(_batch_norm(nn.BatchNorm2d(convolution.out_channels), numbers))
     if draw(st.booleans()):
-        layers.append(nn.Dropout(0.5))
-    return layers
+        layers.append(draw(st.sampled_from([nn.Dropout(0.5), nn.Dropout2d(0.5), nn.Identity()])))
+    return [nn.Sequential(*layers)] if draw(st.sampled_from([False, False, True])) else layers
 
 
 @st.composite
@@ -183,8 +189,8 @@ def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -
 
 
 @st.composite
-def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS) -> Example:
-    """Everything the bounds take, under the given kinds of threats: see the module's docstring."""
+def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Example:
+    """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples."""
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
     exact = kind == "dyadic"
@@ -192,7 +198,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS) -> Example:
     seed = draw(st.integers(0, 2**32 - 1))
     numbers = _Numbers(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
-    batch = draw(st.integers(1, 3))
+    batch = draw(st.integers(1, most))
     input_kind: Literal["image", "spikes"] = "image" if way == "linf" else "spikes"
     shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
     if draw(st.booleans()):

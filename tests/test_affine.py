@@ -13,13 +13,12 @@ from certsnn.affine import (
     Convolution,
     Dense,
     Diagonal,
-    Normalize,
     Reshape,
     Weighted,
     apply_chain,
-    as_affine,
     fold,
 )
+from certsnn.layers import Normalize, as_affine
 
 DOUBLE = torch.float64
 
@@ -66,6 +65,16 @@ LAYERS: dict[str, Case] = {
     "flatten": (lambda: nn.Flatten(), (2, 3, 4)),
     "flatten some": (lambda: nn.Flatten(2), (2, 3, 4)),
     "dropout": (lambda: nn.Dropout(0.9), (2, 3)),
+    "dropout of channels": (lambda: nn.Dropout2d(0.9), (2, 3, 3)),
+    "identity": (lambda: nn.Identity(), (2, 3)),
+    "conv same": (lambda: nn.Conv2d(2, 3, (3, 5), padding="same", dilation=(1, 2)), (2, 5, 6)),
+    "conv same, even": (lambda: nn.Conv2d(2, 3, (2, 4), padding="same"), (2, 5, 6)),
+    "conv valid": (lambda: nn.Conv2d(2, 3, 2, padding="valid"), (2, 5, 4)),
+    "pool adaptive": (lambda: nn.AdaptiveAvgPool2d((2, 3)), (2, 4, 6)),
+    "pool adaptive, uneven": (lambda: nn.AdaptiveAvgPool2d((2, 3)), (2, 5, 4)),
+    "pool adaptive, one axis": (lambda: nn.AdaptiveAvgPool2d((None, 1)), (2, 5, 4)),
+    "padding": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), (2, 3, 4)),
+    "padding that crops": (lambda: nn.ZeroPad2d((-1, 0, 2, -1)), (2, 3, 4)),
 }
 WEIGHTED = [name for name in LAYERS if name.startswith(("linear", "conv"))]
 
@@ -85,6 +94,7 @@ def matrix(function: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")
 def test_apply_is_the_torch_layer(name: str) -> None:
     module, operator, x = case(name)
     torch.testing.assert_close(operator.apply(x), module(x))
@@ -162,11 +172,15 @@ def test_transposed_is_differentiable_in_its_argument_and_the_weights(name: str)
 def test_terms_count_the_products_of_one_output(name: str) -> None:
     module, operator, x = case(name)
     A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
-    if name.startswith(("flatten", "dropout")):
-        assert operator.terms == 0
+    if name.startswith(("flatten", "dropout", "identity")):
+        assert operator.terms(x.shape[1:]) == 0
         assert torch.equal(A, torch.eye(len(A), dtype=DOUBLE))
+    elif name.startswith("padding"):  # each output is an input, or 0
+        assert operator.terms(x.shape[1:]) == 0
+        assert torch.equal(A.sum(1), (A != 0).sum(1).to(DOUBLE))
+        assert int((A != 0).sum(1).max()) == 1
     else:
-        assert operator.terms >= int((A != 0).sum(1).max())
+        assert operator.terms(x.shape[1:]) >= int((A != 0).sum(1).max())
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -176,7 +190,7 @@ def test_another_dtype(name: str) -> None:
     wide = single.to(DOUBLE)
     y = wide.apply(x)
     assert y.dtype == DOUBLE
-    assert wide.terms == single.terms
+    assert wide.terms(x.shape[1:]) == single.terms(x.shape[1:])
     torch.testing.assert_close(y, single.apply(x.float()).double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(wide.magnitude(x), single.to(DOUBLE).magnitude(x))
     assert single.apply(x.float()).dtype == torch.float32
@@ -210,10 +224,11 @@ def test_by_hand() -> None:
     assert dense.apply(x).tolist() == [[0.5, 2.0]]
     assert dense.linear(x).tolist() == [[0.0, 3.0]]
     assert dense.magnitude(x).tolist() == [[4.0, 3.0]]
-    assert dense.terms == 2
+    assert dense.terms((2,)) == 2
     convolution = as_affine(nn.Conv2d(4, 6, 3, groups=2))
-    assert convolution.terms == 2 * 3 * 3
-    assert as_affine(nn.AvgPool2d((3, 2))).terms == 6
+    assert convolution.terms((4, 3, 3)) == 2 * 3 * 3
+    assert as_affine(nn.AvgPool2d((3, 2))).terms((1, 3, 3)) == 6
+    assert as_affine(nn.AdaptiveAvgPool2d(2)).terms((1, 4, 5)) == 2 * 4
     normalize = Normalize([0.5], [0.25])
     assert normalize(torch.tensor([[[[0.5, 1.0]]]])).tolist() == [[[[0.0, 2.0]]]]
 
@@ -267,7 +282,8 @@ class Odd(nn.Module):
         (nn.ReLU(), "ReLU"),
         (nn.MaxPool2d(2), "MaxPool2d"),
         (nn.Conv1d(1, 1, 1), "Conv1d"),
-        (nn.Conv2d(1, 1, 3, padding="same"), "padding"),
+        (nn.Conv2d(1, 1, 2, padding="same", dilation=3), "ZeroPad2d"),
+        (nn.Flatten(0), "axis 0"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding"),
         (nn.BatchNorm1d(3, track_running_stats=False), "running statistics"),
     ],
@@ -305,7 +321,7 @@ def test_odd_uses_act_as_torch_does_or_are_refused(layer: nn.Module, shape: tupl
     except (TypeError, ValueError):
         return
     torch.testing.assert_close(y, module(x))
-    assert operator.terms > 0
+    assert operator.terms(x.shape[1:]) > 0
     A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
     reach = operator.magnitude(x.abs()).flatten(1).T
     assert (reach + 1e-9 >= (A @ x.flatten(1).T).abs()).all()

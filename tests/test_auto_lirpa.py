@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from strategies import PIXEL, Example, examples
 from torch import Tensor, nn
 
-from certsnn.affine import Dense, Normalize
+from certsnn.affine import Dense
 from certsnn.bounds import bind
 from certsnn.bounds import margin_bounds as own_bounds
 from certsnn.bounds.ibp import others
@@ -35,6 +35,7 @@ from certsnn.interop._lirpa_neurons import (
     shifts,
 )
 from certsnn.interop.auto_lirpa import ENGINE_METHODS, Engine, margin_bounds
+from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Dynamics, Neuron
 

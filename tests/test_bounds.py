@@ -11,13 +11,14 @@ import torch
 from test_neurons import ReferenceSpike
 from torch import Tensor, nn
 
-from certsnn.affine import Dense, Normalize, as_affine
+from certsnn.affine import Dense
 from certsnn.bounds import METHODS, Interval, certify, layer_bounds, margin_bounds
 from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.ibp import margins, others
 from certsnn.bounds.neurons import Summed, membranes_of_counts, scan_counts, scan_steps, steps_of_counts
 from certsnn.bounds.sources import Images, Spikes
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
+from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset
 from certsnn.surrogates import Triangle

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Weighted, as_affine
+from certsnn.affine import Weighted
 from certsnn.bounds import flips
 from certsnn.bounds.flips import Candidates, FeasibleFlips
+from certsnn.layers import as_affine
 
 T, B = 2, 3
 

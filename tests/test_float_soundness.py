@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, Dense, Normalize, as_affine
+from certsnn.affine import Affine, Dense
 from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
 from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.crown import membrane_error
@@ -24,6 +24,7 @@ from certsnn.bounds.neurons import Summed, membranes_of_counts, scan_counts
 from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.sources import Spikes
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
+from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset, Trace, scan
 
@@ -223,8 +224,8 @@ def a_priori(operators: list[Affine], x: Tensor) -> tuple[Tensor, Tensor]:
     error = torch.zeros_like(x)
     for operator in (operator.to(torch.float64) for operator in operators):
         y = operator.apply(x)
-        if operator.terms:
-            k = (operator.terms + 1) * FLOAT32_UNIT
+        if operator.terms(x.shape[1:]):
+            k = (operator.terms(x.shape[1:]) + 1) * FLOAT32_UNIT
             size = operator.magnitude(x.abs() + error)
             size = size if operator.bias is None else size + operator.bias.abs()
             error = operator.magnitude(error) + k / (1 - k) * size

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Normalize
-from certsnn.networks import ImageInput, SpikeInput, SpikingNetwork, hold, ieee_products, over_time
+from certsnn.layers import Normalize
+from certsnn.networks import ImageInput, SpikeInput, SpikingNetwork, hold, over_time
 from certsnn.neurons import IF, LIF, Neuron, carry_above, carry_below
+from certsnn.products import ieee_products
 
 Readout = Literal["rate", "membrane"]
 Kind = Literal["image", "spikes"]

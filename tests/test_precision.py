@@ -9,6 +9,7 @@ import pytest
 import torch
 from together import normed, plain, task_of
 
+from certsnn.affine import Weighted
 from certsnn.bounds import margin_bounds
 from certsnn.configuration import override
 from certsnn.data.digits import digits
@@ -38,7 +39,10 @@ def test_products_are_bfloat16_and_currents_float32() -> None:
         logits, program = network.forward_and_freeze(x)
         assert logits.dtype == torch.float32
         assert all(
-            o.terms == 0 or o.weight.dtype == torch.float32 for s in program.stages for o in s.operators
+            operator.rows.dtype == torch.float32
+            for stage in program.stages
+            for operator in stage.operators
+            if isinstance(operator, Weighted)
         )
         logits.square().sum().backward()
         seen.append(logits.detach())

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from strategies import PIXEL, Example, examples
 from torch import Tensor, nn
 
-from certsnn.affine import apply_chain, as_affine
+from certsnn.affine import apply_chain
 from certsnn.bounds import (
     METHODS,
     Interval,
@@ -41,6 +41,7 @@ from certsnn.bounds.problem import Options, Problem
 from certsnn.bounds.refine import Refinement
 from certsnn.bounds.sources import Spikes, layer_of
 from certsnn.inputsets import FreeSpikes, InputSet, LinfBall, SpikeFlips
+from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Reset, Trace, scan
 
@@ -100,7 +101,7 @@ def pull(network: SpikingNetwork, x0: Tensor, generator: torch.Generator) -> Ten
         target = membranes[int(torch.randint(len(membranes), (), generator=generator))].flatten(1)
     column = int(torch.randint(target.shape[1], (), generator=generator))
     (gradient,) = torch.autograd.grad(target[:, column].sum(), x)
-    return gradient
+    return gradient.nan_to_num()
 
 
 def extreme(input_set: InputSet, x0: Tensor, direction: Tensor) -> Tensor:

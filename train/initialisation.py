@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import as_affine
-from certsnn.networks import BatchNorm, SpikingNetwork, over_time
+from certsnn.layers import BatchNorm, as_affine
+from certsnn.networks import SpikingNetwork, over_time
 from certsnn.neurons import Neuron, scan
 
 
@@ -48,7 +48,7 @@ class ConstantWidth(Initialisation):
 
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
-        for layer in network.layers:
+        for layer in network.chain():
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 nn.init.normal_(layer.weight, 0, math.sqrt(2 * math.pi) / layer.weight[0].numel())
                 if layer.bias is not None:
@@ -131,7 +131,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     """
     frames, steps = network.input.frames(x0, None)
     pending: list[nn.Module] = []
-    for layer in network.layers:
+    for layer in network.chain():
         if not isinstance(layer, Neuron):
             pending.append(layer)
             continue

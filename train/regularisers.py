@@ -14,8 +14,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from certsnn.affine import Weighted, as_affine
+from certsnn.affine import Weighted
 from certsnn.bounds.sources import Layer
+from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
 from certsnn.processes import batch_mean
@@ -74,6 +75,6 @@ class L1(Regulariser):
     weight: float = 1e-6
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        operators = [as_affine(layer) for layer in network.layers if not isinstance(layer, Neuron)]
+        operators = [as_affine(layer) for layer in network.chain() if not isinstance(layer, Neuron)]
         sums = [operator.rows.abs().sum() for operator in operators if isinstance(operator, Weighted)]
         return self.weight * torch.stack(sums).sum()

@@ -18,7 +18,8 @@ from certsnn.attacks.goal import Goal
 from certsnn.attacks.victim import Ledger, Victim, sample_keys
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
-from certsnn.networks import Program, SpikingNetwork, ieee_products
+from certsnn.networks import Program, SpikingNetwork
+from certsnn.products import ieee_products
 
 BOTH: frozenset[Domain] = frozenset({"image", "spikes"})
 IMAGES: frozenset[Domain] = frozenset({"image"})

@@ -8,7 +8,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, AveragePool, Convolution, Dense, Diagonal, Reshape
+from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
 from certsnn.networks import Program
 from certsnn.neurons import Dynamics
@@ -90,8 +90,9 @@ def _(operator: Convolution, batch: int, shape: Shape, like: Tensor) -> list[nn.
     return [_convolution(spread, operator.shift, operator.stride, operator.padding, operator.groups)]
 
 
-@layers_of.register
-def _(operator: AveragePool, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
+@layers_of.register(Pool)
+@layers_of.register(Padding)
+def _(operator: Pool | Padding, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
     # One kernel as large as the image for each output: right for every padding, rounding and divisor.
     channels, height, width = shape
     pixels = torch.eye(height * width, dtype=like.dtype, device=like.device)

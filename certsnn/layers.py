@@ -1,0 +1,244 @@
+"""torch's layers as affine operators, exactly as they are executed in eval mode.
+
+A bound may speak only of what is executed. So a layer is taken by its exact type: a subclass may have a
+forward of its own, which a bound of its base would ignore. Hooks and replaced forwards are refused, too.
+Weights behind a parametrisation (`torch.nn.utils.parametrize`) are read as the module gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import singledispatch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from certsnn.affine import (
+    AdaptivePool,
+    Affine,
+    AveragePool,
+    Convolution,
+    Dense,
+    Diagonal,
+    Padding,
+    Pair,
+    Reshape,
+    pair,
+)
+
+BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
+Dropout = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+KNOWN = (
+    "Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout, Identity, "
+    "Normalize, Sequential, LIF, IF"
+)
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` per channel of images ``[N, C, H, W]``, so that eps stays in raw input units.
+
+    Raises:
+        ValueError: if a std is not > 0 or the lengths differ.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise ValueError(f"Normalize needs as many std > 0 as means, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_affine(self).apply(x)
+
+
+def laid_out(layers: Sequence[nn.Module], prefix: str = "layers") -> Iterator[tuple[str, nn.Module]]:
+    """The layers by name, first to last, with the contents of ``nn.Sequential`` in its place.
+
+    Raises:
+        TypeError: for a Sequential that does more than to call its layers.
+    """
+    for number, layer in enumerate(layers):
+        name = f"{prefix}.{number}"
+        if isinstance(layer, nn.Sequential):
+            check_plain(layer, nn.Sequential)
+            yield from laid_out(list(layer), name)
+        else:
+            yield name, layer
+
+
+def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise TypeError unless calling the module runs the forward of this class and nothing else."""
+    name = kind.__name__
+    if parametrize.type_before_parametrizations(module) is not kind:
+        raise TypeError(
+            f"{type(module).__name__} is a subclass of {name}: what it does may differ from what {name} is "
+            f"bounded as. Use {name} itself, or register an operator for the subclass "
+            "(certsnn.layers.operator_of.register)"
+        )
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        raise TypeError(
+            f"a {name} has forward hooks ({', '.join(_named(hook) for hook in hooks)}), which bounds can't "
+            "see. Remove them; for weight_norm and spectral_norm use torch.nn.utils.parametrizations, "
+            "after pruning call torch.nn.utils.prune.remove"
+        )
+    if "forward" in vars(module):
+        raise TypeError(f"the forward of a {name} has been replaced; bounds can't see that. Restore it")
+
+
+def _named(hook: object) -> str:
+    return getattr(hook, "__name__", type(hook).__name__)
+
+
+@contextmanager
+def settled(module: nn.Module) -> Iterator[None]:
+    """Parametrisations in eval mode while the block runs: reading a weight then changes nothing."""
+    active = [part for part in module.modules() if isinstance(part, parametrize.ParametrizationList)]
+    moving = [part for one in active for part in one.modules() if part.training]
+    for part in moving:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in moving:
+            part.training = True
+
+
+def diagonal_of(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Diagonal:
+    """Batch norm with the given statistics ``[C]`` as ``scale x + shift``, bit for bit alike on all devices.
+
+    torch's float32 root may be off by one unit in the last place. A float64 root that is, too, still rounds
+    to the right float32 number: the exact root is at least 2^-51 (relative) away from any tie. Quotients,
+    products and sums are rounded correctly everywhere (IEEE 754).
+    """
+    scale = 1 / (variance + norm.eps).double().sqrt().to(variance.dtype)
+    shift = -mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    return Diagonal(scale, shift, 2 if isinstance(norm, nn.BatchNorm2d) else 0)
+
+
+def as_affine(module: nn.Module) -> Affine:
+    """A torch layer, as it acts in eval mode, as an operator.
+
+    Raises:
+        TypeError: for a layer that has no bound, or does more than its class says (see `check_plain`).
+        ValueError: for a layer without inputs or outputs.
+    """
+    bases = parametrize.type_before_parametrizations(module).__mro__
+    known = [base for base in bases if base in operator_of.registry and base is not object]
+    if known:
+        check_plain(module, known[0])
+    return operator_of(module)
+
+
+@singledispatch
+def operator_of(module: nn.Module) -> Affine:
+    """The operator of a layer whose class is known; register a function here to add a class.
+
+    Raises:
+        TypeError: for a layer that has no bound.
+    """
+    raise TypeError(
+        f"certsnn has no bound for the layer {type(module).__name__}; it knows {KNOWN}. Another affine "
+        "layer can be added with certsnn.layers.operator_of.register"
+    )
+
+
+@operator_of.register
+def _(module: nn.Linear) -> Affine:
+    return Dense(_filled(module.weight, module), module.bias)
+
+
+@operator_of.register
+def _(module: nn.Conv2d) -> Affine:
+    if module.padding_mode != "zeros":
+        raise TypeError("Conv2d is supported with padding_mode='zeros' only; pad in a layer before it")
+    weight, padding = _filled(module.weight, module), module.padding
+    stride, dilation = pair(module.stride), pair(module.dilation)
+    if padding == "same":
+        weight, padding = _same(weight, dilation)
+    elif padding == "valid":
+        padding = 0
+    assert not isinstance(padding, str)
+    return Convolution(weight, module.bias, stride, pair(padding), dilation, module.groups)
+
+
+def _same(weight: Tensor, dilation: Pair) -> tuple[Tensor, Pair]:
+    """Weights and padding for as many outputs as inputs.
+
+    An even kernel has one zero more after the image than before it. A zero row or column in front of the
+    kernel makes the padding equal on both sides.
+    """
+    widen, padding = [0, 0], [0, 0]
+    for axis, (size, spread) in enumerate(zip(weight.shape[2:], dilation, strict=True)):
+        total = spread * (size - 1)
+        if total % 2 and spread > 1:
+            raise TypeError(
+                "Conv2d with padding='same', an even kernel and a dilation is not supported; put a "
+                "ZeroPad2d before it"
+            )
+        widen[axis], padding[axis] = total % 2, (total + 1) // 2
+    return F.pad(weight, (widen[1], 0, widen[0], 0)), (padding[0], padding[1])
+
+
+def _filled(weight: Tensor, module: nn.Module) -> Tensor:
+    if weight.numel() == 0:
+        raise ValueError(f"{module} has no inputs or no outputs; leave it out")
+    return weight
+
+
+@operator_of.register
+def _(module: nn.AvgPool2d) -> Affine:
+    if module.divisor_override is not None and module.divisor_override <= 0:
+        raise TypeError("AvgPool2d is supported with a divisor_override > 0 only")
+    return AveragePool(module)
+
+
+@operator_of.register
+def _(module: nn.AdaptiveAvgPool2d) -> Affine:
+    size = module.output_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return AdaptivePool((height, width))
+
+
+@operator_of.register
+def _(module: nn.ZeroPad2d) -> Affine:
+    left, right, top, bottom = module.padding
+    return Padding((left, right, top, bottom))
+
+
+@operator_of.register
+def _(module: nn.Flatten) -> Affine:
+    if module.start_dim < 1:
+        raise TypeError("Flatten must begin at axis 1 or later; axis 0 is the batch")
+    return Reshape(module.start_dim, module.end_dim)
+
+
+@operator_of.register(nn.Identity)
+@operator_of.register(nn.Dropout)
+@operator_of.register(nn.Dropout1d)
+@operator_of.register(nn.Dropout2d)
+@operator_of.register(nn.Dropout3d)
+def _(module: nn.Module) -> Affine:
+    return Reshape(1, 1)
+
+
+@operator_of.register
+def _(module: Normalize) -> Affine:
+    return Diagonal(1 / module.std, -module.mean / module.std, 2)
+
+
+@operator_of.register(nn.BatchNorm1d)
+@operator_of.register(nn.BatchNorm2d)
+def _(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine:
+    if module.running_mean is None or module.running_var is None:
+        raise TypeError("batch norm needs running statistics (track_running_stats=True)")
+    return diagonal_of(module, module.running_mean, module.running_var)
