@@ -127,7 +127,7 @@ def _samples_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
         parser.add_argument("--shard", type=_shard, metavar="K/N", help=SHARD),
         parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
-        parser.add_argument("--json", metavar="FILE", help=JSON),
+        parser.add_argument("--json", type=Path, metavar="FILE", help=JSON),
     ]
 
 
@@ -293,7 +293,7 @@ def bench_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument("--attacked", type=_positive, default=1000, metavar="N", help=attacked),
         parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
         parser.add_argument("--table", type=Path, metavar="FILE.md", help=table),
-        parser.add_argument("--json", metavar="FILE", help=rows),
+        parser.add_argument("--json", type=Path, metavar="FILE", help=rows),
         parser.add_argument("--evidence", type=Path, default=Path("unsound"), metavar="DIR", help=EVIDENCE),
         *_common(parser),
     ]

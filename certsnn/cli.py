@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("CERTSNN_DEBUG", "") not in ("", "0")
     with launch.heard():
         status = _status(words, debug)
+        _settle_output()
         if status != DONE:
             launch.let_speak()
     return launch.ended(status)
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(words: list[str], debug: bool) -> int:
     try:
-        return _dispatch([word for word in words if word != "--debug"])
+        status = _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not in a traceback at exit
+        return status
     except SystemExit as request:  # argparse, after help or a usage error
         return request.code if isinstance(request.code, int) else DONE
     except KeyboardInterrupt as stop:  # with what a command has to say about it
@@ -75,6 +78,14 @@ def _status(words: list[str], debug: bool) -> int:
             raise
         traceback.print_exception(error)
         return CRASHED
+
+
+def _settle_output() -> None:
+    """Give up standard output that takes nothing: Python would try again at exit, and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception, debug: bool, status: int) -> int:

@@ -27,9 +27,9 @@ from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.evidence import Refutation, Refuted, saving
 from certsnn.inputsets import Threat
-from certsnn.journal import row
 from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.report.summary import Report
+from certsnn.schema import row
 from certsnn.suites import check_suite, default_suite
 from certsnn.verification import (
     Attempt,

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from certsnn import __version__
 from certsnn.errors import UnsoundBoundError
-from certsnn.files import portable, replacing, write_text
+from certsnn.files import write_tensors, write_text
 from certsnn.networks import SpikingNetwork
+
+FACTS = "facts.json"
 
 
 @final
@@ -59,7 +60,10 @@ def saving(folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> I
     try:
         yield
     except Refuted as error:
-        place = save(error.refutation, folder, network, facts)
+        try:
+            place = save(error.refutation, folder, network, facts)
+        except OSError as failed:  # the news must not be lost with the evidence
+            raise UnsoundBoundError(f"{error}. The evidence could not be kept: {failed}") from error
         raise UnsoundBoundError(
             f"{error}. All that reproduces it is in {place}; please report it with that folder"
         ) from error
@@ -74,11 +78,9 @@ def save(refutation: Refutation, folder: Path, network: SpikingNetwork, facts: M
         "python": platform.python_version(),
     }
     described = {"sample": refutation.facts, **facts, "network": str(network), "versions": versions}
-    with replacing(place / "sample.safetensors") as temporary:
-        save_file(portable(refutation.tensors), temporary)
-    with replacing(place / "network.safetensors") as temporary:
-        save_file(portable(network.state_dict()), temporary)
-    write_text(place / "facts.json", json.dumps(described, indent=2) + "\n")
+    write_tensors(place / "sample.safetensors", refutation.tensors, {})
+    write_tensors(place / "network.safetensors", network.state_dict(), {})
+    write_text(place / FACTS, json.dumps(described, indent=2) + "\n")
     return place
 
 

@@ -1,43 +1,88 @@
 """Results as lines of a file, written as they come, so that a verification or an evaluation can go on.
 
-The first line is the header: what the results depend on. Each further line is a sample. A line that a kill
-cut short is dropped; where a sample has several lines, the last one counts.
+`certsnn.schema` says what the lines hold. A line that a kill or a full disk cut short is dropped. A sample
+that ended with an error may have a further line, which counts then; all others have one.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
+from certsnn.differences import differences
 from certsnn.errors import UserError
-from certsnn.files import write_text
-from certsnn.verification import Attempt, SampleResult
+from certsnn.files import check_file, write_text, write_whole
+from certsnn.schema import header_from, header_line, sample_from, written
+from certsnn.verification import SampleResult
 
-_MISSING = object()
+ROUNDING = 1e-6
+"""By how much, relative to the larger, two margins of a sample may differ: batches differ in rounding."""
+
+
+@final
+class Gathered:
+    """Samples of several places, by index in ``found``; places that have the same one must agree on it.
+
+    A sample that ended with an error gives way. ``shared``: how often a sample was found again.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[int, SampleResult] = {}
+        self.shared = 0
+        self._places: dict[int, str] = {}
+
+    def add(self, sample: SampleResult, place: str) -> None:
+        """Take it in; raises UserError where it contradicts what was found elsewhere."""
+        other = self.found.get(sample.index)
+        if other is not None and "error" not in (other.status, sample.status):
+            places = self._places[sample.index], place
+            differ = differences(_compared(other), _compared(sample), *places)
+            differ = differ or _margins(other, sample, *places)
+            if differ:
+                raise UserError(
+                    f"sample {sample.index} contradicts itself: {differ}. These are not parts of one "
+                    "verification; leave one of them out, or remove the file"
+                )
+            self.shared += 1
+        if other is None or other.status == "error":
+            self.found[sample.index], self._places[sample.index] = sample, place
+
+
+def _compared(sample: SampleResult) -> dict[str, Any]:
+    attacks = {name: attempt.success for name, attempt in sample.attacks.items()}
+    return {name: getattr(sample, name) for name in ("status", "correct", "label")} | {"broken by": attacks}
+
+
+def _margins(one: SampleResult, other: SampleResult, first: str, second: str) -> str:
+    if one.margin == other.margin or math.isclose(one.margin, other.margin, rel_tol=ROUNDING, abs_tol=1e-9):
+        return ""
+    return f"margin is {one.margin:g} {first} and {other.margin:g} {second}"
 
 
 @final
 class Journal:
     """The samples in the file so far, ``done``; `add` appends more."""
 
-    def __init__(self, done: Mapping[int, SampleResult], file: BinaryIO, start: bytes) -> None:
+    def __init__(self, done: Mapping[int, SampleResult], file: BinaryIO, start: str) -> None:
         self.done = dict(done)
         self._file, self._start = file, start
 
     def add(self, results: Sequence[SampleResult]) -> None:
-        """Write a line for each, and hand them to the operating system at once."""
-        content = self._start + written(results).encode()
+        """Write a line for each, and hand them to the operating system at once; raises OSError."""
+        content = (self._start + written(results)).encode()
         try:
-            self._file.write(content)
-            self._file.flush()
+            write_whole(self._file, content)
+        except OSError as error:
+            raise OSError(
+                f"{self._file.name} can't be written: {error.strerror or error}. It has the samples before, "
+                "the same command goes on from there"
+            ) from error
         finally:  # Ctrl-C may come when they are in the file already
-            self._start = b""
+            self._start = ""
             self.learn(results)
 
     def learn(self, results: Iterable[SampleResult]) -> None:
@@ -58,9 +103,9 @@ def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     found, kept = _read(path, header)
-    with path.open("ab") as file:
+    with path.open("ab", buffering=0) as file:
         file.truncate(kept)
-        yield Journal(_done(found), file, b"" if kept else _line(header))
+        yield Journal(_done(found), file, "" if kept else header_line(header))
 
 
 def read(path: Path, header: Mapping[str, Any]) -> dict[int, SampleResult]:
@@ -72,100 +117,47 @@ def header_of(path: Path) -> dict[str, Any]:
     """What the results of a file depend on; raises UserError if it is no such file, OSError if unreadable."""
     head, newline, _ = path.read_bytes().partition(b"\n")
     try:
-        header = json.loads(head)
+        if not newline:
+            raise ValueError("it is no header of results")
+        return header_from(head)
     except ValueError as error:
-        raise _not_ours(path, 1) from error
-    if not newline or not isinstance(header, dict) or "weights" not in header:
-        raise _not_ours(path, 1)
-    return header
+        raise _not_ours(path, 1, error) from error
 
 
 def write(path: Path, header: Mapping[str, Any], results: Iterable[SampleResult]) -> None:
     """A file of these results, sorted by index; whole, or the old one is left."""
-    ordered = sorted(results, key=attrgetter("index"))
-    write_text(path, _line(header).decode() + written(ordered))
-
-
-def written(results: Sequence[SampleResult]) -> str:
-    """The lines of these samples."""
-    return "".join(json.dumps(row(result)) + "\n" for result in results)
-
-
-def read_lines(text: str) -> list[SampleResult]:
-    """What `written` wrote."""
-    return [
-        _sample(Path("<another process>"), number, line) for number, line in enumerate(text.splitlines(), 1)
-    ]
-
-
-def _line(header: Mapping[str, Any]) -> bytes:
-    return json.dumps(header).encode() + b"\n"
+    write_text(path, header_line(header) + written(sorted(results, key=attrgetter("index"))))
 
 
 def _read(path: Path, header: Mapping[str, Any]) -> tuple[dict[int, SampleResult], int]:
     """The samples of a file, and how many of its bytes are whole lines; 0 if it has to be begun."""
+    check_file(path)
     content = path.read_bytes() if path.exists() else b""
     head, newline, rest = content.partition(b"\n")
-    if not newline:
-        if _line(header).startswith(content):
-            return {}, 0
-        raise _not_ours(path, 1)
-    _check_header(path, head, header)
+    if not newline and header_line(header).encode().startswith(content):
+        return {}, 0
+    differ = differences(header_of(path), header)
+    if differ:
+        raise UserError(
+            f"{path} holds other results: {differ}. Name another file with --results, or remove this one"
+        )
     whole = rest[: rest.rfind(b"\n") + 1]
-    samples = [_sample(path, number, line) for number, line in enumerate(whole.split(b"\n")[:-1], 2)]
-    return {sample.index: sample for sample in samples}, len(head) + 1 + len(whole)
+    samples = Gathered()
+    for number, line in enumerate(whole.split(b"\n")[:-1], 2):
+        try:
+            sample = sample_from(line, header)
+        except ValueError as error:
+            raise _not_ours(path, number, error) from error
+        samples.add(sample, f"in line {number} of {path}")
+    return samples.found, len(head) + 1 + len(whole)
 
 
 def _done(found: Mapping[int, SampleResult]) -> dict[int, SampleResult]:
     return {index: result for index, result in found.items() if result.status != "error"}
 
 
-def row(result: SampleResult) -> dict[str, Any]:
-    """A sample for JSON, which has no infinities; without the attacks where there were none."""
-    values = asdict(result) | {"margin": result.margin if math.isfinite(result.margin) else None}
-    return values if result.attacks else {name: part for name, part in values.items() if name != "attacks"}
-
-
-def _sample(path: Path, number: int, line: bytes | str) -> SampleResult:
-    try:
-        values = json.loads(line)
-        margin = -math.inf if values["margin"] is None else values["margin"]
-        attacks = {name: Attempt(**outcome) for name, outcome in values.get("attacks", {}).items()}
-        return SampleResult(**values | {"margin": margin, "attacks": attacks})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _not_ours(path, number) from error
-
-
-def _check_header(path: Path, line: bytes, header: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise _not_ours(path, 1) from error
-    if not isinstance(found, dict) or not found.keys() & header.keys():
-        raise _not_ours(path, 1)
-    there, here = dict(_leaves(found)), dict(_leaves(json.loads(json.dumps(header))))
-    names = [name for name in here | there if there.get(name, _MISSING) != here.get(name, _MISSING)]
-    if names:
-        differ = ", ".join(f"{n} is {_shown(there, n)} there and {_shown(here, n)} here" for n in names)
-        raise UserError(
-            f"{path} holds other results: {differ}. Name another file with --results, or remove this one"
-        )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted names."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _shown(leaves: Mapping[str, Any], name: str) -> str:
-    return json.dumps(leaves[name]) if name in leaves else "absent"
-
-
-def _not_ours(path: Path, line: int) -> UserError:
+def _not_ours(path: Path, line: int, reason: ValueError) -> UserError:
     return UserError(
-        f"line {line} of {path} is not what --results writes there; name another file, or remove this one"
+        f"line {line} of {path} is not what --results writes there: {reason}. Name another file, or remove "
+        "this one"
     )

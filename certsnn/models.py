@@ -10,17 +10,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, final
 
+import yaml
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from certsnn.architectures import build
 from certsnn.configuration import parse_text
-from certsnn.errors import CheckpointError
-from certsnn.files import portable, read_tensors, replacing
+from certsnn.differences import differences
+from certsnn.errors import CheckpointError, ConfigError
+from certsnn.files import read_whole_tensors, write_tensors
 from certsnn.networks import SpikingNetwork
 from certsnn.train.config import RunConfig
 
-MODEL = "model.safetensors"
+MODEL, CONFIG = "model.safetensors", "config.yaml"
+"""The names of a run folder's weights and of its config."""
 
 
 @final
@@ -58,23 +60,24 @@ def save_model(path: Path, model: Model) -> None:
         "classes": str(model.classes),
         "facts": json.dumps(model.facts),
     }
-    with replacing(path) as temporary:
-        save_file(portable(model.network.state_dict()), temporary, metadata)
+    write_tensors(path, model.network.state_dict(), metadata)
 
 
 def load_model(run: str | Path) -> Model:
     """The network of a run folder, a weights file or a pretrained name, in eval mode on the CPU.
 
     Raises:
-        CheckpointError: if there is no such model, or its file is truncated or not certsnn's.
+        CheckpointError: if there is no such model, or its file is truncated, damaged or not certsnn's.
+        ConfigError: if the run folder's config is not that of its weights.
     """
     path = locate(run)
     try:
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_whole_tensors(path)
         text, shape = metadata["config"], tuple(json.loads(metadata["shape"]))
         classes, facts = int(metadata["classes"]), json.loads(metadata["facts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole model of certsnn ({error})") from error
+    _check_config(path, text)
     config = parse_text(text)
     network = build_network(config, shape, classes)
     try:
@@ -82,6 +85,23 @@ def load_model(run: str | Path) -> Model:
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {path} do not fit its config: {error}") from error
     return Model(network.eval(), config, text, shape, classes, facts)
+
+
+def _check_config(path: Path, text: str) -> None:
+    """Raise ConfigError where the config beside the weights of a run folder is not the one inside them."""
+    beside = path.with_name(CONFIG)
+    if path.name != MODEL or not beside.exists():
+        return
+    try:
+        there = yaml.safe_load(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{beside} can't be read, but is the config of {path}: {error}") from error
+    differ = differences(there, yaml.safe_load(text), f"in {CONFIG}", f"in {MODEL}")
+    if differ:
+        raise ConfigError(
+            f"{beside} is not the config that {path} was trained with: {differ}. Put it back, and "
+            "name what is to change as flags (--threat.eps ...); another network needs another run folder"
+        )
 
 
 def pretrained() -> dict[str, Path]:

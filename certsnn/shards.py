@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, final
 
 from certsnn.errors import UserError
-from certsnn.journal import Journal, header_of, journal, read, read_lines, write, written
+from certsnn.journal import Gathered, Journal, header_of, journal, read, write
 from certsnn.processes import PART, Processes
+from certsnn.schema import header_line, read_lines, written
 from certsnn.verification import SampleResult
 
 
@@ -57,11 +58,17 @@ def kept(path: Path, header: Mapping[str, Any], processes: Processes) -> Iterato
         OSError: if they can't be read or written.
     """
     left = sorted(path.parent.glob(f"{escape(path.name)}{PART}*"))
-    found: dict[int, SampleResult] = {}
-    for file in (*left, path):
-        found |= read(file, header)
-    for text in processes.others(written(list(found.values()))):
-        found = {sample.index: sample for sample in read_lines(text)} | found
+    gathered = Gathered()
+    for file in (path, *left):
+        for sample in read(file, header).values():
+            gathered.add(sample, f"in {file}")
+    processes.agree(
+        header_line(header), "they do not compute on the same device with the same model, data and versions"
+    )
+    for text in processes.others(written(list(gathered.found.values()))):
+        for sample in read_lines(text):
+            gathered.add(sample, "in another process")
+    found = gathered.found
     processes.once(partial(_complete, path, header, found))
     for part in left:
         part.unlink(missing_ok=True)
@@ -105,20 +112,14 @@ def merged(paths: Sequence[Path], samples: int | None = None) -> Merged:
         OSError: if one can't be read.
     """
     header = header_of(paths[0])
-    found: dict[int, SampleResult] = {}
-    origin: dict[int, Path] = {}
-    shared = 0
+    gathered = Gathered()
     for path in paths:
-        for index, sample in read(path, header).items():
-            other = found.get(index)
-            if other is not None and "error" not in (other.status, sample.status):
-                _check_same(other, origin[index], sample, path)
-                shared += 1
-            if other is None or other.status == "error":
-                found[index], origin[index] = sample, path
+        for sample in read(path, header).values():
+            gathered.add(sample, f"in {path}")
+    found = gathered.found
     total = header["data"]["samples"] if samples is None else min(samples, header["data"]["samples"])
     missing = [index for index in range(total) if index not in found or found[index].status == "error"]
-    return Merged(header, found, missing, shared)
+    return Merged(header, found, missing, gathered.shared)
 
 
 def ranges(indices: Sequence[int], most: int = 6) -> str:
@@ -128,12 +129,3 @@ def ranges(indices: Sequence[int], most: int = 6) -> str:
         run = [index for _, index in group]
         runs.append(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]))
     return ", ".join(runs[:most]) + (", ..." if len(runs) > most else "")
-
-
-def _check_same(one: SampleResult, first: Path, other: SampleResult, second: Path) -> None:
-    if (one.status, one.correct, one.label) != (other.status, other.correct, other.label):
-        said = [f"{s.status} ({'' if s.correct else 'mis'}classified)" for s in (one, other)]
-        raise UserError(
-            f"sample {one.index} is {said[0]} in {first} and {said[1]} in {second}: these are not parts of "
-            "one verification; leave one of the two files out"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,10 @@ class SampleResult:
     bound of its margins; > 0 is what certifies. ``stage``: the method that certified it, or the last one that
     was begun; ``seconds``: what the bounds took (an equal share of what a whole batch took); ``reason``: what
     happened, where the status is "error". ``attacks``: what each attack did, by its description.
+
+    Raises:
+        ValueError: for a negative index or label, a margin that is NaN or inf, or a sample that is certified
+            without a margin > 0.
     """
 
     index: int
@@ -62,6 +67,15 @@ class SampleResult:
     seconds: float = 0.0
     reason: str = ""
     attacks: Mapping[str, Attempt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("index", "label"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0")
+        if not self.margin < math.inf:
+            raise ValueError(f"margin is {self.margin}, which is no lower bound")
+        if self.status == "certified" and not self.margin > 0:
+            raise ValueError(f"it is certified with a margin of {self.margin}, but only > 0 certifies")
 
     @property
     def broken_by(self) -> tuple[str, ...]:

@@ -255,7 +255,7 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no bound method is called 'ibp'" in said("--method", "ibp")
     same = tmp_path / "same"
     assert "name the same file" in said("--json", same, "--results", same)
-    assert "--report names the same file" in said("--json", same, "--report", same)
+    assert "--json and --report name the same file" in said("--json", same, "--report", same)
     assert "evaluate does not take --training.epochs" in said("--training.epochs", "3")
     assert main(["evaluate", "digits-eps0.05", "--sweep", "0.1,,0.2"]) == 2
     assert "must be sizes such as" in capsys.readouterr().err

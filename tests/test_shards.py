@@ -100,7 +100,7 @@ class TestMerged:
         files = [file(tmp_path, "a", SAMPLES), file(tmp_path, "b", [replace(SAMPLES[1], seconds=7.0)])]
         assert merged(files).shared == 1
         files.append(file(tmp_path, "c", [UNKNOWN]))
-        with pytest.raises(UserError, match=r"sample 2 is certified .* in .*a and unknown .* in .*c"):
+        with pytest.raises(UserError, match=r'sample 2 .* status is "certified" in .*a and "unknown" in .*c'):
             merged(files)
 
     def test_other_headers_and_other_files_are_refused(self, tmp_path: Path) -> None:

@@ -446,7 +446,7 @@ class TestCheckpoints:
         def full(*arguments: object) -> None:
             raise OSError("no space left")
 
-        monkeypatch.setattr(checkpoints, "save_file", full)
+        monkeypatch.setattr("certsnn.files.save_file", full)
         with pytest.raises(OSError, match="no space"):
             checkpoints.save(tmp_path, replace(self.example(), facts={"epoch": 3}))
         assert [path.name for path in tmp_path.iterdir()] == [checkpoints.LAST]

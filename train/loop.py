@@ -23,9 +23,9 @@ from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.inputsets import Threat
 from certsnn.inputsets.base import Domain
-from certsnn.journal import read_lines, written
 from certsnn.networks import SpikingNetwork
 from certsnn.processes import Alone, Processes, Share, mean_figures, sharing
+from certsnn.schema import read_lines, written
 from certsnn.train.averaging import Average, copied
 from certsnn.train.checkpoint import (
     Checkpoint,

@@ -12,13 +12,12 @@ import torch
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
-from certsnn.models import MODEL, Model, build_network, save_model
+from certsnn.models import CONFIG, MODEL, Model, build_network, save_model
 from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves
 from certsnn.train.loop import Monitor, Progress, Task, train
 
-CONFIG = "config.yaml"
 INITIAL_BATCH = 256
 """Samples that a data-dependent initialisation sees."""
 

@@ -16,14 +16,24 @@ from rich.table import Table
 
 from certsnn.attacks import G2S, RSF, Attack
 from certsnn.bounds.cascade import stages
-from certsnn.commands.common import DONE, INCOMPLETE, Setting, Task, identity, test_set
+from certsnn.commands.common import (
+    DONE,
+    INCOMPLETE,
+    Setting,
+    Task,
+    check_outputs,
+    console,
+    identity,
+    test_set,
+)
 from certsnn.commands.evaluating import Judging, Outputs, Suite, examined
 from certsnn.commands.training import trained
 from certsnn.commands.verifying import verified, write_json
 from certsnn.configuration import read_config
 from certsnn.errors import UserError
 from certsnn.evaluation import UNSOUND, Judge
-from certsnn.files import write_text
+from certsnn.evidence import FACTS
+from certsnn.files import check_writable, write_text
 from certsnn.networks import SpikingNetwork
 from certsnn.report.bench import COLUMNS, BenchRow, NotRun, heading, lines, markdown, row_from
 from certsnn.report.rates import Rate
@@ -85,7 +95,7 @@ def bench(
     runs: Path,
     examination: Examination,
     table_to: Path | None = None,
-    json_to: str | None = None,
+    json_to: Path | None = None,
 ) -> int:
     """Train, verify and attack each config with each seed, and compare them; the exit status.
 
@@ -101,8 +111,8 @@ def bench(
     Raises:
         UserError: before any work, for a config that is not valid, or a run folder that holds something else.
     """
-    if table_to is not None and json_to is not None and table_to == Path(json_to):
-        raise UserError("--table and --json name the same file; each writes one of its own")
+    check_outputs({"--table": table_to, "--json": json_to})
+    check_writable(examination.evidence / FACTS)
     stages(examination.setting.method)  # raises for an unknown one
     examination.suite.chosen  # noqa: B018 (raises for what is no attack)
     entries = planned(configs, overrides, seeds, runs)
@@ -118,7 +128,7 @@ def bench(
             rows_done = f"{len(found)} of {len(entries)} rows are done, the same command goes on from there"
             raise KeyboardInterrupt(f"stopped at {entry.folder.name}; {rows_done}") from None
     rows = [row_from(values) for values in found]
-    show(rows, examination.setting, Console(stderr=json_to == "-"), table_to)
+    show(rows, examination.setting, console(table_to, json_to), table_to)
     if json_to is not None:
         write_json(json_to, {"rows": found})
     return INCOMPLETE if any(isinstance(row, NotRun) for row in rows) else DONE
@@ -160,6 +170,7 @@ def finished_row(entry: Entry, examination: Examination) -> dict[str, Any] | Non
         UserError: if the folder holds a run of another config, or a row that was computed in another way.
     """
     check_folder(entry.folder, entry.text, "--runs")
+    check_writable(entry.folder / BENCH)
     path = entry.folder / BENCH
     if not path.exists():
         return None
@@ -205,7 +216,9 @@ def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -
     model = trained(config, entry.text, entry.folder, setting.processes)
     work = Task(model, config, entry.text, test, samples=examination.attacked)
     samples = [entry.folder / name for name in (VERIFIED, ATTACKED)]
-    with kept(samples[0], identity(model, entry.text, test) | setting.identity, setting.processes) as book:
+    with kept(
+        samples[0], identity(model, entry.text, test, setting.device) | setting.identity, setting.processes
+    ) as book:
         facts, results = verified(model, config, entry.text, test, setting, book)
     judging = Judging("attacking", looked_up(results), setting.identity, [])
     outputs = Outputs(results=samples[1], evidence=examination.evidence)

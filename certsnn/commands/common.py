@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal, final
 
 import torch
 import yaml
-from safetensors.torch import save as packed
+from rich.console import Console
 
 from certsnn import __version__
 from certsnn.bounds.cascade import stages
@@ -22,10 +21,11 @@ from certsnn.bounds.problem import Options
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
-from certsnn.files import portable
-from certsnn.journal import Journal, read_lines, written
+from certsnn.files import STDOUT, check_file, check_writable, digest, is_standard_output
+from certsnn.journal import Journal
 from certsnn.models import Model, load_model
 from certsnn.processes import Alone, Processes, launched
+from certsnn.schema import read_lines, written
 from certsnn.shards import Shard
 from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, check_sound
@@ -188,10 +188,16 @@ def task(
             "a threat that fits with --threat.class_path"
         )
     test = test_set(config, processes or Alone())
-    if test.shape != model.shape:
+    made, given = ((*one.shape, one.classes) for one in (model, test))
+    if made != given:
         raise UserError(
-            f"the network was made for samples of the shape {list(model.shape)}, but those of {test.name} "
-            f"have {list(test.shape)}; leave data as it was in training"
+            f"the network was made for samples of the shape {list(made[:-1])} in {made[-1]} classes, but "
+            f"{test.name} has {list(given[:-1])} in {given[-1]}; leave data as it was in training"
+        )
+    if config.steps != model.config.steps:
+        print(
+            f"certsnn: note: trained with {model.config.steps} steps, examined with {config.steps}",
+            file=sys.stderr,
         )
     found = Task(model, config, text, test, samples, shard)
     found.part  # noqa: B018 (raises for an empty shard)
@@ -214,19 +220,30 @@ def test_set(config: RunConfig, processes: Processes) -> LabelledDataset:
     return loaded()
 
 
-def identity(model: Model, text: str, data: LabelledDataset) -> dict[str, Any]:
+def identity(model: Model, text: str, data: LabelledDataset, device: torch.device) -> dict[str, Any]:
     """What the result of a sample depends on: all that must be the same to go on with a file of results.
 
     Bounds and attacks add their own.
     """
     config = yaml.safe_load(text)
     return {
-        "weights": hashlib.sha256(packed(portable(model.network.state_dict()))).hexdigest(),
+        "weights": digest(model.network.state_dict()),
         "network": config["network"],
         "threat": config["threat"],
-        "data": {"name": data.name, "samples": len(data), "encoding": config["data"]["encoding"]},
+        "data": {
+            "name": data.name,
+            "samples": len(data),
+            "digest": data.digest,
+            "encoding": config["data"]["encoding"],
+        },
+        "device": device_name(device),
         "versions": {"certsnn": __version__, "torch": torch.__version__},
     }
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or what the GPU is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any]:
@@ -268,6 +285,7 @@ def completed(
     """
     order = data.index.tolist()
     done = {} if book is None else {index: book.done[index] for index in order if index in book.done}
+    _check_labels(done, data)
     if done:
         going = "nothing is left to do" if len(done) == len(data) else "going on from there"
         print(f"certsnn: {len(done)} of {len(data)} samples are done already; {going}", file=sys.stderr)
@@ -291,6 +309,17 @@ def completed(
     return [done[index] for index in order]
 
 
+def _check_labels(done: Mapping[int, SampleResult], data: LabelledDataset) -> None:
+    """Raise UserError where a file of results says another class of a sample than the data."""
+    for index, label in zip(data.index.tolist(), data.labels.tolist(), strict=True):
+        if index in done and done[index].label != label:
+            raise UserError(
+                f"the file of results says that sample {index} is of the class {done[index].label}, but in "
+                f"{data.name} it is of {label}: the file was changed. Remove it, or name another one with "
+                "--results"
+            )
+
+
 def stopped(book: Journal | None, data: LabelledDataset, processes: Processes) -> str:
     """What becomes of an interrupted run."""
     if book is not None and processes.count > 1:
@@ -301,7 +330,23 @@ def stopped(book: Journal | None, data: LabelledDataset, processes: Processes) -
     return f"{done} of {len(data)} samples are done, the same command goes on from there"
 
 
-def check_outputs(json_to: str | None, results_to: Path | None) -> None:
-    """Raise UserError if two outputs would go to the same file."""
-    if results_to is not None and json_to not in (None, "-") and Path(json_to or "") == results_to:
-        raise UserError("--json and --results name the same file; each writes one of its own")
+def check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Raise UserError if two outputs would go to the same file, or one of them can't be written.
+
+    Args:
+        outputs: by the option that names them; None is none.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = STDOUT if is_standard_output(path) else Path(os.path.realpath(path))
+        other = taken.setdefault(place, option)
+        if other != option:
+            raise UserError(f"{other} and {option} name the same file; each writes one of its own")
+        (check_file if option == "--results" else check_writable)(path)
+
+
+def console(*outputs: Path | None) -> Console:
+    """Where tables go: standard output, or standard error where one of the outputs goes to that."""
+    return Console(stderr=any(path is not None and is_standard_output(path) for path in outputs))

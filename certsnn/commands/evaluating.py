@@ -21,6 +21,7 @@ from certsnn.commands.common import (
     Task,
     check_outputs,
     completed,
+    console,
     identity,
     stopped,
     surroundings,
@@ -32,10 +33,12 @@ from certsnn.console import duration, facts_table, percent, rows_table, samples_
 from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
 from certsnn.evaluation import UNSOUND, Judge, clean_only, evaluated
-from certsnn.evidence import saving
-from certsnn.journal import Journal, row
+from certsnn.evidence import FACTS, saving
+from certsnn.files import check_writable
+from certsnn.journal import Journal, read
 from certsnn.report.rates import Rate
 from certsnn.report.summary import AttackSummary, Report, nested
+from certsnn.schema import row
 from certsnn.shards import Shard, kept
 from certsnn.suites import check_suite, default_suite
 from certsnn.train.config import RunConfig
@@ -113,16 +116,14 @@ class Outputs:
     ``page``: the HTML report. ``evidence``: a folder, made if an unsound bound is found.
     """
 
-    json: str | None = None
+    json: Path | None = None
     results: Path | None = None
     page: Path | None = None
     evidence: Path = UNSOUND
 
     def check(self) -> None:
-        """Raise UserError if two of them are the same file."""
-        check_outputs(self.json, self.results)
-        if self.page is not None and str(self.page) in (self.json, str(self.results)):
-            raise UserError("--report names the same file as --json or --results; each writes one of its own")
+        """Raise UserError if two of them are the same file, or one can't be written."""
+        check_outputs({"--json": self.json, "--results": self.results, "--report": self.page})
 
     def results_of(self, work: Task, first: Task) -> Path | None:
         """The file of results of one threat of a sweep: that of the first one has the plain name."""
@@ -154,15 +155,20 @@ def evaluate(
         shard: only this part of the samples.
     """
     outputs.check()
+    check_writable(outputs.evidence / FACTS)
     stages(setting.method)  # raises for an unknown one
     first = task(source, overrides, samples, shard, setting.processes)
     works = [first, *swept(first, sweep)]
     attacks = suite.attacks(first.config, first.part, setting.device)
     judging = by_bounds(setting)
+    for work in works:  # what a later one would be refused for should not come to light after hours
+        place = outputs.results_of(work, first)
+        if place is not None:
+            read(place, depends_of(work, setting, attacks, judging))
     reports = [examined(work, first, setting, attacks, outputs, judging) for work in works]
     order = sorted(range(len(works)), key=lambda number: size_of(works[number]) if sweep else 0.0)
     nested([reports[number] for number in order])
-    screen = Console(stderr=outputs.json == "-")
+    screen = console(outputs.json, outputs.page)
     screen.print(facts_table(first.title, _facts(first, reports[0], setting)))
     screen.print(attacks_table(reports[0].by_attack()))
     rows = [(size_of(works[number]), reports[number]) for number in order] if sweep else []
@@ -203,7 +209,7 @@ def attack(
     work = task(source, overrides, samples, shard, setting.processes)
     attacks = suite.attacks(work.config, work.part, setting.device)
     report = examined(work, work, setting, attacks, outputs, UNCERTIFIED)
-    screen = Console(stderr=outputs.json == "-")
+    screen = console(outputs.json, outputs.page)
     facts = {
         "samples": work.size,
         "clean error": with_interval(report.clean),
@@ -250,6 +256,12 @@ def size_of(work: Task) -> float:
     return float(getattr(work.config.threat, size_name(work)))
 
 
+def depends_of(work: Task, setting: Setting, attacks: Sequence[Attack], judging: Judging) -> dict[str, Any]:
+    """What the results of an evaluation depend on: the header of their file."""
+    what = identity(work.model, work.text, work.test, setting.device)
+    return what | judging.depends | {"attacks": [repr(attack) for attack in attacks]}
+
+
 def examined(
     work: Task,
     first: Task,
@@ -267,8 +279,7 @@ def examined(
         judging: the clean and certified results.
     """
     part, threat, encoding = work.part, work.config.threat, work.config.data.encoding
-    suite = [repr(attack) for attack in attacks]
-    depends = identity(work.model, work.text, work.test) | judging.depends | {"attacks": suite}
+    depends = depends_of(work, setting, attacks, judging)
     network = work.model.network.to(setting.device)
     batch = min(setting.batch, ATTACKED) if setting.batch_size is None else setting.batch_size
     keeping: AbstractContextManager[Journal | None] = nullcontext()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from certsnn.commands.common import DONE
+from certsnn.commands.common import DONE, check_outputs
 from certsnn.console import facts_table, percent
 from certsnn.errors import UserError
 from certsnn.journal import write
@@ -26,6 +26,7 @@ def merge(files: Sequence[Path], results_to: Path, samples: int | None = None) -
     Raises:
         UserError: if they do not belong together, or, after writing, if samples are missing.
     """
+    check_outputs({"--results": results_to})
     paths = list(dict.fromkeys([*files, *([results_to] if results_to.exists() else [])]))
     found = merged(paths, samples)
     results = [found.found[index] for index in sorted(found.found)]

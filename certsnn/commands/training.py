@@ -15,7 +15,7 @@ from certsnn.commands.verifying import facts_of, verified
 from certsnn.configuration import read_config
 from certsnn.console import duration, facts_table, training_progress
 from certsnn.errors import CheckpointError
-from certsnn.files import write_text
+from certsnn.files import check_writable, write_text
 from certsnn.models import MODEL, Model, load_model
 from certsnn.processes import Processes
 from certsnn.train.config import RunConfig
@@ -27,6 +27,7 @@ RESULTS = "results.json"
 def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: Processes) -> int:
     """Train (or go on training) in the folder, then verify on the test set; the exit status."""
     config, text = read_config(config_file, overrides)
+    check_writable(folder / RESULTS)
     test = test_set(config, processes)  # first: a missing one should not come to light after the training
     model = trained(config, text, folder, processes)
     setting = Setting(processes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -19,6 +18,7 @@ from certsnn.commands.common import (
     Setting,
     check_outputs,
     completed,
+    console,
     identity,
     stopped,
     surroundings,
@@ -27,8 +27,9 @@ from certsnn.commands.common import (
 from certsnn.console import facts_table, percent, samples_progress
 from certsnn.data import Batch, LabelledDataset
 from certsnn.files import write_text
-from certsnn.journal import Journal, row
+from certsnn.journal import Journal
 from certsnn.models import Model
+from certsnn.schema import row
 from certsnn.shards import Shard, kept
 from certsnn.train.config import RunConfig
 from certsnn.verification import SampleResult, summarise
@@ -39,7 +40,7 @@ def verify(
     overrides: Sequence[str],
     setting: Setting,
     samples: int | None = None,
-    json_to: str | None = None,
+    json_to: Path | None = None,
     results_to: Path | None = None,
     shard: Shard | None = None,
 ) -> int:
@@ -55,12 +56,12 @@ def verify(
             there already are not verified again.
         shard: only this part of the samples.
     """
-    check_outputs(json_to, results_to)
+    check_outputs({"--json": json_to, "--results": results_to})
     stages(setting.method)  # raises for an unknown one
     work = task(source, overrides, samples, shard, setting.processes)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     if results_to is not None:
-        header = identity(work.model, work.text, work.test) | setting.identity
+        header = identity(work.model, work.text, work.test, setting.device) | setting.identity
         keeping = kept(results_to, header, setting.processes)
     with keeping as book:
         try:
@@ -69,7 +70,7 @@ def verify(
             left = stopped(book, work.part, setting.processes)
             raise KeyboardInterrupt(f"stopped; {left}") from None
     facts = facts_of(report, setting) | {"samples": work.size}
-    Console(stderr=json_to == "-").print(facts_table(work.title, facts))
+    console(json_to).print(facts_table(work.title, facts))
     if json_to is not None:
         rows = [row(result) for result in results]
         values = report | {"subset": work.subset, "samples": rows}
@@ -77,13 +78,9 @@ def verify(
     return DONE
 
 
-def write_json(place: str, values: Any) -> None:
-    """JSON to a file, or to standard output for "-"."""
-    written = json.dumps(values, indent=2) + "\n"
-    if place == "-":
-        sys.stdout.write(written)
-    else:
-        write_text(Path(place), written)
+def write_json(path: Path, values: Any) -> None:
+    """JSON to a file, or to standard output for ``-``."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def verified(
