@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _status(words: list[str], debug: bool) -> int:
     try:
         status = _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()  # a full disk or a closed pipe shows here, not in a traceback at exit
+        _flush()  # a full disk or a closed pipe shows here, not in a traceback at exit
         return status
     except SystemExit as request:  # argparse, after help or a usage error
         return request.code if isinstance(request.code, int) else DONE
@@ -80,10 +80,15 @@ def _status(words: list[str], debug: bool) -> int:
         return CRASHED
 
 
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is where a shell closed it
+        sys.stdout.flush()
+
+
 def _settle_output() -> None:
     """Give up standard output that takes nothing: Python would try again at exit, and print a traceback."""
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

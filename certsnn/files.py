@@ -103,8 +103,10 @@ def is_stream(path: Path) -> bool:
 
 
 def _own_stream(path: Path) -> TextIO | None:
-    """The stream of this process, standard output or error, that the path is."""
+    """The stream of this process, standard output or error, that the path is; raises OSError if closed."""
     if path == STDOUT:
+        if sys.stdout is None:  # as Python has it where a shell closed it
+            raise OSError("standard output is closed")
         return sys.stdout
     for stream, now in ((sys.__stdout__, sys.stdout), (sys.__stderr__, sys.stderr)):
         try:
@@ -122,7 +124,8 @@ def check_writable(path: Path) -> None:
     is not opened, as that may wait for who reads it.
     """
     try:
-        _try(path if is_stream(path) else Path(os.path.realpath(path)))
+        if _own_stream(path) is None:
+            _try(path if is_stream(path) else Path(os.path.realpath(path)))
     except OSError as error:
         raise UserError(f"{path} can't be written: {_reason(error)}; name another place") from error
 
@@ -165,7 +168,7 @@ def digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

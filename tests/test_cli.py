@@ -367,7 +367,7 @@ def test_a_misclassified_sample_that_is_certified_is_written_down_and_stops_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unsound(*args: Any, **keywords: Any) -> Iterator[list[SampleResult]]:
-        yield [SampleResult(0, 0, correct=False, status="certified", margin=1.0, stage="s-ibp")]
+        yield [SampleResult(0, 1, correct=False, status="certified", margin=1.0, stage="s-ibp")]
         raise AssertionError("it should have stopped")
 
     to = tmp_path / "results.jsonl"

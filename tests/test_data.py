@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from certsnn.data import DATASETS, ImageDataset, load, loader
+from certsnn.data import DATASETS, ImageDataset, SpikeDataset, load, loader
 from certsnn.errors import DataNotFound
 
 
@@ -46,6 +46,24 @@ def test_parts_of_parts_keep_the_original_index() -> None:
     x, y, index = part[[1]]
     assert torch.equal(x, data.images[[2]])
     assert (y.tolist(), index.tolist()) == ([2], [2])
+
+
+def test_the_digest_is_of_samples_labels_and_order() -> None:
+    data = tiny()
+    images, labels = data.images.clone(), data.labels.clone()
+    images[3, 0, 1, 1], labels[4] = 0.5, 3
+    spikes = (data.images > 0.5)[:, None]
+    others = [
+        ImageDataset("tiny", images, data.labels, 4),
+        ImageDataset("tiny", data.images, labels, 4),
+        ImageDataset("tiny", data.images.reshape(20, 1, 1, 4), data.labels, 4),
+        data.subset(torch.arange(19, -1, -1)),
+        data.head(19),
+        SpikeDataset("tiny", spikes, data.labels, 4),
+        SpikeDataset("tiny", ~spikes, data.labels, 4),
+    ]
+    assert len({data.digest, *(other.digest for other in others)}) == 8
+    assert data.digest == ImageDataset("another name", data.images.clone(), data.labels, 4).digest
 
 
 def test_head() -> None:

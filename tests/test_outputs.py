@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ class TestFullDisk:
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 2
         assert done.stderr == "certsnn: error: [Errno 28] No space left on device\n"
+
+    @pytest.mark.parametrize(("words", "status"), [(["models"], 0), (["verify", MODEL, "--json", "-"], 2)])
+    def test_of_standard_output_that_is_closed(self, words: list[str], status: int, tmp_path: Path) -> None:
+        command = f"{shlex.join([sys.executable, '-m', 'certsnn', *words])} >&-"
+        done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        assert done.returncode == status
+        assert done.stderr == ("certsnn: error: standard output is closed\n" if status else "")
+        assert not list(tmp_path.iterdir())
 
     def test_in_training(
         self,

@@ -243,7 +243,7 @@ def identity(model: Model, text: str, data: LabelledDataset, device: torch.devic
 
 def device_name(device: torch.device) -> str:
     """``cpu``, or what the GPU is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any]:
