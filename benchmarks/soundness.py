@@ -3,8 +3,8 @@
     python benchmarks/soundness.py [--margins 100000] [--seed 0] [--odd] [--record FILE] [METHOD...]
 
 Draws random networks with an input set around a batch of inputs and bounds them by each METHOD (s-ibp if none
-is named), until so many margins are bounded. Every margin is compared with those that the network has on sampled
-members, corners, found by gradients and, where the set is small, on all members. --odd draws extreme numbers,
+is named), until so many margins are bounded. Every margin is compared with those that the network has on
+sampled members, on corners found by gradients and, where the set is small, on all members. --odd draws extreme numbers,
 other layouts and dtypes and changed modules; these may be refused, and the table says how many were and why.
 Runs in one thread. Exits with status 1 if there was a violation or an error that is not certsnn's own.
 """

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from certsnn.bounds.problem import Options, OutOfTime, Problem
 from certsnn.products import ieee_products
 
 Status = Literal["certified", "unknown", "timeout", "error", "overflow"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 AUTO = "auto"
 """The name of the whole cascade as a method."""
@@ -247,8 +248,8 @@ def overflowed(y: Tensor, reason: str) -> Verdict:
 
 
 def device_name(device: torch.device) -> str:
-    """A device in words: ``cpu``, or a GPU with its model."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    """``cpu``, or what the GPU is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _nothing(problem: Problem) -> Tensor:

@@ -9,9 +9,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from certsnn.bounds import Status
+from certsnn.bounds.cascade import STATUSES
 from certsnn.verification import Attempt, SampleResult
 
 VERSION = 2
@@ -92,8 +92,8 @@ def sample_from(line: str | bytes, header: Mapping[str, Any] | None = None) -> S
     values = {"attacks": {}, **_parsed(line)}
     unknown = "margin" in values and values["margin"] is None
     _check_types(values | {"margin": 0.0} if unknown else values, SAMPLE)
-    if values["status"] not in get_args(Status):
-        raise ValueError(f"status is {values['status']!r}, which is none of {', '.join(get_args(Status))}")
+    if values["status"] not in STATUSES:
+        raise ValueError(f"status is {values['status']!r}, which is none of {', '.join(STATUSES)}")
     for attempt in values["attacks"].values():
         _check_types(attempt, ATTEMPT)
     attacks = {name: Attempt(**attempt) for name, attempt in values["attacks"].items()}

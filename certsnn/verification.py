@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds import METHODS, Status, certify
+from certsnn.bounds.cascade import STATUSES
 from certsnn.bounds.problem import Options
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
@@ -104,6 +105,7 @@ class Summary:
     unknown: int
     timeout: int
     error: int
+    overflow: int
     by_stage: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,10 +259,7 @@ def summarise(results: Iterable[SampleResult]) -> Summary:
     if not results:
         raise ValueError("there are no samples to summarise")
     check_sound(results)
-    counts = {
-        status: sum(result.status == status for result in results)
-        for status in ("certified", "unknown", "timeout", "error")
-    }
+    counts = {status: sum(result.status == status for result in results) for status in STATUSES}
     total = len(results)
     return Summary(
         samples=total,

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from certsnn import __version__
-from certsnn.bounds.cascade import stages
+from certsnn.bounds.cascade import device_name, stages
 from certsnn.bounds.problem import Options
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
@@ -239,11 +239,6 @@ def identity(model: Model, text: str, data: LabelledDataset, device: torch.devic
         "device": device_name(device),
         "versions": {"certsnn": __version__, "torch": torch.__version__},
     }
-
-
-def device_name(device: torch.device) -> str:
-    """``cpu``, or what the GPU is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any]:

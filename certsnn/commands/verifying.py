@@ -135,8 +135,9 @@ def statuses(summary: dict[str, Any], method: str, reasons: Sequence[str]) -> di
     if method == AUTO:
         counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages(AUTO)}
         facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}
-    odd = {status: summary[status] for status in ("timeout", "error") if summary[status]}
+    odd = {status: summary[status] for status in ("timeout", "error", "overflow") if summary[status]}
     facts |= {f"status {status}": f"{count} samples" for status, count in odd.items()}
     if reasons:
-        facts["status error"] += f" ({reasons[0]})"
+        last = next(reversed(facts))
+        facts[last] += f" ({reasons[0]})"
     return facts

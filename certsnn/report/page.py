@@ -10,6 +10,7 @@ from typing import Any, final
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from certsnn.bounds.cascade import STATUSES
 from certsnn.report import charts, pictures
 from certsnn.report.examples import Example
 from certsnn.report.stability import LayerStability
@@ -58,7 +59,7 @@ def page(findings: Findings) -> str:
     template = environment.from_string(_text("page.html"))
     report = findings.report
     counts = report.summary
-    statuses = [(name, getattr(counts, name)) for name in ("certified", "unknown", "timeout", "error")]
+    statuses = [(name, getattr(counts, name)) for name in STATUSES]
     return template.render(
         title=findings.title,
         style=Markup(_text("page.css")),
