@@ -333,9 +333,11 @@ class Neuron(nn.Module, ABC):
         return scan(currents, self.dynamics()).spikes
 
     def extra_repr(self) -> str:
+        numbers = {name: getattr(self, name).detach() for name in ("threshold", "decay", "initial")}
+        shown = {name: f"{float(x):g}" if x.numel() == 1 else "several" for name, x in numbers.items()}
         return (
-            f"threshold={float(self.threshold.detach()):g}, decay={float(self.decay.detach()):g}, "
-            f"reset={self.reset!r}, initial={float(self.initial):g}"
+            f"threshold={shown['threshold']}, decay={shown['decay']}, reset={self.reset!r}, "
+            f"initial={shown['initial']}"
         )
 
 

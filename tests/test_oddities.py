@@ -16,10 +16,13 @@ import torch
 from hypothesis import given, settings
 from oddities import REFUSED, Odd, odd_examples
 from strategies import Example
-from test_soundness import FURTHER, Bound, members, true_margins
+from test_soundness import FURTHER, ITERATIONS, Bound, members, true_margins
 from torch import Tensor, nn
 
 from certsnn.bounds import Verdict, bind, certify
+from certsnn.bounds.cascade import decide, stages
+from certsnn.bounds.problem import Options
+from certsnn.bounds.verify import _prepared
 from certsnn.inputsets import InputSet, LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
@@ -70,7 +73,12 @@ def bounded(example: Example, methods: Sequence[str]) -> tuple[Tensor, Tensor, I
     x0, input_set = bind(network, x, threat, None)
     with evaluated(network):
         y = network(x0).argmax(1)
-    return x0, y, input_set, {method: certify(network, x, y, threat, method) for method in methods}
+    verdicts = {}
+    for method in methods:
+        with torch.no_grad():
+            problem = _prepared(network, x, y, threat, method, True, None)
+        verdicts[method] = decide(problem, stages(method), Options(iterations=ITERATIONS))
+    return x0, y, input_set, verdicts
 
 
 def check_odd(odd: Odd, methods: Sequence[str] = ("s-ibp",)) -> Found:
