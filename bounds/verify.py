@@ -14,6 +14,7 @@ from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
 from certsnn.bounds.problem import Options, Problem
+from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
 from certsnn.networks import Program, SpikingNetwork
@@ -27,6 +28,7 @@ class LayerBounds(NamedTuple):
     spikes: Interval
 
 
+@outside_inference_mode()
 def margin_bounds(
     network: SpikingNetwork,
     x: Tensor,
@@ -66,6 +68,7 @@ def margin_bounds(
     return METHODS[method](problem, options)
 
 
+@outside_inference_mode()
 def certify(
     network: SpikingNetwork,
     x: Tensor,
@@ -106,6 +109,7 @@ def certify(
         return decide(problem, stages(method), options, seconds)
 
 
+@outside_inference_mode()
 def layer_bounds(
     network: SpikingNetwork,
     x: Tensor,
@@ -116,7 +120,7 @@ def layer_bounds(
 ) -> list[LayerBounds]:
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
-    program = network.freeze()
+    program = usable_network(network).freeze()
     arithmetic = _arithmetic(network, program, x0, input_set, rounding)
     layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
@@ -136,7 +140,7 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
         )
     if index is None:
         index = torch.arange(x.shape[0 if threat.domain == "image" else 1])
-    x0, input_set = threat.bind(x, index)
+    x0, input_set = threat.bind(usable(x), index)
     network.check(x0)
     return x0, input_set
 
@@ -160,14 +164,14 @@ def _prepared(
 ) -> Problem:
     stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
-    program = network.freeze()
+    program = usable_network(network).freeze()
     batch = x0.shape[network.input.batch_axis]
     if y.shape != (batch,) or y.dtype != torch.int64:
         raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
     if y.device != x0.device:
         raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
     arithmetic = _arithmetic(network, program, x0, input_set, rounding)
-    problem = Problem(program, x0, y, input_set, arithmetic)
+    problem = Problem(program, x0, usable(y), input_set, arithmetic)
     classes = problem.classes
     if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from certsnn.attacks.goal import Goal
 from certsnn.attacks.victim import Ledger, Victim, sample_keys
+from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
 from certsnn.networks import Program, SpikingNetwork
@@ -92,6 +93,7 @@ class Attack(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @final
+    @outside_inference_mode()
     @torch.no_grad()
     def __call__(
         self,
@@ -114,9 +116,9 @@ class Attack(ABC):
             ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
         """
         self._check(network, x, input_set)
-        program = network.freeze()
+        x, program = usable(x), usable_network(network).freeze()
         view = self.view(program)
-        goal = Goal(y, targets)
+        goal = Goal(usable(y), None if targets is None else usable(targets))
         axis = input_set.batch_axis
         with ieee_products():
             _check_goal(goal, x, axis, program)
