@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
 from certsnn.bounds.problem import Options, Problem
+from certsnn.checks import check_labels, check_threat
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
@@ -132,6 +134,7 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     Raises:
         ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
     """
+    check_threat(threat, x)
     check_plain(network, SpikingNetwork)
     if threat.network_input != network.input.kind:
         raise ValueError(
@@ -139,10 +142,10 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
             f"input={network.input.kind!r}"
         )
     if index is None:
-        index = torch.arange(x.shape[0 if threat.domain == "image" else 1])
-    x0, input_set = threat.bind(usable(x), index)
+        index = torch.arange(x.shape[0 if threat.domain == "image" else 1] if x.ndim > 1 else 0)
+    x0, input_set = threat.bind(x, index)
     network.check(x0)
-    return x0, input_set
+    return usable(x0), input_set
 
 
 def _options(relaxation: Literal["joint", "separate"], memory: int) -> Options:
@@ -165,17 +168,9 @@ def _prepared(
     stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    batch = x0.shape[network.input.batch_axis]
-    if y.shape != (batch,) or y.dtype != torch.int64:
-        raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
-    if y.device != x0.device:
-        raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
-    arithmetic = _arithmetic(network, program, x0, input_set, rounding)
-    problem = Problem(program, x0, usable(y), input_set, arithmetic)
-    classes = problem.classes
-    if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
-    return problem
+    problem = Problem(program, x0, y, input_set, PLAIN)
+    check_labels("y", y, x0.shape[network.input.batch_axis], problem.classes, x0.device)
+    return replace(problem, y=usable(y), arithmetic=_arithmetic(network, program, x0, input_set, rounding))
 
 
 def _arithmetic(
