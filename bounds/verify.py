@@ -15,7 +15,7 @@ from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
 from certsnn.bounds.problem import Options, Problem
-from certsnn.checks import check_labels, check_threat
+from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
@@ -134,7 +134,7 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     Raises:
         ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
     """
-    check_threat(threat, x)
+    check_question(network, x, threat)
     check_plain(network, SpikingNetwork)
     if threat.network_input != network.input.kind:
         raise ValueError(

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from certsnn.inputsets import Threat
+from certsnn.networks import SpikingNetwork
 
 
-def check_threat(threat: Threat, x: Tensor) -> None:
-    """Raise TypeError unless this is a threat to a tensor."""
+def check_question(network: SpikingNetwork, x: Tensor, threat: Threat) -> None:
+    """Raise TypeError unless these are a network, a tensor and a threat."""
+    if not isinstance(network, SpikingNetwork):
+        kind = type(network).__name__
+        raise TypeError(f"a SpikingNetwork is needed, not {kind}: make one of its layers")
     if isinstance(threat, (int, float)):
         raise TypeError(f"a threat is needed, {threat} is a number: LinfBall({threat}) moves pixels by it")
     if not isinstance(threat, Threat):
@@ -32,4 +36,6 @@ def check_labels(name: str, y: Tensor, batch: int, classes: int, device: torch.d
     if y.device != device:
         raise ValueError(f"{name} is on {y.device}, the input on {device}; move one of them")
     if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
-        raise ValueError(f"{name} must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
+        raise ValueError(
+            f"{name} must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}: count from 0"
+        )

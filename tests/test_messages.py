@@ -36,8 +36,8 @@ S = torch.ones(4, 2, 3, 2, 2)
 BALL = LinfBall(0.1)
 
 SHAPES = [
-    (DENSE, torch.rand(2, 3, 4, 4), r"Linear\(12, 3\) takes \[N, 12\], but it got \[N, 48\]: it was"),
-    (DENSE, X[0], r"Linear\(12, 3\) takes \[N, 12\], but it got \[N, 4\]"),
+    (DENSE, torch.rand(2, 3, 4, 4), r"Linear\(12, 3\) takes \[N, 12\], but it got \[N, 48\]: the"),
+    (DENSE, X[0], r"Linear\(12, 3\) takes \[N, 12\], but it got \[N, 4\]: .*has it a batch axis"),
     (PLAIN, torch.rand(2, 1, 4), r"takes \[N, 4\], but it got \[N, 1, 4\]: put a Flatten before it"),
     (INNER, X, r"Linear\(4, 3\) takes \[N, 4\], but it got \[N, 3\]"),
     (CONV, X.permute(0, 2, 3, 1), r"Conv2d\(3, 2\) takes \[N, 3, H, W\], but it got \[N, 2, 2, 3\]: chan"),
@@ -90,6 +90,7 @@ QUESTIONS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("an array", {"x": np.zeros((2, 3, 2, 2))}, TypeError, "must be a tensor, not ndarray"),
     ("an image alone", {"x": X[0, 0, 0]}, ValueError, "add a batch axis"),
     ("a number", {"threat": 0.1}, TypeError, r"0.1 is a number: LinfBall\(0.1\)"),
+    ("another network", {"network": nn.Linear(3, 2)}, TypeError, "a SpikingNetwork is needed, not Linear"),
     ("an object", {"threat": object()}, TypeError, r"a threat is needed, e.g. LinfBall\(0.1\), not object"),
 ]  # fmt: skip
 
@@ -98,13 +99,13 @@ QUESTIONS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("change", "error", "message"), [row[1:] for row in QUESTIONS], ids=[row[0] for row in QUESTIONS]
 )
 def test_questions_that_do_not_fit(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    asked = {"x": X, "y": Y, "threat": BALL, **change}
+    asked = {"network": DENSE, "x": X, "y": Y, "threat": BALL, **change}
     for call in (certify, margin_bounds, RandomSearch(1)):
         with pytest.raises(error, match=message.replace("float()", r"float\(\)")):
-            call(DENSE, *asked.values())
+            call(*asked.values())
     if "y" not in change:
         with pytest.raises(error, match=message.replace("float()", r"float\(\)")):
-            layer_bounds(DENSE, asked["x"], asked["threat"])
+            layer_bounds(asked["network"], asked["x"], asked["threat"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from certsnn.attacks.goal import Goal
 from certsnn.attacks.victim import Ledger, Victim, sample_keys
-from certsnn.checks import check_labels, check_threat
+from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
@@ -137,7 +137,7 @@ class Attack(ABC):
 
     def _check(self, network: SpikingNetwork, x: Tensor, input_set: InputSet) -> None:
         name = type(self).__name__
-        check_threat(input_set, x)
+        check_question(network, x, input_set)
         if not isinstance(input_set, InputSet):
             raise TypeError(
                 f"{name} needs an input set, got {type(input_set).__name__}; bind the threat first: "
