@@ -346,6 +346,7 @@ def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManag
 
 def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
     """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
+    as_affine(norm).linear(x[:0])  # raises where axes or channels do not fit, before anything is updated
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = batch_count(x.numel() // x.shape[1])
     if count < 2:

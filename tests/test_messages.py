@@ -58,6 +58,7 @@ def test_shapes_that_do_not_fit_name_the_layer(network: SpikingNetwork, x: Tenso
         lambda: network(x),
         lambda: certify(network, x, y, BALL, "auto"),
         lambda: margin_bounds(network, x, y, BALL),
+        lambda: margin_bounds(network, x, y, BALL, rounding=True),
         lambda: RandomSearch(1)(network, x, y, BALL),
     ):
         with pytest.raises(ValueError, match=message):
@@ -150,14 +151,3 @@ def test_the_networks_own_input_errors_say_what_to_do() -> None:
     for call, message in calls:
         with pytest.raises(TypeError, match=message):
             call()
-
-
-@pytest.mark.parametrize("neuron", [IF, LIF])
-def test_bounds_that_are_not_numbers_are_an_error_of_the_sample(neuron: Callable[[], nn.Module]) -> None:
-    network = net(nn.Flatten(), nn.Linear(12, 3), neuron(), nn.Linear(3, 3))
-    assert isinstance(network.layers[1], nn.Linear)
-    network.layers[1].weight.data.fill_(3e38)
-    for method in ("s-crown", "alpha-s-crown"):
-        found = certify(network, X, Y, BALL, method, rounding=False)
-        assert found.status == ["error", "error"]
-        assert found.reason == [f"{method}: the bounds are not finite"] * 2
