@@ -29,6 +29,7 @@ MAPS = net(nn.Conv2d(3, 2, 2), LIF(), nn.Conv2d(2, 3, 1))
 FIRING_MAPS = net(nn.Conv2d(3, 2, 2), LIF(), readout="rate")
 INNER = net(nn.Flatten(), nn.Linear(12, 3), IF(), nn.Linear(4, 3))
 NORM = net(nn.Conv2d(3, 2, 2), nn.BatchNorm2d(5), IF(), nn.Flatten(), nn.Linear(2, 3))
+NORM_OF_ONE = net(nn.Conv2d(3, 1, 2), nn.BatchNorm2d(5), IF(), nn.Flatten(), nn.Linear(5, 3))
 NORM_OF_ROWS = net(nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm2d(3), IF(), nn.Linear(3, 3))
 SPIKES = net(nn.Flatten(), nn.Linear(12, 3), IF(), nn.Linear(3, 3), input="spikes")
 X, Y = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
@@ -45,6 +46,7 @@ SHAPES = [
     (CONV, X[:, :, :1], r"Conv2d\(3, 2\) takes larger maps, but it got \[N, 3, 1, 2\]: its kernel"),
     (POOL, X[0], r"AvgPool2d takes \[N, C, H, W\], but it got \[N, 2, 2\]"),
     (NORM, X, r"normalisation of 5 channels takes \[N, 5, H, W\], but it got \[N, 2, 1, 1\]"),
+    (NORM_OF_ONE, X, r"normalisation of 5 channels takes \[N, 5, H, W\], but it got \[N, 1, 1, 1\]"),
     (NORM_OF_ROWS, X, r"normalisation of 3 channels takes \[N, 3, H, W\], but it got \[N, 3\]"),
     (MAPS, X, r"ends on \[B, 3, 1, 1\], not on logits \[B, K\]: put a Flatten"),
     (FIRING_MAPS, X, r"ends on \[B, 2, 1, 1\], not on logits \[B, K\]: put a Flatten"),
@@ -66,15 +68,25 @@ def test_shapes_that_do_not_fit_name_the_layer(network: SpikingNetwork, x: Tenso
 
 
 @pytest.mark.parametrize(
-    ("network", "message"), [(MAPS, "logits"), (FIRING_MAPS, "logits"), (CONV, "Conv2d")]
+    ("network", "x", "message"),
+    [
+        (MAPS, X, "not on logits"),
+        (FIRING_MAPS, X, "not on logits"),
+        (CONV, X[0], "Conv2d"),
+        (NORM, X, "normalisation of 5 channels"),
+        (NORM_OF_ROWS, X, "normalisation of 3 channels"),
+        (NORM_OF_ONE, X, "normalisation of 5 channels"),
+    ],
 )
-def test_shapes_that_do_not_fit_in_training(network: SpikingNetwork, message: str) -> None:
-    x = X if message == "logits" else X[0]
+def test_shapes_that_do_not_fit_in_training(network: SpikingNetwork, x: Tensor, message: str) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     try:
         with pytest.raises(ValueError, match=message):
             network.train()(x)
     finally:
         network.eval()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 QUESTIONS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
