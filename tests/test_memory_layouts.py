@@ -51,7 +51,7 @@ def test_bounds_do_not_depend_on_the_layout(where: str, threat: Threat, neuron: 
     if where == "input":
         x = transposed(x)
     else:
-        plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain.to(memory_format=torch.channels_last)
     torch.testing.assert_close(margin_bounds(plain, x, y, threat, "s-crown", rounding=True), wanted)
 
 

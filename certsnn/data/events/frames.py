@@ -140,7 +140,8 @@ class Frames:
         """
         if self.window is None:
             return time * self.steps // duration
-        return np.minimum(time // (1000 * self.window), self.steps).astype(np.int64)
+        number = time // (1000 * self.window)
+        return number.clip(max=self.steps).astype(np.int64)
 
     def pooled(self, sensor: Tensor) -> Tensor:
         """Events ``bool [N, 2, H, W]`` of one window as frames ``[N, C, H', W']``: see the arguments."""
