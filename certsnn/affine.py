@@ -398,7 +398,7 @@ class Diagonal(Affine):
 
     def linear(self, x: Tensor) -> Tensor:
         channels, maps = len(self.scale), ", H, W" if self.dims else ""
-        if x.ndim != 2 + self.dims or x.shape[1] != channels:
+        if x.ndim != 2 + self.dims or channels not in (1, x.shape[1]):  # a single one is for all channels
             advice = "it has one scale and shift a channel"
             _refuse(f"normalisation of {channels} channels", f"[N, {channels}{maps}]", x, advice)
         return x * self._aligned(self.scale)
