@@ -48,11 +48,12 @@ _Piece = tuple[float, float, float, float, float, tuple[int, ...]]
 
 
 def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: float) -> Pieces | None:
-    """All trains that currents in ``[least, most]`` can cause; None if there are too many, or neurons differ.
+    """All trains that currents in ``[least, most]`` can cause; None if there are too many, neurons differ, or
+    the currents are not finite.
 
     ``unit`` is the unit roundoff of the executed network; 0 leaves rounding out.
     """
-    if any(value.numel() != 1 for value in dynamics[:5]):
+    if any(value.numel() != 1 for value in dynamics[:5]) or not math.isfinite(most - least):
         return None
     threshold, decay, initial, gain, offset = (float(value.detach()) for value in dynamics[:5])
     size = max(abs(least), abs(most), UNDERFLOW)

@@ -164,7 +164,7 @@ def rows_of(chain: Chain, neurons: Tensor, inputs: Selection) -> Rows:
     shift = inputs.fixed.flatten(0, 1)
     for operator in chain.operators:
         shift = operator.apply(shift)
-    shift = shift.view(frames, len(neurons), count).gather(2, neurons.expand(frames, -1, -1))
+    shift = shift.reshape(frames, len(neurons), count).gather(2, neurons.expand(frames, -1, -1))
     place = torch.zeros(len(neurons), count, dtype=torch.long, device=neurons.device)
     order = torch.arange(neurons.shape[1], device=neurons.device)
     return Rows(matrix, shift, place.scatter_(1, neurons, order.expand_as(neurons)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
 from certsnn.bounds.problem import Options, Problem
+from certsnn.checks import check_labels, check_question
+from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
 from certsnn.networks import Program, SpikingNetwork
@@ -27,6 +30,7 @@ class LayerBounds(NamedTuple):
     spikes: Interval
 
 
+@outside_inference_mode()
 def margin_bounds(
     network: SpikingNetwork,
     x: Tensor,
@@ -66,6 +70,7 @@ def margin_bounds(
     return METHODS[method](problem, options)
 
 
+@outside_inference_mode()
 def certify(
     network: SpikingNetwork,
     x: Tensor,
@@ -106,6 +111,7 @@ def certify(
         return decide(problem, stages(method), options, seconds)
 
 
+@outside_inference_mode()
 def layer_bounds(
     network: SpikingNetwork,
     x: Tensor,
@@ -116,7 +122,7 @@ def layer_bounds(
 ) -> list[LayerBounds]:
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
-    program = network.freeze()
+    program = usable_network(network).freeze()
     arithmetic = _arithmetic(network, program, x0, input_set, rounding)
     layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
@@ -128,6 +134,7 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     Raises:
         ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
     """
+    check_question(network, x, threat)
     check_plain(network, SpikingNetwork)
     if threat.network_input != network.input.kind:
         raise ValueError(
@@ -135,10 +142,10 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
             f"input={network.input.kind!r}"
         )
     if index is None:
-        index = torch.arange(x.shape[0 if threat.domain == "image" else 1])
+        index = torch.arange(x.shape[0 if threat.domain == "image" else 1] if x.ndim > 1 else 0)
     x0, input_set = threat.bind(x, index)
     network.check(x0)
-    return x0, input_set
+    return usable(x0), input_set
 
 
 def _options(relaxation: Literal["joint", "separate"], memory: int) -> Options:
@@ -160,18 +167,10 @@ def _prepared(
 ) -> Problem:
     stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
-    program = network.freeze()
-    batch = x0.shape[network.input.batch_axis]
-    if y.shape != (batch,) or y.dtype != torch.int64:
-        raise ValueError(f"y must be int64 [{batch}], got {y.dtype} {list(y.shape)}")
-    if y.device != x0.device:
-        raise ValueError(f"the labels are on {y.device}, the input on {x0.device}; move one of them")
-    arithmetic = _arithmetic(network, program, x0, input_set, rounding)
-    problem = Problem(program, x0, y, input_set, arithmetic)
-    classes = problem.classes
-    if batch and not (int(y.min()) >= 0 and int(y.max()) < classes):
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}")
-    return problem
+    program = usable_network(network).freeze()
+    problem = Problem(program, x0, y, input_set, PLAIN)
+    check_labels("y", y, x0.shape[network.input.batch_axis], problem.classes, x0.device)
+    return replace(problem, y=usable(y), arithmetic=_arithmetic(network, program, x0, input_set, rounding))
 
 
 def _arithmetic(

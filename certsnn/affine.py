@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NoReturn, final
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,15 @@ def pair(value: int | Sequence[int]) -> Pair:
 def check_axes(x: Tensor, axes: int, rule: str) -> None:
     """Raise ValueError with the rule unless x has so many axes."""
     if x.ndim != axes:
-        raise ValueError(f"{rule}; it got the shape {list(x.shape)}")
+        raise ValueError(f"{rule}, but it got {_shape(x)}")
+
+
+def _refuse(layer: str, takes: str, x: Tensor, advice: str) -> NoReturn:
+    raise ValueError(f"{layer} takes {takes}, but it got {_shape(x)}: {advice}")
+
+
+def _shape(x: Tensor) -> str:
+    return f"[{', '.join(['N', *map(str, x.shape[1:])])}]"
 
 
 class Affine(ABC):
@@ -96,6 +104,10 @@ class Weighted(Affine):
         """``y [N, G, O, L]`` in the shape of the outputs for the inputs ``x [N, ...]``."""
 
     @abstractmethod
+    def fits(self, after: Diagonal) -> bool:
+        """Whether the outputs have the axes and channels that a normalisation takes."""
+
+    @abstractmethod
     def rescaled(self, scale: Tensor, shift: Tensor) -> Weighted:
         """This operator followed by ``scale y + shift`` per output channel (``[C]`` both)."""
 
@@ -115,12 +127,19 @@ class Dense(Weighted):
     def bias(self) -> Tensor | None:
         return self.shift
 
+    def _check(self, x: Tensor) -> None:
+        width = self.weight.shape[1]
+        if x.ndim != 2 or x.shape[1] != width:
+            other = "the layer before it or the input (has it a batch axis?) does not fit"
+            advice = "put a Flatten before it" if x.ndim > 2 else other
+            _refuse(f"Linear({width}, {len(self.weight)})", f"[N, {width}]", x, advice)
+
     def apply(self, x: Tensor) -> Tensor:
-        check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
+        self._check(x)
         return F.linear(x, self.weight, self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
-        check_axes(x, 2, "Linear takes [N, features]; put a Flatten before it")
+        self._check(x)
         return F.linear(x, self.weight)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -141,6 +160,9 @@ class Dense(Weighted):
 
     def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
         return y.flatten(1)
+
+    def fits(self, after: Diagonal) -> bool:
+        return after.dims == 0 and len(after.scale) == len(self.weight)
 
     def rescaled(self, scale: Tensor, shift: Tensor) -> Dense:
         offset = shift if self.shift is None else self.shift * scale + shift
@@ -167,10 +189,15 @@ class Convolution(Weighted):
         return None if self.shift is None else self.shift[:, None, None]
 
     def _convolve(self, x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+        channels = weight.shape[1] * self.groups
+        if x.ndim != 4 or x.shape[1] != channels:
+            advice = "channels come before rows and columns, and a batch axis before them"
+            _refuse(f"Conv2d({channels}, {len(weight)})", f"[N, {channels}, H, W]", x, advice)
+        if min(self._outputs(x)) < 1:
+            _refuse(f"Conv2d({channels}, {len(weight)})", "larger maps", x, "its kernel does not fit in")
         return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
     def apply(self, x: Tensor) -> Tensor:
-        check_axes(x, 4, "Conv2d takes [N, C, H, W]")
         return self._convolve(x, self.weight, self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
@@ -213,18 +240,20 @@ class Convolution(Weighted):
         return patches.reshape(len(x), self.groups, -1, patches.shape[-1])
 
     def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
-        height, width = (
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, padding, dilation, kernel, stride in zip(
-                x.shape[-2:],
-                self.padding,
-                self.dilation,
-                self.weight.shape[2:],
-                self.stride,
-                strict=True,
-            )
+        return y.reshape(len(y), -1, *self._outputs(x))
+
+    def _outputs(self, x: Tensor) -> list[int]:
+        """The height and width of the outputs for the inputs ``x [N, C, H, W]``."""
+        sizes = zip(
+            x.shape[-2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
         )
-        return y.reshape(len(y), -1, height, width)
+        return [
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in sizes
+        ]
+
+    def fits(self, after: Diagonal) -> bool:
+        return after.dims == 2 and len(after.scale) == len(self.weight)
 
     def rescaled(self, scale: Tensor, shift: Tensor) -> Convolution:
         offset = shift if self.shift is None else self.shift * scale + shift
@@ -368,7 +397,10 @@ class Diagonal(Affine):
         return self.linear(x) + self._aligned(self.shift)
 
     def linear(self, x: Tensor) -> Tensor:
-        check_axes(x, 2 + self.dims, f"normalisation of [N, C] and {self.dims} axes more")
+        channels, maps = len(self.scale), ", H, W" if self.dims else ""
+        if x.ndim != 2 + self.dims or channels not in (1, x.shape[1]):  # a single one is for all channels
+            advice = "it has one scale and shift a channel"
+            _refuse(f"normalisation of {channels} channels", f"[N, {channels}{maps}]", x, advice)
         return x * self._aligned(self.scale)
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -421,7 +453,7 @@ def fold(operators: Sequence[Affine]) -> tuple[Affine, ...]:
     folded: list[Affine] = []
     for operator in operators:
         previous = folded[-1] if folded else None
-        if isinstance(operator, Diagonal) and isinstance(previous, Weighted):
+        if isinstance(operator, Diagonal) and isinstance(previous, Weighted) and previous.fits(operator):
             folded[-1] = previous.rescaled(operator.scale, operator.shift)
         else:
             folded.append(operator)

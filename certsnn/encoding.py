@@ -24,18 +24,30 @@ def check_images(x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"images must be a floating-point tensor, not {kind}")
+        raise TypeError(f"images must be a floating-point tensor, not {kind}: bytes are x.float() / 255")
     if x.dim() < 2:
         raise ValueError(f"images have shape [B, ...], this one {list(x.shape)}: add a batch axis")
     if not bool(x.isfinite().all()):
         raise ValueError("images hold NaN or infinite values")
     limits = torch.tensor([low, high], dtype=torch.float64).to(x)
     if bool(((x < limits[0]) | (x > limits[1])).any()):
+        least, most = float(x.min()), float(x.max())
         raise ValueError(
-            f"images must lie within [{low:g}, {high:g}], these span "
-            f"[{float(x.min()):g}, {float(x.max()):g}]: pass raw, unnormalised pixels "
-            "(normalisation is a layer of the network)"
+            f"images must lie within [{low:g}, {high:g}], these span [{least:.8g}, {most:.8g}]: "
+            + _remedy(low, high, least, most)
         )
+
+
+def _remedy(low: float, high: float, least: float, most: float) -> str:
+    """What to do about images that span [least, most] and should lie within [low, high]."""
+    if max(low - least, most - high) <= 1e-3 * max(-least, most):
+        return f"that is rounding, so x.clamp({low:g}, {high:g}) mends it"
+    if low == 0 and high == 1 and least >= 0 and 16 < most <= 255:
+        return "divide bytes by 255"
+    return (
+        "pass raw, unnormalised pixels (normalisation is a layer of the network: "
+        "certsnn.layers.Normalize(mean, std) comes first)"
+    )
 
 
 def check_index(index: Tensor, batch: int) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, apply_chain, fold
+from certsnn.encoding import check_steps
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
 from certsnn.neurons import Dynamics, Neuron, Trace, scan
 from certsnn.processes import batch_count, batch_mean
@@ -43,9 +44,9 @@ class Input(ABC):
         """What the first affine layers see, ``[F, B, ...]`` with F = 1 or T, and the number of steps T."""
 
 
-def _check_values(x: Tensor, what: str) -> None:
+def _check_values(x: Tensor, what: str, remedy: str) -> None:
     if not x.is_floating_point():
-        raise TypeError(f"{what} must be a float tensor, got {x.dtype}")
+        raise TypeError(f"{what} must be a float tensor, got {x.dtype}: {remedy}")
     # Nothing finite comes of adding to a NaN or to infinity; a sum that overflows is looked at again.
     if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
         raise ValueError(f"{what} hold NaN or infinite values")
@@ -65,8 +66,8 @@ class ImageInput(Input):
 
     def check(self, x: Tensor) -> None:
         if x.ndim < 2:
-            raise ValueError(f"images must be [B, ...], got the shape {tuple(x.shape)}")
-        _check_values(x, "images")
+            raise ValueError(f"images must be [B, ...], got the shape {tuple(x.shape)}: add a batch axis")
+        _check_values(x, "images", "bytes are x.float() / 255")
 
     def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
         return x[None], self.steps if steps is None else steps
@@ -86,7 +87,7 @@ class SpikeInput(Input):
     def check(self, x: Tensor) -> None:
         if x.ndim < 3 or len(x) == 0:
             raise ValueError(f"spikes must be [T, B, ...] with T >= 1, got the shape {tuple(x.shape)}")
-        _check_values(x, "spikes")
+        _check_values(x, "spikes", "convert them with x.float()")
         if not ((x == 0) | (x == 1)).all():
             raise ValueError("spikes must be 0 or 1; encode images first (certsnn.encoding)")
 
@@ -143,7 +144,7 @@ class Program:
 
     def logits(self, spikes: Tensor) -> Tensor:
         """Logits ``[B, K]`` from the last layer's spikes ``[T, B, ...]``."""
-        return apply_chain(self.readout, mean_over_time(spikes))
+        return as_logits(apply_chain(self.readout, mean_over_time(spikes)))
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``."""
@@ -157,6 +158,14 @@ def mean_over_time(spikes: Tensor) -> Tensor:
     """
     counts = spikes.sum(0)
     return counts / counts.new_full((), len(spikes))
+
+
+def as_logits(outputs: Tensor) -> Tensor:
+    """The outputs of a network, if they are logits ``[B, K]``, else ValueError."""
+    if outputs.ndim != 2:
+        shape = ", ".join(["B", *map(str, outputs.shape[1:])])
+        raise ValueError(f"the network ends on [{shape}], not on logits [B, K]: put a Flatten before its end")
+    return outputs
 
 
 def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -201,8 +210,7 @@ class SpikingNetwork(nn.Module):
         input: Literal["image", "spikes"] = "image",
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        check_steps(steps)
         inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
         if input not in inputs:
             raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
@@ -216,6 +224,13 @@ class SpikingNetwork(nn.Module):
                 if not isinstance(layer, Neuron):
                     as_affine(layer)
         self._blocks()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("steps", "readout", "input") and name in self.__dict__:
+            raise AttributeError(
+                f"{name} is fixed at construction: make another SpikingNetwork of net.layers"
+            )
+        super().__setattr__(name, value)
 
     def chain(self) -> list[nn.Module]:
         """The layers, first to last, those inside of ``nn.Sequential`` too."""
@@ -287,15 +302,17 @@ class SpikingNetwork(nn.Module):
             frames = scan(currents, stages[-1].neuron, steps).spikes
         mean = mean_over_time(frames)[None]
         logits, readout = train_chain(last, mean, self.training_products)
-        return logits[0], Program(self.input, tuple(stages), readout)
+        return as_logits(logits[0]), Program(self.input, tuple(stages), readout)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
         """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the input must be a tensor, not {type(x).__name__}: use torch.as_tensor")
         weight = next(self.parameters())
         if x.device != weight.device:
             raise ValueError(f"the input is on {x.device}, the network on {weight.device}; move one of them")
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        if steps is not None:
+            check_steps(steps)
         self.input.check(x)
         if x.dtype != weight.dtype:
             raise TypeError(f"the input is {x.dtype}, the network {weight.dtype}; convert one of them")
@@ -329,6 +346,7 @@ def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManag
 
 def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
     """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
+    as_affine(norm).linear(x[:0])  # raises where axes or channels do not fit, before anything is updated
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = batch_count(x.numel() // x.shape[1])
     if count < 2:

@@ -85,6 +85,47 @@ def test_events_outside_the_sensor_are_refused() -> None:
         Frames().of(events(ROWS), 4, 3)
 
 
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f8", ">i2"])
+@pytest.mark.parametrize("frames", [Frames(steps=7), Frames(steps=3, window=0.04, downsampling=3)])
+def test_every_dtype_gives_the_frames_of_int64(dtype: str, frames: Frames) -> None:
+    # Sums, differences and products of these leave one byte.
+    rows = [(100, 90, 1, 3), (2, 120, 0, 120), (126, 0, 1, 90), (0, 1, 0, 127), (60, 60, 1, 0)]
+    wanted = events(rows)
+    found = Events(*(part.astype(dtype if dtype != "?" or name == "polarity" else "i8") for name, part in
+                     zip(Events._fields, wanted, strict=True)))  # fmt: skip
+    assert torch.equal(frames.of(found, 128, 127), frames.of(wanted, 128, 127))
+    assert frames.of(wanted, 128, 127).any()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("polarity", [-1, 1, -1], r"0 \(darker\) or 1 \(brighter\), these go from -1 to 1: .* polarity > 0"),
+        ("polarity", [0, 255, 0], "from 0 to 255"),
+        ("x", [0, 4, 0], r"outside the sensor of 4x5 pixels: their columns lie in 0..4, their rows in 0..0"),
+        ("y", [-1, 0, 0], "their rows in -1..0"),
+        ("x", [0.5, 0, 0], "columns must be whole numbers"),
+        ("time", [0.0, 0.1, 0.2], r"times must be whole numbers .*\(times in microseconds\)"),
+        ("time", [0.0, np.nan, 1.0], "times must be whole numbers"),
+        ("time", np.array([0, 2**64 - 1, 5], dtype="u8"), "times must be whole numbers below"),
+        ("time", [0, 2**62, 5], "which no recording lasts"),
+        ("time", [0, 1], r"have the shapes \[\(3,\), \(3,\), \(3,\), \(2,\)\]"),
+    ],
+)
+def test_events_that_are_none(column: str, values: list[float], message: str) -> None:
+    nothing = np.zeros(3, dtype=np.int64)
+    broken = Events(nothing, nothing, nothing, nothing)._replace(**{column: np.asarray(values)})
+    with pytest.raises(ValueError, match=message):
+        Frames(steps=5).of(broken, 5, 4)
+
+
+def test_signed_polarities_become_frames_where_they_are_asked_for() -> None:
+    signed = np.array([-1, 1, -1, 1])
+    place, time = np.arange(4), np.arange(4)
+    found = Frames(steps=2).of(Events(place, place, signed > 0, time), 5, 6)
+    assert found.sum((0, 2, 3)).tolist() == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

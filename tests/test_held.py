@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -204,3 +206,8 @@ def test_the_fused_scan_is_the_plain_one_with_its_gradient(name: str) -> None:
         gradients.append((k, constant, *torch.autograd.grad(value, (a, share, mix))))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("ends", [(math.nan, math.nan), (0.0, math.inf), (-math.inf, 1.0)])
+def test_currents_that_are_not_finite_have_no_pieces(ends: tuple[float, float]) -> None:
+    assert pieces(*ends, 4, LIF().dynamics(), 0.0) is None

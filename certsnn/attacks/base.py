@@ -16,6 +16,8 @@ from torch import Tensor
 
 from certsnn.attacks.goal import Goal
 from certsnn.attacks.victim import Ledger, Victim, sample_keys
+from certsnn.checks import check_labels, check_question
+from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
 from certsnn.networks import Program, SpikingNetwork
@@ -92,6 +94,7 @@ class Attack(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @final
+    @outside_inference_mode()
     @torch.no_grad()
     def __call__(
         self,
@@ -114,12 +117,12 @@ class Attack(ABC):
             ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
         """
         self._check(network, x, input_set)
-        program = network.freeze()
+        x, program = usable(x), usable_network(network).freeze()
         view = self.view(program)
-        goal = Goal(y, targets)
         axis = input_set.batch_axis
         with ieee_products():
-            _check_goal(goal, x, axis, program)
+            _check_goal(y, targets, x, axis, program)
+            goal = Goal(usable(y), None if targets is None else usable(targets))
             ledger = Ledger(x, axis, program)
             rows = torch.arange(len(y), device=x.device)
             keys = sample_keys(x, axis)
@@ -134,6 +137,7 @@ class Attack(ABC):
 
     def _check(self, network: SpikingNetwork, x: Tensor, input_set: InputSet) -> None:
         name = type(self).__name__
+        check_question(network, x, input_set)
         if not isinstance(input_set, InputSet):
             raise TypeError(
                 f"{name} needs an input set, got {type(input_set).__name__}; bind the threat first: "
@@ -159,22 +163,15 @@ def _default(field: Any) -> Any:
     return field.default
 
 
-def _check_goal(goal: Goal, x: Tensor, axis: int, program: Program) -> None:
-    """Raise ValueError unless labels and targets are int64 [B], on x's device and in range."""
+def _check_goal(y: Tensor, targets: Tensor | None, x: Tensor, axis: int, program: Program) -> None:
+    """Raise ValueError unless x fits the layers, and labels and targets are int64 [B] and in range."""
     batch = x.shape[axis]
     classes = program.run(x.narrow(axis, 0, 0)).shape[1]
-    for name, values in (("y", goal.y), ("targets", goal.targets)):
-        if values is None:
-            continue
-        if values.shape != (batch,) or values.dtype != torch.int64:
-            raise ValueError(f"{name} must be int64 [{batch}], got {values.dtype} {list(values.shape)}")
-        if values.device != x.device:
-            raise ValueError(f"{name} is on {values.device}, the input on {x.device}; move one of them")
-        if batch and not (int(values.min()) >= 0 and int(values.max()) < classes):
-            raise ValueError(
-                f"{name} must lie in 0..{classes - 1}, got {int(values.min())}..{int(values.max())}"
-            )
-    if goal.targets is not None and bool((goal.targets == goal.y).any()):
+    check_labels("y", y, batch, classes, x.device)
+    if targets is None:
+        return
+    check_labels("targets", targets, batch, classes, x.device)
+    if bool((targets == y).any()):
         raise ValueError("targets must differ from the labels: a target is the wrong answer that is wanted")
 
 

@@ -10,6 +10,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from certsnn.encoding import check_index
+
 Domain = Literal["image", "spikes"]
 
 ENUMERATION_LIMIT = 2**20
@@ -63,8 +65,9 @@ class InputSet(Threat):
 
     @final
     def bind(self, x: Tensor, index: Tensor) -> tuple[Tensor, InputSet]:
-        """(x, self): an input set is its own threat; index is not needed."""
+        """(x, self): an input set is its own threat; nothing is keyed on index."""
         self.check(x)
+        check_index(index, x.shape[self.batch_axis])
         return x, self
 
     @final
@@ -159,7 +162,7 @@ def check_spikes(x: Tensor, name: str = "spikes") -> None:
     """Raise TypeError or ValueError unless x holds spikes: [T, B, ...], T >= 1, float 0/1."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point tensor of 0 and 1, not {kind}")
+        raise TypeError(f"{name} must be a floating-point tensor of 0 and 1, not {kind}: x.float()")
     if x.dim() < 3 or x.shape[0] == 0:
         raise ValueError(
             f"{name} must have shape [T, B, ...] with T >= 1, not {list(x.shape)}: add the time or batch axis"

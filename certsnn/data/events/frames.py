@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final, get_args
+from typing import Any, Literal, NamedTuple, final, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,42 @@ Polarity = Literal["both", "merged"]
 
 
 class Events(NamedTuple):
-    """Events, int64 arrays ``[n]`` each: column, row, polarity (1 brighter, 0 darker), microseconds.
+    """Events, arrays ``[n]`` of any integers: column, row, polarity (1 brighter, 0 darker), microseconds.
 
-    The order does not matter.
+    The order does not matter. Polarities may be bool, too; where -1 is darker, give ``polarity > 0``.
     """
 
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-    polarity: NDArray[np.int64]
-    time: NDArray[np.int64]
+    x: NDArray[Any]
+    y: NDArray[Any]
+    polarity: NDArray[Any]
+    time: NDArray[Any]
+
+
+def columns(x: object, y: object, polarity: object, time: object) -> Events:
+    """Events in int64, in which no difference or product wraps around, from any arrays of whole numbers.
+
+    Raises:
+        ValueError: the columns do not fit each other, or hold other numbers.
+    """
+    named = {"columns": x, "rows": y, "polarities": polarity, "times": time}
+    events = Events(*(_whole(name, np.asarray(part)) for name, part in named.items()))
+    if len({part.shape for part in events}) != 1 or events.x.ndim != 1:
+        raise ValueError(f"x, y, polarity and time have the shapes {[part.shape for part in events]}")
+    least, most = (int(end(events.polarity, initial=0)) for end in (np.min, np.max))
+    if least < 0 or most > 1:
+        raise ValueError(
+            f"polarities must be 0 (darker) or 1 (brighter), these go from {least} to {most}: "
+            "where -1 is darker, give polarity > 0"
+        )
+    return events
+
+
+def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int64)
+    if (whole != values).any():
+        raise ValueError(f"{name} must be whole numbers below 2**63 (times in microseconds)")
+    return whole
 
 
 @final
@@ -83,14 +110,21 @@ class Frames:
         """The frames, bool ``[T, C, H, W]``, of a recording by a sensor of this size.
 
         Raises:
-            ValueError: for events outside the sensor.
+            ValueError: for events outside the sensor, and what `columns` refuses.
         """
+        events = columns(*events)
         frames = torch.zeros(self.shape(height, width), dtype=torch.bool)
         if len(events.time) == 0:
             return frames
         if min(events.x.min(), events.y.min()) < 0 or events.x.max() >= width or events.y.max() >= height:
-            raise ValueError(f"events outside the sensor of {width}x{height} pixels")
-        step = self.step(events.time - events.time.min(), int(np.ptp(events.time)) + 1)
+            raise ValueError(
+                f"events outside the sensor of {width}x{height} pixels: their columns lie in "
+                f"{events.x.min()}..{events.x.max()}, their rows in {events.y.min()}..{events.y.max()}"
+            )
+        duration = int(events.time.max()) - int(events.time.min()) + 1
+        if duration * self.steps >= 2**63:
+            raise ValueError(f"times span {duration} microseconds, which no recording lasts")
+        step = self.step(events.time - events.time.min(), duration)
         channel = events.polarity if self.polarity == "both" else np.zeros_like(events.polarity)
         places = (step, channel, events.y // self.downsampling, events.x // self.downsampling)
         inside = step < self.steps
@@ -106,7 +140,8 @@ class Frames:
         """
         if self.window is None:
             return time * self.steps // duration
-        return (time // (1000 * self.window)).astype(np.int64)
+        number = time // (1000 * self.window)
+        return number.clip(max=self.steps).astype(np.int64)
 
     def pooled(self, sensor: Tensor) -> Tensor:
         """Events ``bool [N, 2, H, W]`` of one window as frames ``[N, C, H', W']``: see the arguments."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from certsnn.data.base import SpikeDataset
-from certsnn.data.events.frames import Events, Frames
-from certsnn.data.events.recordings import Recordings, columns, listed
+from certsnn.data.events.frames import Events, Frames, columns
+from certsnn.data.events.recordings import Recordings, listed
 from certsnn.data.events.tonic import fetch
 
 SENSOR = (34, 34)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 
 from certsnn.data.base import SpikeDataset
@@ -92,13 +91,3 @@ def listed(name: str, split: str, folder: Path, pattern: str, wanted: str) -> li
             "true"
         )
     return files
-
-
-def columns(x: object, y: object, polarity: object, time: object) -> Events:
-    """Events from any arrays of numbers; raises ValueError where they do not fit each other."""
-    parts = [np.asarray(part).astype(np.int64) for part in (x, y, polarity, time)]
-    if len({part.shape for part in parts}) != 1 or parts[0].ndim != 1:
-        raise ValueError(f"its columns have the shapes {[part.shape for part in parts]}")
-    if len(parts[2]) and not 0 <= parts[2].min() <= parts[2].max() <= 1:
-        raise ValueError("its polarities are not 0 or 1")
-    return Events(*parts)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from certsnn.data.base import SpikeDataset, stratified
-from certsnn.data.events.frames import Events, Frames
-from certsnn.data.events.recordings import Recordings, columns, listed
+from certsnn.data.events.frames import Events, Frames, columns
+from certsnn.data.events.recordings import Recordings, listed
 from certsnn.errors import DataNotFound
 
 SENSOR = (128, 128)
@@ -103,8 +103,8 @@ def _read_npy(path: Path) -> Events:
     rows = np.load(path, allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise ValueError(f"it holds an array of the shape {rows.shape}, not rows of four numbers")
-    x, y, polarity, milliseconds = rows.T
-    return columns(x, y, polarity, 1000 * np.asarray(milliseconds).astype(np.int64))
+    events = columns(*rows.T)
+    return events._replace(time=1000 * events.time)  # the files count milliseconds
 
 
 def _read_aedat4(path: Path) -> Events:
