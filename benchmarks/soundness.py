@@ -6,8 +6,8 @@ Draws random networks with an input set around a batch of inputs and bounds them
 is named), until so many margins are bounded. Every margin is compared with those that the network has on
 sampled members, on corners found by gradients and, where the set is small, on all members. --odd draws
 extreme numbers, other layouts and dtypes and changed modules; these may be refused, and the table says how
-many were and why. Slopes are optimised by one step alone. Runs in one thread. Exits with status 1 if there was
-a violation, or an error that is not certsnn's own.
+many were and why. Slopes are optimised by one step alone. Runs in one thread. Exits with status 1 after a
+violation, or an error that is not certsnn's own.
 """
 
 from __future__ import annotations
