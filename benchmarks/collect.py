@@ -136,7 +136,8 @@ IDENTIFYING = ("clean_error", "verified_error", "samples", "epochs", "training_s
 
 def origin(text: str, run: str, results: Row) -> Row:
     """Where a model with this config comes from: its log, versions, threads, and the config file, if any."""
-    kept = {key: results[key] for key in ("versions", "threads", "machine")}
+    training = results | results["training"]  # old logs say only where the model was verified
+    kept = {key: training[key] for key in ("versions", "threads", "machine")}
     return {"config": config_file(text), "log": (LOGS / run).relative_to(ROOT).as_posix(), **kept}
 
 
