@@ -136,7 +136,8 @@ IDENTIFYING = ("clean_error", "verified_error", "samples", "epochs", "training_s
 
 def origin(text: str, run: str, results: Row) -> Row:
     """Where a model with this config comes from: its log, versions, threads, and the config file, if any."""
-    kept = {key: results[key] for key in ("versions", "threads", "machine")}
+    training = results | results["training"]  # old logs say only where the model was verified
+    kept = {key: training[key] for key in ("versions", "threads", "machine")}
     return {"config": config_file(text), "log": (LOGS / run).relative_to(ROOT).as_posix(), **kept}
 
 
@@ -251,7 +252,8 @@ def table() -> str:
         "The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with",
         "`--data.root DIR --data.download true`), with `--threads` as in its results.json. Where the config",
         'is "log", it is the config.yaml of the log; if that has no `network.norm`, add `--network.norm',
-        "none`. A rerun may differ by what the order of sums makes of a training. *Model*: what",
+        "none`. Another machine, or number of threads, gives another network of the same kind from the same",
+        "seed ([what is reproducible where](training.md#what-is-reproducible-where)). *Model*: what",
         "`certsnn models` calls the run of seed 0 ([cards](models.md)).",
         "",
         "ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and",

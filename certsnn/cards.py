@@ -222,7 +222,8 @@ def limits(model: Model) -> list[str]:
         "The errors hold for this threat, on this test set, for the float32 network as executed; they say "
         "nothing of other changes of the input.",
         "Ties count as errors, in the clean error too.",
-        f"One training, seed {config.seed}; another seed gives another network.",
+        f"One training, seed {config.seed}; another seed, processor or number of threads gives another "
+        "network.",
     ]
     if isinstance(config.threat, CoupledBernoulli):
         found.append(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from certsnn import __version__
 from certsnn.errors import UnsoundBoundError
 from certsnn.files import write_tensors, write_text
+from certsnn.machine import versions
 from certsnn.networks import SpikingNetwork
 
 FACTS = "facts.json"
@@ -72,12 +70,7 @@ def saving(folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> I
 def save(refutation: Refutation, folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> Path:
     """Write sample.safetensors, network.safetensors and facts.json into a new folder; its path."""
     place = _unused(folder, f"sample-{refutation.index}")
-    versions = {
-        "certsnn": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    described = {"sample": refutation.facts, **facts, "network": str(network), "versions": versions}
+    described = {"sample": refutation.facts, **facts, "network": str(network), "versions": versions()}
     write_tensors(place / "sample.safetensors", refutation.tensors, {})
     write_tensors(place / "network.safetensors", network.state_dict(), {})
     write_text(place / FACTS, json.dumps(described, indent=2) + "\n")

@@ -83,7 +83,7 @@ def test_a_run_leaves_its_figures_and_files(
     assert report["versions"]["torch"] == torch.__version__
     assert report["versions"]["certsnn"] == __version__
     assert report["config"]["training"]["gradient_norm"] == 8.0
-    assert {"versions", "threads", "device", "machine"} <= report.keys()
+    assert {"versions", "threads", "device", "machine", "cpu", "instructions"} <= report.keys()
     assert epochs_done(finished) == list(range(1, EPOCHS + 1))
     assert (finished / "curves.png").exists()
     before = (finished / "model.safetensors").stat().st_mtime_ns

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 import torch
 
+from certsnn import machine
 from certsnn.configuration import override
 from certsnn.data import load
 from certsnn.errors import CheckpointError
+from certsnn.machine import versions
 from certsnn.models import load_model
 from certsnn.train.run import run
 
@@ -49,3 +52,26 @@ def test_a_budget_above_the_input_is_refused_before_training(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="exceeds the 128 bits"):
         run(*override(CONFIG, [*flags, *encoding]), tmp_path, CPU)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_keeps_where_it_was_trained(tmp_path: Path) -> None:
+    run(*override(CONFIG, ["--training.epochs", "1"]), tmp_path, CPU)
+    facts = load_model(tmp_path).facts
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["versions"] == versions()
+    assert facts["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [("flags\t: fpu\nmodel name\t: A B @ 2\nmodel name\t: C\n", "A B @ 2"), ("BogoMIPS: 50\n", None)],
+)
+def test_the_processor_has_the_name_that_linux_gives_or_its_architecture(
+    told: str, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    other = platform.processor() or platform.machine()
+    assert machine.processor() == other
+    (tmp_path / "cpuinfo").write_text(told)
+    assert machine.processor() == (name or other)

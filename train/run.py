@@ -12,6 +12,7 @@ import torch
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
+from certsnn.machine import computed_on
 from certsnn.models import CONFIG, MODEL, Model, build_network, save_model
 from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
@@ -71,7 +72,8 @@ def run(
         monitor=monitor,
         processes=processes,
     )
-    facts = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
+    spent = {"epochs": progress.epoch, "training_seconds": round(progress.seconds, 1)}
+    facts = spent | computed_on(device)  # of the process that ends it, where it was stopped in between
     model = Model(network.eval(), config, text, data.shape, data.classes, facts)
     processes.once(partial(_finish, folder, model, progress))
     return Run(model, progress)

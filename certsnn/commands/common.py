@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
 from certsnn.files import STDOUT, check_file, check_writable, digest, is_standard_output
 from certsnn.journal import Journal
+from certsnn.machine import computed_on
 from certsnn.models import Model, load_model
 from certsnn.processes import Alone, Processes, launched
 from certsnn.schema import read_lines, written
@@ -242,17 +242,10 @@ def identity(model: Model, text: str, data: LabelledDataset, device: torch.devic
 
 
 def surroundings(model: Model, text: str, device: torch.device) -> dict[str, Any]:
-    """What a report says of where its figures come from."""
+    """What a report says of where its figures come from: ``training`` has where the model was trained."""
     return {
         "training": model.facts,
-        "versions": {
-            "certsnn": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
+        **computed_on(device),
         "config": yaml.safe_load(text),
     }
 

@@ -40,7 +40,8 @@ def write_page(
         "network": f"{work.config.network.architecture}, {work.config.steps} steps",
         "attacks": "; ".join(repr(attack) for attack in attacks),
         "versions": versions,
-        "computed on": f"{around['machine']}; {around['device']}, {around['threads']} threads of torch",
+        "computed on": f"{around['machine']}, {around['cpu']}",
+        "computed by": f"{around['device']}, {around['threads']} threads of torch",
     }
     findings = Findings(
         title=f"{source} under {report.threat}",
