@@ -332,7 +332,7 @@ class AdaptivePool(Pool):
 
     def apply(self, x: Tensor) -> Tensor:
         check_axes(x, 4, "AdaptiveAvgPool2d takes [N, C, H, W]")
-        return F.adaptive_avg_pool2d(x, self.size)  # type: ignore[arg-type]
+        return F.adaptive_avg_pool2d(x, self.size)
 
 
 @final

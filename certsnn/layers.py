@@ -89,6 +89,11 @@ def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
             "see. Remove them; for weight_norm and spectral_norm use torch.nn.utils.parametrizations, "
             "after pruning call torch.nn.utils.prune.remove"
         )
+    if module._compiled_call_impl is not None:
+        raise TypeError(
+            f"the {name} has been compiled: a compiler that fuses a product and a sum runs another network. "
+            "Certify one that is not"
+        )
     if "forward" in vars(module):
         raise TypeError(f"the forward of a {name} has been replaced; bounds can't see that. Restore it")
 
@@ -161,14 +166,12 @@ def _(module: nn.Linear) -> Affine:
 def _(module: nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros":
         raise TypeError("Conv2d is supported with padding_mode='zeros' only; pad in a layer before it")
-    weight, padding = _filled(module.weight, module), module.padding
-    stride, dilation = pair(module.stride), pair(module.dilation)
-    if padding == "same":
+    weight, stride, dilation = _filled(module.weight, module), pair(module.stride), pair(module.dilation)
+    if module.padding == "same":
         weight, padding = _same(weight, dilation)
-    elif padding == "valid":
-        padding = 0
-    assert not isinstance(padding, str)
-    return Convolution(weight, module.bias, stride, pair(padding), dilation, module.groups)
+    else:
+        padding = (0, 0) if isinstance(module.padding, str) else pair(module.padding)
+    return Convolution(weight, module.bias, stride, padding, dilation, module.groups)
 
 
 def _same(weight: Tensor, dilation: Pair) -> tuple[Tensor, Pair]:

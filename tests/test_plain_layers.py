@@ -163,6 +163,7 @@ def spread(neuron: nn.Module, name: str) -> None:
         (lambda net: hooked(net.layers[1]), "forward hooks"),
         (lambda net: hooked(net), "SpikingNetwork has forward hooks"),
         (lambda net: patched(net), "forward of a SpikingNetwork has been replaced"),
+        (lambda net: net.compile(), "SpikingNetwork has been compiled"),
         (lambda net: net.layers.append(LIF()), "membrane readout"),
         (
             lambda net: setattr(net.layers[1], "threshold", nn.Parameter(torch.rand(8))),
