@@ -33,7 +33,7 @@ from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, pose
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
@@ -121,7 +121,7 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
 
 def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
     input_set = THREAT.bind(x, torch.arange(len(x)))[1]
-    problem = Problem(program, x, y, input_set, PLAIN)
+    problem = pose(program, x, y, input_set, PLAIN)
     return torch.no_grad()(lambda: METHODS[method](problem, Options()))
 
 

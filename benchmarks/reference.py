@@ -35,7 +35,7 @@ from certsnn.bounds.methods import (
     interval_layers,
     levels_of,
 )
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.bounds.relaxation import Relaxation
 from certsnn.bounds.sources import Layer
 from certsnn.data import load
@@ -137,7 +137,7 @@ def main(
 def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: int) -> dict[str, Any]:
     x, y, index = data[range(number, number + 1)]
     x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
-    problem = Problem(net.freeze(), x0, y, members, RIGOROUS)
+    problem = pose(net.freeze(), x0, y, members, RIGOROUS)
     row: dict[str, Any] = {"index": number, "margin": {}, "seconds": {}}
 
     def note(name: str, margins: Callable[[], Tensor]) -> float:

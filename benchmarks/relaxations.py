@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from certsnn import __version__
 from certsnn.bounds.arithmetic import PLAIN
 from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork
@@ -39,7 +39,7 @@ def problem(seed: int, low: float, high: float) -> Problem:
     x = torch.rand(SAMPLES, 16)
     y = network(x).argmax(1)
     x0, members = LinfBall(eps).bind(x, torch.arange(SAMPLES))
-    return Problem(network.freeze(), x0, y, members, PLAIN)
+    return pose(network.freeze(), x0, y, members, PLAIN)
 
 
 @torch.no_grad()

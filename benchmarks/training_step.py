@@ -32,7 +32,7 @@ from certsnn import __version__
 from certsnn.allocator import keep_freed_memory
 from certsnn.architectures import build
 from certsnn.bounds.arithmetic import PLAIN
-from certsnn.bounds.problem import Problem
+from certsnn.bounds.problem import pose
 from certsnn.bounds.verify import bind
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
@@ -102,7 +102,7 @@ class Steps:
         logits, program = self.network.forward_and_freeze(x0)
         clean = F.cross_entropy(logits, self.y)
         times.append(self.clock())
-        margins = IntervalMargins()(Problem(program, x0, self.y, input_set, PLAIN), 1.0).margins
+        margins = IntervalMargins()(pose(program, x0, self.y, input_set, PLAIN), 1.0).margins
         loss = 0.5 * clean + 0.5 * robust_cross_entropy(margins)
         return self._descend(loss, [*times, self.clock()])
 

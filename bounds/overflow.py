@@ -8,7 +8,7 @@ written so that NaN fails it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.arithmetic import MOST_TERMS
-from certsnn.networks import Program, Stage
+from certsnn.networks import Program, Stage, as_logits
 
 MOST_STEPS = 2**20
 """Counts are exact in float32, and the rounding errors of their additions small, far beyond this."""
@@ -29,47 +29,52 @@ class Overflow(ValueError):
     """A sum of the network may leave the range of its dtype."""
 
 
-Sized = list[tuple[Affine, torch.Size]]
-"""Operators, each with the shape of one input of it."""
+@final
+@dataclass(frozen=True)
+class Layout:
+    """A network's operators as their shapes are for one input.
+
+    ``chains``: what leads to each layer of neurons and to the logits, by name: operators, each with the shape
+    of one input of it. ``classes``: K.
+    """
+
+    program: Program
+    chains: tuple[tuple[str, tuple[tuple[Affine, torch.Size], ...]], ...]
+    classes: int
 
 
-def _sized(operators: Sequence[Affine], x: Tensor) -> tuple[Sized, Tensor]:
-    """The operators with their shapes, and what they make of the empty batch x."""
-    found: Sized = []
-    for operator in operators:
-        found.append((operator, x.shape[1:]))
-        x = operator.apply(x)
-    return found, x
-
-
-def _chains(program: Program, x0: Tensor) -> Iterator[tuple[str, Sized]]:
-    """What leads to each layer of neurons, and to the logits."""
+def layout(program: Program, x0: Tensor) -> Layout:
+    """The layout for inputs like x0; raises ValueError, naming the layer, where shapes do not fit."""
     frames, _ = program.input.frames(x0.narrow(program.input.batch_axis, 0, 0), None)
     x = frames[0]
-    for stage in program.stages:
-        chain, x = _sized(stage.operators, x)
-        yield stage.name, chain
-    yield "the readout", _sized(program.readout, x)[0]
+    chains = []
+    operators = [(stage.name, stage.operators) for stage in program.stages]
+    for name, chain in [*operators, ("the readout", program.readout)]:
+        sized = []
+        for operator in chain:
+            sized.append((operator, x.shape[1:]))
+            x = operator.apply(x)
+        chains.append((name, tuple(sized)))
+    return Layout(program, tuple(chains), as_logits(x).shape[1])
 
 
-def largest_number(program: Program, x0: Tensor, largest: float, steps: int) -> float:
+def largest_number(network: Layout, largest: float, limit: float, steps: int) -> float:
     """A bound of the inputs, activations and rows of weights of a network.
 
     Args:
-        program: the network.
-        x0: its input; only the shape and the dtype matter.
+        network: the network.
         largest: the largest magnitude of an input.
+        limit: what no sum may exceed.
         steps: T.
 
     Raises:
         ValueError: for numbers that are not finite.
-        Overflow: if a sum may reach a third of the largest number of the dtype.
+        Overflow: if a sum may exceed the limit.
     """
-    limit = torch.finfo(x0.dtype).max / 3
     _require(largest, limit, "the input set")
     reached = [largest]
-    stages = [*program.stages, None]
-    for (name, chain), stage in zip(_chains(program, x0), stages, strict=True):
+    stages = [*network.program.stages, None]
+    for (name, chain), stage in zip(network.chains, stages, strict=True):
         for operator, shape in chain:
             gain = operator.gain
             bias = 0.0 if operator.bias is None else float(operator.bias.detach().abs().max())
@@ -88,18 +93,18 @@ def largest_number(program: Program, x0: Tensor, largest: float, steps: int) -> 
     return max(reached)
 
 
-def check_float_model(program: Program, x0: Tensor, steps: int) -> None:
-    """Raise ValueError unless the rounding terms of certificates cover the network; arguments as above."""
+def check_float_model(network: Layout, steps: int) -> None:
+    """Raise ValueError unless the rounding terms of certificates cover the network, run for T steps."""
     if steps > MOST_STEPS:
         raise ValueError(f"certificates cover up to {MOST_STEPS} steps, not {steps}")
-    for name, chain in _chains(program, x0):
+    for name, chain in network.chains:
         terms = max((operator.terms(shape) for operator, shape in chain), default=0)
         if terms > MOST_TERMS:
             raise ValueError(
                 f"a product before {name} sums up {terms} terms, and certificates cover at most "
                 f"{MOST_TERMS}; use smaller layers, or rounding=False"
             )
-    for stage in program.stages:
+    for stage in network.program.stages:
         threshold, decay, initial, gain, offset = _numbers(stage)
         least = torch.finfo(torch.float32).tiny
         if any(0 < value < least for value in (threshold, decay, initial, gain, offset)):

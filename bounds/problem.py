@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.arithmetic import Arithmetic
+from certsnn.bounds.overflow import layout
 from certsnn.inputsets import InputSet
 from certsnn.networks import Program
 
@@ -18,24 +19,19 @@ from certsnn.networks import Program
 @final
 @dataclass(frozen=True)
 class Problem:
-    """``x0`` as the network takes it, ``[B, ...]`` or ``[T, B, ...]``; classes ``y [B]``."""
+    """``x0`` as the network takes it, ``[B, ...]`` or ``[T, B, ...]``; classes ``y [B]``, of ``classes``."""
 
     program: Program
     x0: Tensor
     y: Tensor
     input_set: InputSet
     arithmetic: Arithmetic
+    classes: int
 
     @property
     def steps(self) -> int:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
-
-    @property
-    def classes(self) -> int:
-        """K."""
-        with torch.no_grad():
-            return self.program.run(self.x0.narrow(self.program.input.batch_axis, 0, 0)).shape[1]
 
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""
@@ -53,6 +49,11 @@ class Problem:
         batch = torch.arange(len(self.y), device=self.y.device)
         starts = range(0, len(self.y), size)
         return [self.select((batch >= start) & (batch < start + size)) for start in starts]
+
+
+def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
+    """The problem, with the classes that the network has."""
+    return Problem(program, x0, y, input_set, arithmetic, layout(program, x0).classes)
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,13 +12,13 @@ from certsnn.bounds.cascade import METHODS, Verdict, decide, overflowed, stages
 from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import propagate
 from certsnn.bounds.methods import RELAXATIONS
-from certsnn.bounds.overflow import Overflow, check_float_model, largest_number
+from certsnn.bounds.overflow import Layout, Overflow, check_float_model, largest_number, layout
 from certsnn.bounds.problem import Options, Problem
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.products import check_products
 
 
@@ -123,7 +122,7 @@ def layer_bounds(
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    arithmetic = _arithmetic(network, program, x0, input_set, rounding)
+    arithmetic = _arithmetic(network, layout(program, x0), x0, input_set, rounding)
     layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
@@ -168,13 +167,14 @@ def _prepared(
     stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    problem = Problem(program, x0, y, input_set, PLAIN)
-    check_labels("y", y, x0.shape[network.input.batch_axis], problem.classes, x0.device)
-    return replace(problem, y=usable(y), arithmetic=_arithmetic(network, program, x0, input_set, rounding))
+    shapes = layout(program, x0)
+    check_labels("y", y, x0.shape[network.input.batch_axis], shapes.classes, x0.device)
+    arithmetic = _arithmetic(network, shapes, x0, input_set, rounding)
+    return Problem(program, x0, usable(y), input_set, arithmetic, shapes.classes)
 
 
 def _arithmetic(
-    network: SpikingNetwork, program: Program, x0: Tensor, input_set: InputSet, rounding: bool
+    network: SpikingNetwork, shapes: Layout, x0: Tensor, input_set: InputSet, rounding: bool
 ) -> Arithmetic:
     """How to compute; raises TypeError or ValueError unless what is computed then holds."""
     for name, values in network.state_dict().items():
@@ -183,14 +183,13 @@ def _arithmetic(
                 f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
                 "network with .float()"
             )
-        if not values.isfinite().all():
-            raise ValueError(f"the network's {name} holds NaN or infinite values")
     lower, upper = input_set.box(x0)
     largest = float(torch.maximum(-lower, upper).max()) if x0.numel() else 0.0
-    steps = program.input.frames(x0, None)[1]
-    largest = largest_number(program, x0, largest, steps)
+    steps = shapes.program.input.frames(x0, None)[1]
+    # Sums up to a third of the largest number stay finite, whatever they are rounded to on the way.
+    largest = largest_number(shapes, largest, torch.finfo(x0.dtype).max / 3, steps)
     if not rounding:
         return PLAIN
-    check_float_model(program, x0, steps)
+    check_float_model(shapes, steps)
     check_products(x0.device)
     return RIGOROUS.within(largest)

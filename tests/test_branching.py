@@ -23,7 +23,7 @@ from certsnn.bounds.flips import FeasibleFlips
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.data import load
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.models import load_model
@@ -44,7 +44,7 @@ class Case:
 
     def problem(self) -> Problem:
         x0, input_set = bind(self.network, self.x, self.threat, None)
-        return Problem(self.network.freeze(), x0, self.network(x0).argmax(1), input_set, RIGOROUS)
+        return pose(self.network.freeze(), x0, self.network(x0).argmax(1), input_set, RIGOROUS)
 
     def members(self, count: int) -> Tensor:
         """Members of the set: all of them for spikes, corners and random ones for images; ``[M, ...]``."""

@@ -14,7 +14,7 @@ from certsnn.bounds import CASCADE, METHODS, bind, certify, margin_bounds
 from certsnn.bounds.arithmetic import RIGOROUS
 from certsnn.bounds.cascade import ALONE, AUTO, LIMITED, Stage, decide, stages
 from certsnn.bounds.memory import OverBudget
-from certsnn.bounds.problem import Options, OutOfTime, Problem
+from certsnn.bounds.problem import Options, OutOfTime, Problem, pose
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
@@ -31,7 +31,7 @@ def problem_of(y: Sequence[int]) -> Problem:
     network = SpikingNetwork([linear, IF(0.5)], 2)
     x = torch.tensor([[0.75, 0.0, 0.0, sample / 16] for sample in range(len(y))]).view(-1, 4)
     x0, input_set = bind(network, x, LinfBall(0.1), None)
-    return Problem(network.freeze(), x0, torch.tensor(y, dtype=torch.int64), input_set, RIGOROUS)
+    return pose(network.freeze(), x0, torch.tensor(y, dtype=torch.int64), input_set, RIGOROUS)
 
 
 class Calls(list[tuple[str, list[int], float]]):

@@ -15,7 +15,7 @@ from certsnn.affine import Dense
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.methods import RELAXATIONS, backward_margins, interval_layers, levels_of
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.bounds.refine import Refinement
 from certsnn.bounds.relaxation import joint
 from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips, Threat
@@ -44,7 +44,7 @@ def train(*steps: list[float]) -> Tensor:
 def problem_of(
     network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic = PLAIN
 ) -> Problem:
-    return Problem(network.freeze(), x0, y, input_set, arithmetic)
+    return pose(network.freeze(), x0, y, input_set, arithmetic)
 
 
 def every_bound(

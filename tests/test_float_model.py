@@ -103,7 +103,7 @@ def test_stored_numbers_that_are_not_finite_are_refused(place: str, value: float
     where = {"first weight": first.weight, "last weight": last.weight, "bias": first.bias}
     with torch.no_grad():
         where.get(place, norm.running_mean).view(-1)[0] = value
-    refused(network, torch.tensor([[0.5]]), LinfBall(0.1), r"layers\.\d.*NaN or infinite", rounding)
+    refused(network, torch.tensor([[0.5]]), LinfBall(0.1), "NaN or infinite", rounding)
 
 
 @pytest.mark.parametrize("field", ["threshold", "decay", "initial"])

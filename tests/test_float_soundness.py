@@ -21,7 +21,7 @@ from certsnn.bounds.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.crown import membrane_error
 from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
 from certsnn.bounds.neurons import Summed, membranes_of_counts, scan_counts
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, pose
 from certsnn.bounds.sources import Spikes
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine
@@ -373,7 +373,7 @@ def fires_in_every_order(network: SpikingNetwork, x: Tensor) -> bool:
 
 def quick_bound(network: SpikingNetwork, x: Tensor, y: Tensor, method: str, rounding: bool) -> Tensor:
     """Margins under no threat; slopes are hardly optimised: none may be unsound."""
-    problem = Problem(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
+    problem = pose(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
     return METHODS[method](problem, Options(iterations=1))
 
 

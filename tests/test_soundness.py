@@ -37,7 +37,7 @@ from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.bounds.ibp import interval_margins
 from certsnn.bounds.methods import RELAXATIONS
 from certsnn.bounds.neurons import Summed, scan_counts, scan_steps
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.bounds.refine import Refinement
 from certsnn.bounds.sources import Spikes, layer_of
 from certsnn.inputsets import FreeSpikes, InputSet, LinfBall, SpikeFlips
@@ -228,7 +228,7 @@ def check_members(case: Bound, xs: list[Tensor]) -> None:
 
 
 def problem_of(case: Bound, arithmetic: Arithmetic) -> Problem:
-    return Problem(case.example.network.freeze(), case.x0, case.y, case.input_set, arithmetic)
+    return pose(case.example.network.freeze(), case.x0, case.y, case.input_set, arithmetic)
 
 
 def check_method(case: Bound, found: Outcome, method: str, relaxation: Literal["joint", "separate"]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from certsnn.bounds import bind, margin_bounds
 from certsnn.bounds.arithmetic import PLAIN
-from certsnn.bounds.problem import Problem
+from certsnn.bounds.problem import pose
 from certsnn.configuration import override
 from certsnn.data import digits
 from certsnn.encoding import Bernoulli
@@ -293,7 +293,7 @@ class TestMargins:
 
         def difference() -> torch.Tensor:
             _, program = network.forward_and_freeze(x)
-            problem = Problem(program, x, samples.y, LinfBall(0.2), PLAIN)
+            problem = pose(program, x, samples.y, LinfBall(0.2), PLAIN)
             crown, intervals = CrownMargins(beta_end=1.0)(problem, 1)[0], IntervalMargins()(problem, 1)[0]
             return crown.masked_fill(crown <= intervals, 0).sum()
 

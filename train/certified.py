@@ -87,7 +87,8 @@ class Certified(Objective):
         companion = self.companion(program, logits, x0, samples.y, input_set)
         centre, region = self.region(program, samples, grown, x0, input_set)
         bounded = self.surrogate(program, share)
-        margins, layers = self.bound(Problem(bounded, centre, samples.y, region, PLAIN), share)
+        problem = Problem(bounded, centre, samples.y, region, PLAIN, logits.shape[1])
+        margins, layers = self.bound(problem, share)
         loss = mixed(companion, robust_cross_entropy(margins), self.kappa_end, share)
         for regulariser in self.regularisers:
             loss = loss + regulariser.penalty(network, layers, share)
