@@ -77,6 +77,7 @@ WRONG_TYPES = [
     config("training: {epochs: null}", "training.epochs must be an integer, not nothing"),
     config("threat: {eps: [0.1]}", "threat.eps must be a number, not [0.1]"),
     config("threat: {eps: {a: 1}}", "threat.eps must be a number, not {'a': 1}"),
+    config(f"threat: {{eps: {10**400}}}", "threat.eps must be a number, not 1000"),
     config("threat: {eps: true}", "threat.eps must be a number, not True"),
     config("data: {name: 3}", "data.name must be text, not 3"),
     config("data: {download: maybe}", "data.download must be true or false, not 'maybe'"),
