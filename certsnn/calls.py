@@ -4,77 +4,57 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from certsnn import commands, launch
 from certsnn.errors import UserError
 from certsnn.processes import Processes
 
+Call = Callable[[Namespace, list[str]], int]
+"""Options and config keys, as `certsnn.configuration.override` takes them, to an exit status."""
 
-def _prepared(options: Namespace) -> AbstractContextManager[Processes]:
-    return commands.prepared(options.device, options.threads)
+
+def _computing(call: Callable[[Namespace, list[str], Processes], int]) -> Call:
+    """The call with the processes that were launched."""
+
+    def prepared(options: Namespace, overrides: list[str]) -> int:
+        with commands.prepared(options.device, options.threads) as processes:
+            return call(options, overrides, processes)
+
+    return prepared
 
 
-def _setting(options: Namespace, processes: Processes) -> commands.Setting:
-    return commands.Setting(
-        processes,
-        options.method,
-        options.rounding == "true",
-        options.relaxation,
-        options.memory or commands.Setting.memory,
-        options.seconds,
-        options.batch_size,
+@_computing
+def _train(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    folder = options.run or Path("runs") / options.config.stem
+    return commands.train(options.config, overrides, folder, processes)
+
+
+@_computing
+def _verify(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    outputs = options.json, options.results
+    return commands.verify(
+        options.run, overrides, _setting(options, processes), options.samples, *outputs, options.shard
     )
 
 
-def _train(options: Namespace, overrides: list[str]) -> int:
-    with _prepared(options) as processes:
-        folder = options.run or Path("runs") / options.config.stem
-        return commands.train(options.config, overrides, folder, processes)
+@_computing
+def _attack(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    setting = commands.Setting(processes, batch_size=options.batch_size)
+    suite = commands.Suite(options.attacks, options.seed)
+    outputs = commands.Outputs(options.json, options.results)
+    return commands.attack(options.run, overrides, setting, suite, outputs, options.samples, options.shard)
 
 
-def _verify(options: Namespace, overrides: list[str]) -> int:
-    with _prepared(options) as processes:
-        return commands.verify(
-            options.run,
-            overrides,
-            _setting(options, processes),
-            samples=options.samples,
-            json_to=options.json,
-            results_to=options.results,
-            shard=options.shard,
-        )
-
-
-def _attack(options: Namespace, overrides: list[str]) -> int:
-    with _prepared(options) as processes:
-        return commands.attack(
-            options.run,
-            overrides,
-            commands.Setting(processes, batch_size=options.batch_size),
-            commands.Suite(options.attacks, options.seed),
-            commands.Outputs(options.json, options.results),
-            samples=options.samples,
-            shard=options.shard,
-        )
-
-
-def _evaluate(options: Namespace, overrides: list[str]) -> int:
+@_computing
+def _evaluate(options: Namespace, overrides: list[str], processes: Processes) -> int:
     page = options.report
     if page is None and Path(options.run).is_dir():
         page = Path(options.run) / "report.html"
-    with _prepared(options) as processes:
-        return commands.evaluate(
-            options.run,
-            overrides,
-            _setting(options, processes),
-            commands.Suite(options.attacks, options.seed),
-            commands.Outputs(options.json, options.results, page, options.evidence),
-            samples=options.samples,
-            sweep=options.sweep,
-            shard=options.shard,
-        )
+    setting, suite = _setting(options, processes), commands.Suite(options.attacks, options.seed)
+    outputs = commands.Outputs(options.json, options.results, page, options.evidence)
+    which = options.samples, options.sweep, options.shard
+    return commands.evaluate(options.run, overrides, setting, suite, outputs, *which)
 
 
 def _bench(options: Namespace, overrides: list[str]) -> int:
@@ -83,19 +63,13 @@ def _bench(options: Namespace, overrides: list[str]) -> int:
             f"bench works in one process, but a launcher started {launch.count()}: start it by itself, or "
             "train and evaluate each config with `certsnn train` and `certsnn evaluate`, which share the work"
         )
-    if options.seeds and "--seed" in overrides[::2]:
+    if options.seeds and any(word.partition("=")[0] == "--seed" for word in overrides):
         raise UserError("--seed and --seeds both name seeds; leave one of them out")
-    with _prepared(options) as processes:
-        suite = commands.Suite(options.attacks)
-        return commands.bench(
-            options.configs,
-            overrides,
-            options.seeds,
-            options.runs,
-            commands.Examination(_setting(options, processes), suite, options.attacked, options.evidence),
-            table_to=options.table,
-            json_to=options.json,
-        )
+    with commands.prepared(options.device, options.threads) as processes:
+        setting, suite = _setting(options, processes), commands.Suite(options.attacks)
+        examination = commands.Examination(setting, suite, options.attacked, options.evidence)
+        outputs = options.table, options.json
+        return commands.bench(options.configs, overrides, options.seeds, options.runs, examination, *outputs)
 
 
 def _merge(options: Namespace, overrides: list[str]) -> int:
@@ -106,7 +80,13 @@ def _models(options: Namespace, overrides: list[str]) -> int:
     return commands.models() if options.name is None else commands.describe(options.name)
 
 
-CALLS: Mapping[str, Callable[[Namespace, list[str]], int]] = {
+def _setting(options: Namespace, processes: Processes) -> commands.Setting:
+    bounds = options.method, options.rounding == "true", options.relaxation
+    limits = options.memory or commands.Setting.memory, options.seconds, options.batch_size
+    return commands.Setting(processes, *bounds, *limits)
+
+
+CALLS: Mapping[str, Call] = {
     "train": _train,
     "verify": _verify,
     "attack": _attack,
@@ -115,4 +95,3 @@ CALLS: Mapping[str, Callable[[Namespace, list[str]], int]] = {
     "merge": _merge,
     "models": _models,
 }
-"""What each command of `certsnn.arguments.COMMANDS` does, with its options and config keys."""

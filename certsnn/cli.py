@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import NoReturn, final
 
@@ -101,16 +101,12 @@ def _dispatch(words: list[str]) -> int:
     parser = _parser(name, command)
     if command.keys and {"-h", "--help"} & set(words):
         parser.epilog = _keys_help(command.keys)
-    own, overrides = _split(words[1:], command.options.split())
+    own, overrides = _split(words[1:], name, command)
     options, unknown = parser.parse_known_args(own)
     for word in unknown:
         hint = nearest(word.partition("=")[0], command.options.split())
         hint = hint or (_key_hint(word) if command.keys else "") or f"; see certsnn {name} --help"
         raise UserError(f"certsnn {name} has no argument {word}{hint}")
-    for flag in overrides[::2]:
-        if flag[2:].split(".")[0] not in command.keys and command.keys != PARTS:
-            takes = _listed(f"--{part}.*" for part in command.keys) or "none"
-            raise UserError(f"certsnn {name} does not take {flag}; config keys that it takes: {takes}")
     from certsnn.calls import CALLS
 
     return CALLS[name](options, overrides)
@@ -155,23 +151,21 @@ def _top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _split(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, its options among them, and the config keys as ``[--key, value, ...]``."""
+def _split(words: Sequence[str], name: str, command: Command) -> tuple[list[str], list[str]]:
+    """The command's own words, its options among them, and the config keys with their values."""
     own: list[str] = []
     overrides: list[str] = []
     rest = iter(words)
     for word in rest:
-        flag, equals, value = word.partition("=")
+        flag, equals, _ = word.partition("=")
         top, dot, _ = flag.removeprefix("--").partition(".")
-        if not flag.startswith("--") or flag in options or not (dot or top in PARTS):
+        if not flag.startswith("--") or flag in command.options.split() or not (dot or top in PARTS):
             own.append(word)
-            continue
-        if not equals:
-            following = next(rest, None)
-            if following is None:
-                raise UserError(f"{flag} needs a value")
-            value = following
-        overrides += [flag, value]
+        elif top in command.keys or command.keys == PARTS:  # the config says best what is misspelt
+            overrides += [word] if equals else [word, *islice(rest, 1)]
+        else:
+            takes = _listed(f"--{part}.*" for part in command.keys) or "none"
+            raise UserError(f"certsnn {name} does not take {flag}; config keys that it takes: {takes}")
     return own, overrides
 
 

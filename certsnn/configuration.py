@@ -255,7 +255,8 @@ def _scalar(hint: Any, value: Any) -> Any:
         return tuple(map(_scalar, parts, value))
     elif isinstance(hint, type):
         if isinstance(value, str) and hint is not str:
-            value = int(value) if hint is int else _load(value)
+            decimal = value.lstrip("+-").isdecimal()  # 010 is octal in YAML
+            value = int(value) if decimal else _load(value)
         if hint is float and type(value) in (int, str) and math.isfinite(float(value)):
             return float(value)  # YAML takes 1e-3 for text
         if type(value) is hint:
