@@ -85,7 +85,10 @@ def _settle_output() -> None:
 def _report(error: Exception, debug: bool, status: int) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"certsnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+    said = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"{error.filename}: {error.strerror}"
+    print(f"certsnn: error: {' '.join(said.split())}", file=sys.stderr)
     return status
 
 
