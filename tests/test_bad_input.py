@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from command_line import refused
 
-from certsnn.cli import main
 from certsnn.models import pretrained
 
 Case = tuple[str, Mapping[str, str | bytes], str]
@@ -211,13 +211,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = _content(tmp_path)
-    status = main(shlex.split(words))
-    shown = capsys.readouterr()
-    assert status == 2
-    assert shown.out == ""
-    *usage, line = shown.err.splitlines()
-    assert all(part.startswith(("usage: ", "  ")) for part in usage)
-    assert line.startswith("certsnn") and ": error: " in line
+    line = refused(capsys, *shlex.split(words))
     for part in said.split(" ... "):
         assert part in line
     assert _content(tmp_path) == before
