@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 from command_line import refused
+from safetensors.torch import save
 
+from certsnn.files import DIGEST, digest, read_tensors
 from certsnn.models import pretrained
 
 Case = tuple[str, Mapping[str, str | bytes], str]
 """Command line, files of the folder it runs in, and what the line must hold: parts apart by " ... "."""
 
-WEIGHTS = pretrained()["digits-eps0.05"].read_bytes()
+MODEL = pretrained()["digits-eps0.05"]
+WEIGHTS = MODEL.read_bytes()
 GOOD = {"c.yaml": "training: {epochs: 1}\n"}
 
 
@@ -37,6 +40,13 @@ def model(words: str, said: str) -> Case:
 def weights(content: bytes, said: str) -> Case:
     """Said of a weights file."""
     return "verify w.safetensors", {"w.safetensors": content}, said
+
+
+def holding(old: str, new: str) -> bytes:
+    """A whole weights file whose config has other words."""
+    tensors, facts = read_tensors(MODEL)
+    facts = {name: part.replace(old, new) for name, part in facts.items() if name != DIGEST}
+    return save(tensors, {**facts, DIGEST: digest(tensors, facts)})
 
 
 MISSPELT = [
@@ -136,21 +146,23 @@ FILES: list[Case] = [
     weights(WEIGHTS[:2000] + bytes(500) + WEIGHTS[2500:], "w.safetensors is not a whole model of certsnn"),
     weights(b"hello", "w.safetensors is not a whole model of certsnn"),
     weights(b"", "w.safetensors is not a whole model of certsnn"),
-    weights(WEIGHTS.replace(b"epochs", b"epoxhs"), "inside w.safetensors: training.epoxhs is not a key"),
-    weights(WEIGHTS.replace(b"class_path: IF", b"class_path: os"), "there is no class 'os' here. Known: IF"),
+    weights(WEIGHTS.replace(b"epochs", b"epoxhs"), "it is damaged: its digest does not match"),
+    weights(WEIGHTS[:-9] + b"different", "it is damaged: its digest does not match"),
+    weights(holding("epochs", "epoxhs"), "the config inside w.safetensors: training.epoxhs is not a key"),
+    weights(holding("class_path: IF", "class_path: os.system"), "there is no class 'os.system' here. Known"),
     ("verify run", {"run/config.yaml": ""}, "run has no model.safetensors: its training has not ended"),
     ("verify run", {"run/model.safetensors": "text"}, "run/model.safetensors is not a whole model"),
     ("verify digits-eps0.5", {}, "nor a pretrained model; did you mean 'digits-eps0.05'?"),
     ("models nothing", {}, "nothing is neither a run folder, nor a weights file, nor a pretrained model."),
-    (
-        "verify digits-eps0.05 --results r",
-        {"r": '{"method": "s-crown"}\n'},
-        'r holds other results: ... method is "s-crown" there and "s-ibp" here ... Name another file',
-    ),
+    ("verify digits-eps0.05 --results r", {"r": '{"method": "s-crown"}\n'}, "line 1 of r is not what"),
     ("verify digits-eps0.05 --results r", {"r": "x\n"}, "line 1 of r is not what --results writes there"),
     ("merge a --results b", {"a": "hello\n"}, "line 1 of a is not what --results writes there"),
     ("merge a --results b", {}, "error: a: No such file or directory"),
-    ("train c.yaml --run c.yaml", GOOD, "error: c.yaml: File exists"),
+    (
+        "train c.yaml --run c.yaml",
+        GOOD,
+        "c.yaml/results.json can't be written: Not a directory;",
+    ),
     ("bench folder", {"folder/x": ""}, "the folder folder holds no config"),
     ("bench a/c.yaml c.yaml", GOOD | {"a/c.yaml": ""}, "would both be trained in runs/c-s0"),
     ("bench c.yaml", GOOD | {"runs/c-s0/bench.json": "{}"}, "bench.json is not a row of `certsnn bench`."),
@@ -181,7 +193,7 @@ WORDS: list[Case] = [
         "the network takes image, but SpikeFlips(budget=1, kind=any) gives it spikes",
     ),
     model("verify --json a --results a", "--json and --results name the same file"),
-    model("evaluate --report a --json a", "--report names the same file as --json or --results"),
+    model("evaluate --report a --json a", "--json and --report name the same file"),
     model("evaluate --sweep 0.1,", "--sweep: must be sizes such as 0.01,0.02,0.05, not '0.1,'"),
     model("attack --method s-ibp", "certsnn attack has no argument --method; see certsnn attack --help"),
     model("attack --seed -1", "--seed: must be an integer of at least 0, not '-1'"),
