@@ -28,10 +28,11 @@ from torch import nn
 
 from certsnn import __version__
 from certsnn.architectures import build
+from certsnn.distributed import launched
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF
-from certsnn.processes import Processes, launched, sharing
+from certsnn.processes import Processes
 from certsnn.train.certified import Certified
 from certsnn.train.objectives import Samples
 from certsnn.train.schedules import Moment, Ramp
@@ -56,8 +57,8 @@ def samples_per_second(name: str, batch: int, processes: Processes) -> float:
         held = Samples(x[share.held], y[share.held], torch.arange(batch)[share.held])
         processes.others("")  # both begin at once
         begun = time.perf_counter()
-        with sharing(processes, share):
-            terms = objective.terms(network, held, LinfBall(0.1), Moment(1, 1))
+        network.batch = processes.batch(share)
+        terms = objective.terms(network, held, LinfBall(0.1), Moment(1, 1))
         optimizer.zero_grad()
         (terms.loss * share.weight).backward()
         processes.sum_gradients(trained)

@@ -1,67 +1,55 @@
-"""The options of each command, and the call of `certsnn.commands` that they become.
-
-Nothing here imports torch before a command runs, or its own help is asked for.
-"""
+"""The commands: what help says of each, the options and config keys that it takes. No torch here."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from certsnn import launch
-from certsnn.errors import UserError
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from certsnn.commands import Setting
-    from certsnn.processes import Processes
     from certsnn.shards import Shard
 
-
-def _common(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    device = "where to compute: cpu, cuda, cuda:1, ... (default: cpu)"
-    return [
-        parser.add_argument("--device", default="cpu", help=device),
-        parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch"),
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
-    ]
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
-    return int(text)
-
-
-def train_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    folder = "the run folder (default: runs/ and the config's name)"
-    return [
-        parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file"),
-        parser.add_argument("--run", metavar="DIR", type=Path, help=folder),
-        *_common(parser),
-    ]
-
-
-def train(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    folder = options.run or Path("runs") / options.config.stem
-    with commands.prepared(options.device, options.threads) as processes:
-        return commands.train(options.config, overrides, folder, processes)
-
+PARTS = ("data", "network", "threat", "training", "seed")
+"""A config's top level: flags that begin so, or have a dot, are config keys."""
 
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 """Bytes of each unit that a size can be given in."""
+
+
+@final
+@dataclass(frozen=True)
+class Command:
+    """One command: what help says, its options, apart by blanks, and the config keys it takes."""
+
+    summary: str
+    details: str
+    options: str
+    keys: tuple[str, ...] = ()
+
+
+def _must(be: str, text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"must be {be}, not {text!r}")
+
+
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise _must(f"an integer of at least {least}", text)
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    return _natural(text, 1)
 
 
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
     size = 0 if found is None else int(float(found[1]) * UNITS.get(found[2], 0))
     if size < 1:
-        message = f"must be a size such as 512MiB, 2GiB or 2147483648 (bytes), not {text!r}"
-        raise argparse.ArgumentTypeError(message)
+        raise _must("a size such as 512MiB, 2GiB or 2147483648 (bytes)", text)
     return size
 
 
@@ -71,64 +59,8 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds > 0, not {text!r}")
+        raise _must("a number of seconds > 0", text)
     return seconds
-
-
-RUN = "a run folder, a weights file or the name of a pretrained model"
-SAMPLES = "only the first N of the test set (default: all)"
-RESULTS = "write each sample's result here as it comes; the same command goes on where it stopped"
-SHARD = "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)"
-JSON = "write summary and samples here at the end; - is standard output"
-ATTACKS = (
-    "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: 10},FGSM' (default: "
-    "a suite that fits the threat)"
-)
-EVIDENCE = "where the evidence goes if an attack refutes a bound (default: unsound/)"
-
-
-def _bounds_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    from certsnn.bounds import CASCADE, METHODS
-    from certsnn.bounds.problem import Options
-
-    method = (
-        f"the bounds: {', '.join(METHODS)} (default: s-ibp); auto tries {', '.join(CASCADE)}, each on the "
-        "samples that are still undecided"
-    )
-    relaxation = "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)"
-    memory = "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)"
-    seconds = "time limit of each sample for s-crown, branch-and-bound and alpha-s-crown (default: none)"
-    rounding = "cover the rounding errors of the network as executed (default: true)"
-    return [
-        parser.add_argument("--method", default="s-ibp", metavar="NAME", help=method),
-        parser.add_argument("--rounding", choices=["true", "false"], default="true", help=rounding),
-        parser.add_argument("--relaxation", choices=["joint", "separate"], default="joint", help=relaxation),
-        parser.add_argument("--memory", type=_bytes, default=Options.memory, metavar="SIZE", help=memory),
-        parser.add_argument("--seconds", type=_seconds, metavar="S", help=seconds),
-    ]
-
-
-def _setting(options: argparse.Namespace, processes: Processes) -> Setting:
-    from certsnn import commands
-
-    return commands.Setting(
-        processes,
-        method=options.method,
-        rounding=options.rounding == "true",
-        relaxation=options.relaxation,
-        memory=options.memory,
-        seconds=options.seconds,
-        batch_size=options.batch_size,
-    )
-
-
-def _samples_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
-        parser.add_argument("--shard", type=_shard, metavar="K/N", help=SHARD),
-        parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help=RESULTS),
-        parser.add_argument("--json", type=Path, metavar="FILE", help=JSON),
-    ]
 
 
 def _shard(text: str) -> Shard:
@@ -136,202 +68,219 @@ def _shard(text: str) -> Shard:
 
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"must be K/N with 1 <= K <= N, such as 2/4, not {text!r}")
+        raise _must("K/N with 1 <= K <= N, such as 2/4", text)
     return Shard(int(number), int(of))
-
-
-def merge_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    files = "files of --results, one for each shard"
-    results = "the file to write; what it holds already of the same verification is kept"
-    return [
-        parser.add_argument("files", metavar="FILE.jsonl", type=Path, nargs="+", help=files),
-        parser.add_argument("--results", type=Path, metavar="OUT.jsonl", required=True, help=results),
-        parser.add_argument("--samples", type=_positive, metavar="N", help=SAMPLES),
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
-    ]
-
-
-def merge(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    return commands.merge(options.files, options.results, options.samples)
-
-
-def verify_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    batch = "samples that are bounded together (default: 256, or 32 with the methods that have a time limit)"
-    return [
-        parser.add_argument("run", metavar="RUN", help=RUN),
-        *_bounds_options(parser),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        *_samples_options(parser),
-        *_common(parser),
-    ]
-
-
-def verify(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    with commands.prepared(options.device, options.threads) as processes:
-        return commands.verify(
-            options.run,
-            overrides,
-            _setting(options, processes),
-            samples=options.samples,
-            json_to=options.json,
-            results_to=options.results,
-            shard=options.shard,
-        )
-
-
-def _attacks_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        parser.add_argument("--attacks", metavar="LIST", help=ATTACKS),
-        parser.add_argument(
-            "--seed", type=_natural, metavar="N", help="of all attacks that draw (default: 0)"
-        ),
-        *_samples_options(parser),
-    ]
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, not {text!r}")
-    return int(text)
 
 
 def _sizes(text: str) -> list[str]:
     sizes = [part.strip() for part in text.split(",")]
     if not all(sizes):
-        raise argparse.ArgumentTypeError(f"must be sizes such as 0.01,0.02,0.05, not {text!r}")
+        raise _must("sizes such as 0.01,0.02,0.05", text)
     return sizes
-
-
-def evaluate_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    batch = "samples that are evaluated together (default: 64, or 32 with the methods that have a time limit)"
-    page = (
-        "write a report here: one page with tables, curves, margins and examples, to be read anywhere "
-        "(default: report.html in RUN, if that is a run folder)"
-    )
-    sweep = (
-        "further sizes of the threat (eps, budget or density), such as 0.01,0.02,0.05: the errors of each, "
-        "and curves in the report"
-    )
-    return [
-        parser.add_argument("run", metavar="RUN", help=RUN),
-        *_bounds_options(parser),
-        *_attacks_options(parser),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        parser.add_argument("--sweep", type=_sizes, default=[], metavar="SIZES", help=sweep),
-        parser.add_argument("--report", type=Path, metavar="FILE.html", help=page),
-        parser.add_argument("--evidence", type=Path, default=Path("unsound"), metavar="DIR", help=EVIDENCE),
-        *_common(parser),
-    ]
-
-
-def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    page = options.report
-    if page is None and Path(options.run).is_dir():
-        page = Path(options.run) / "report.html"
-    with commands.prepared(options.device, options.threads) as processes:
-        return commands.evaluate(
-            options.run,
-            overrides,
-            _setting(options, processes),
-            commands.Suite(options.attacks, options.seed),
-            commands.Outputs(options.json, options.results, page, options.evidence),
-            samples=options.samples,
-            sweep=options.sweep,
-            shard=options.shard,
-        )
-
-
-def attack_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    batch = "samples that are attacked together (default: 64)"
-    return [
-        parser.add_argument("run", metavar="RUN", help=RUN),
-        *_attacks_options(parser),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        *_common(parser),
-    ]
-
-
-def attack(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
-
-    with commands.prepared(options.device, options.threads) as processes:
-        return commands.attack(
-            options.run,
-            overrides,
-            commands.Setting(processes, batch_size=options.batch_size),
-            commands.Suite(options.attacks, options.seed),
-            commands.Outputs(options.json, options.results),
-            samples=options.samples,
-            shard=options.shard,
-        )
 
 
 def _seeds(text: str) -> list[int]:
     return list(dict.fromkeys(_natural(part.strip()) for part in text.split(",")))
 
 
-def bench_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    configs = "YAML files, and folders of them"
-    runs = "the folder of the run folders (default: runs)"
-    seeds = "the seeds of every config, such as 0,1,2 (default: the config's own one)"
-    attacked = "how many samples are attacked, the first of the test set (default: 1000)"
-    batch = "samples that are verified, or attacked, together (default: 256 and 64, or 32 with slow methods)"
-    table = "write the table here, as Markdown"
-    rows = "write all rows here at the end; - is standard output"
-    return [
-        parser.add_argument("configs", metavar="CONFIG", type=Path, nargs="+", help=configs),
-        parser.add_argument("--seeds", type=_seeds, default=[], metavar="LIST", help=seeds),
-        parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help=runs),
-        *_bounds_options(parser),
-        parser.add_argument("--attacks", metavar="LIST", help=ATTACKS),
-        parser.add_argument("--attacked", type=_positive, default=1000, metavar="N", help=attacked),
-        parser.add_argument("--batch-size", type=_positive, metavar="N", help=batch),
-        parser.add_argument("--table", type=Path, metavar="FILE.md", help=table),
-        parser.add_argument("--json", type=Path, metavar="FILE", help=rows),
-        parser.add_argument("--evidence", type=Path, default=Path("unsound"), metavar="DIR", help=EVIDENCE),
-        *_common(parser),
-    ]
+N: Mapping[str, Any] = {"type": _positive, "metavar": "N"}
+BOUNDS = "--method --rounding --relaxation --memory --seconds --batch-size"
+SAMPLES = "--samples --shard --results --json"
+COMMON = "--device --threads --debug"
 
+TAKES: Mapping[str, Mapping[str, Any]] = {
+    "config": {"type": Path, "metavar": "CONFIG"},
+    "configs": {"type": Path, "metavar": "CONFIG", "nargs": "+"},
+    "files": {"type": Path, "metavar": "FILE.jsonl", "nargs": "+"},
+    "name": {"metavar": "NAME", "nargs": "?"},
+    "run": {"metavar": "RUN"},
+    "--attacked": {**N, "default": 1000},
+    "--attacks": {"metavar": "LIST"},
+    "--batch-size": N,
+    "--debug": {"action": "store_true"},
+    "--device": {"default": "cpu"},
+    "--evidence": {"type": Path, "metavar": "DIR", "default": Path("unsound")},
+    "--json": {"type": Path, "metavar": "FILE"},
+    "--memory": {"type": _bytes, "metavar": "SIZE"},
+    "--method": {"metavar": "NAME", "default": "s-ibp"},
+    "--relaxation": {"choices": ["joint", "separate"], "default": "joint"},
+    "--report": {"type": Path, "metavar": "FILE.html"},
+    "--results": {"type": Path, "metavar": "FILE.jsonl"},
+    "merge --results": {"type": Path, "metavar": "OUT.jsonl", "required": True},
+    "--rounding": {"choices": ["true", "false"], "default": "true"},
+    "--run": {"type": Path, "metavar": "DIR"},
+    "--runs": {"type": Path, "metavar": "DIR", "default": Path("runs")},
+    "--samples": N,
+    "--seconds": {"type": _seconds, "metavar": "S"},
+    "--seed": {"type": _natural, "metavar": "N"},
+    "--seeds": {"type": _seeds, "metavar": "LIST", "default": []},
+    "--shard": {"type": _shard, "metavar": "K/N"},
+    "--sweep": {"type": _sizes, "metavar": "SIZES", "default": []},
+    "--table": {"type": Path, "metavar": "FILE.md"},
+    "--threads": N,
+}
+"""What argparse is told of each option; where a command takes it in its own way, under both names."""
 
-def bench(options: argparse.Namespace, overrides: list[str]) -> int:
-    if launch.count() > 1:
-        raise UserError(
-            f"bench works in one process, but a launcher started {launch.count()}: start it by itself, or "
-            "train and evaluate each config with `certsnn train` and `certsnn evaluate`, which share the work"
-        )
-    if options.seeds and any(flag.partition("=")[0] == "--seed" for flag in overrides[::2]):
-        raise UserError("--seed and --seeds both name seeds; leave one of them out")
-    from certsnn import commands
+HELP: Mapping[str, str] = {
+    "config": "a YAML file",
+    "configs": "YAML files, and folders of them",
+    "files": "files of --results, one for each shard",
+    "name": "a pretrained model, a run folder or a weights file to describe (default: list the pretrained)",
+    "run": "a run folder, a weights file or the name of a pretrained model",
+    "--attacked": "how many samples are attacked, the first of the test set (default: 1000)",
+    "--attacks": "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: "
+    "10},FGSM' (default: a suite that fits the threat)",
+    "attack --batch-size": "samples that are attacked together (default: 64)",
+    "bench --batch-size": "samples that are verified, or attacked, together (default: 256 and 64, or 32 with "
+    "slow methods)",
+    "evaluate --batch-size": "samples that are evaluated together (default: 64, or 32 with the methods that "
+    "have a time limit)",
+    "verify --batch-size": "samples that are bounded together (default: 256, or 32 with the methods that "
+    "have a time limit)",
+    "--debug": "show the traceback of an error",
+    "--device": "where to compute: cpu, cuda, cuda:1, ... (default: cpu)",
+    "--evidence": "where the evidence goes if an attack refutes a bound (default: unsound/)",
+    "--json": "write summary and samples here at the end; - is standard output",
+    "bench --json": "write all rows here at the end; - is standard output",
+    "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",
+    "--method": "the bounds: {methods} (default: s-ibp); auto tries {cascade}, each on the samples that are "
+    "still undecided",
+    "--relaxation": "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)",
+    "--report": "write a report here: one page with tables, curves, margins and examples, to be read "
+    "anywhere (default: report.html in RUN, if that is a run folder)",
+    "--results": "write each sample's result here as it comes; the same command goes on where it stopped",
+    "merge --results": "the file to write; what it holds already of the same verification is kept",
+    "--rounding": "cover the rounding errors of the network as executed (default: true)",
+    "--run": "the run folder (default: runs/ and the config's name)",
+    "--runs": "the folder of the run folders (default: runs)",
+    "--samples": "only the first N of the test set (default: all)",
+    "--seconds": "time limit of each sample for s-crown, branch-and-bound and alpha-s-crown (default: none)",
+    "--seed": "of all attacks that draw (default: 0)",
+    "--seeds": "the seeds of every config, such as 0,1,2 (default: the config's own one)",
+    "--shard": "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)",
+    "--sweep": "further sizes of the threat (eps, budget or density), such as 0.01,0.02,0.05: the errors of "
+    "each, and curves in the report",
+    "--table": "write the table here, as Markdown",
+    "--threads": "CPU threads of torch",
+}
+"""What help says of each option, named as in `TAKES`."""
 
-    with commands.prepared(options.device, options.threads) as processes:
-        setting = _setting(options, processes)
-        suite = commands.Suite(options.attacks)
-        return commands.bench(
-            options.configs,
-            overrides,
-            options.seeds,
-            options.runs,
-            commands.Examination(setting, suite, options.attacked, options.evidence),
-            table_to=options.table,
-            json_to=options.json,
-        )
+COMMANDS: Mapping[str, Command] = {
+    "train": Command(
+        "train a network as a config says, then verify it on the test set",
+        """\
+example:
+  certsnn train configs/digits.yaml --training.epochs 40 --seed 1
 
+The run folder gets config.yaml (with every default), metrics.jsonl (a line for each epoch),
+curves.png, model.safetensors (the weights with the config inside) and results.json (the errors on
+the test set). Ctrl-C or a crash loses at most an epoch: the same command goes on where it stopped.
+Every key of the config is also a flag; all of them stand below. On several devices or machines:
+  torchrun --nproc-per-node 4 -m -- certsnn train CONFIG --device cuda""",
+        f"config --run {COMMON}",
+        PARTS,
+    ),
+    "verify": Command(
+        "prove a trained network's robustness on the test set, sample by sample",
+        """\
+examples:
+  certsnn verify runs/digits --threat.eps 0.03
+  certsnn verify runs/digits --samples 100 --json digits.json
+  certsnn verify runs/digits --method auto --seconds 10 --results digits.jsonl
 
-def models_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    name = "a pretrained model, a run folder or a weights file to describe (default: list the pretrained)"
-    return [
-        parser.add_argument("name", metavar="NAME", nargs="?", help=name),
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error"),
-    ]
+Prints the clean error and the verified error: the share of samples that are misclassified, or whose
+robustness is not proved. Nothing is written but the files that --json and --results name. With
+--results a verification that was stopped, by Ctrl-C or a crash, goes on where it was. The threat and
+the data set are those of the training, unless the keys below say otherwise.
 
+Several processes share the samples, and write one file of results together:
+  torchrun --nproc-per-node 4 -m -- certsnn verify runs/digits --results digits.jsonl
+Machines that share nothing take a --shard each; `certsnn merge` puts their files together.""",
+        f"run {BOUNDS} {SAMPLES} {COMMON}",
+        ("threat", "data"),
+    ),
+    "attack": Command(
+        "attack a trained network on the test set, and list what each attack breaks",
+        """\
+examples:
+  certsnn attack runs/digits
+  certsnn attack runs/digits --threat.eps 0.1 --attacks PGD,FGSM --samples 100
+  certsnn attack runs/digits --attacks '{class_path: PGD, iterations: 100, restarts: 10}' --seed 1
 
-def models(options: argparse.Namespace, overrides: list[str]) -> int:
-    from certsnn import commands
+Prints the clean error and the attack error: the share of samples that are misclassified, or broken by at
+least one attack. Every attack runs on every sample that the network gets right; its row says how many it
+broke, and over these the mean change of a pixel (for spikes: of its firing rate) and the rounds; then how
+many needed random flips (RSF) because all gradients were zero, and the forward passes of a sample.
+`certsnn evaluate` sets the verified error beside these.""",
+        f"run --attacks --seed {SAMPLES} --batch-size {COMMON}",
+        ("threat", "data"),
+    ),
+    "evaluate": Command(
+        "clean, attack and verified error side by side, with a report",
+        """\
+examples:
+  certsnn evaluate runs/digits
+  certsnn evaluate runs/digits --sweep 0.01,0.02,0.03 --report digits.html --json digits.json
+  certsnn evaluate runs/digits --method auto --seconds 10 --results digits.jsonl
 
-    return commands.models() if options.name is None else commands.describe(options.name)
+Three errors over the same samples, each with a 95% confidence interval:
+
+  clean error      misclassified                        (nobody attacks)
+  attack error     ... or broken by some attack         (the true error is at least this)
+  verified error   ... or not proved robust             (the true error is at most this)
+
+What lies between the last two is the gap: samples that no attack breaks and no bound certifies. Certified
+samples are attacked too. If one of them breaks, the bounds are unsound: the command stops with exit status
+3 and saves all that shows it in a folder (--evidence). With --results an evaluation that was stopped goes
+on where it was; each further size of --sweep gets a file of its own beside it.""",
+        f"run {BOUNDS} --attacks --seed {SAMPLES} --sweep --report --evidence {COMMON}",
+        ("threat", "data"),
+    ),
+    "bench": Command(
+        "a table over configs: each trained, verified on the test set and attacked",
+        """\
+examples:
+  certsnn bench configs/paper --seeds 0,1,2 --data.root DIR --table paper.md
+  certsnn bench configs/digits.yaml configs/digits-lif.yaml --training.epochs 5 --runs short
+
+Each config with each seed is a row with a run folder of its own, NAME-sSEED below --runs: it is trained as
+`certsnn train` does it, verified on the whole test set, and its first samples (--attacked) are attacked by
+the default suite for its threat, or by --attacks. The table has a line for each config, the mean over its
+seeds and each of them: clean error, attack error under the attacks of the papers (G2S, RSF) and in the worst
+case over the suite, verified error, minutes of training. Config keys given here hold for all configs.
+
+A finished row stays in its run folder as bench.json and is not computed again; Ctrl-C or a crash loses at
+most an epoch, or a batch of samples: the same command goes on where it stopped. A row that can't be computed,
+for want of its data set for instance, is named with the reason below the table, the others go on, and the
+exit status is 2. An attack that refutes a bound stops everything with exit status 3, as in `certsnn
+evaluate`. A row's own command is in its bench.json.""",
+        f"configs --seeds --runs {BOUNDS} --attacks --attacked --table --json --evidence {COMMON}",
+        PARTS,
+    ),
+    "merge": Command(
+        "put the results of shards together that were verified apart",
+        """\
+example, on two machines that share nothing, and then on either:
+  certsnn verify MODEL --shard 1/2 --results one.jsonl
+  certsnn verify MODEL --shard 2/2 --results two.jsonl
+  certsnn merge one.jsonl two.jsonl --results all.jsonl
+
+Prints the errors over all samples. Files of different verifications, or files that contradict each other,
+are refused. If samples are missing, what there is is written all the same, the message says which ones
+are not there, and the exit status is 2; `certsnn verify MODEL --results all.jsonl` does the rest. Files of
+`certsnn evaluate --shard` are merged in the same way.""",
+        "files --results --samples --debug",
+    ),
+    "models": Command(
+        "list the pretrained models, or describe one",
+        """\
+examples:
+  certsnn models
+  certsnn models digits-eps0.05
+
+Each name can be given to `certsnn verify`. With a name: the model's card, as Markdown where it is not printed
+on a terminal. It says what the network is, its errors, how it was trained, which commands do that again, and
+known limits.""",
+        "name --debug",
+    ),
+}

@@ -3,50 +3,51 @@
 A config also travels inside weights files, so it is read as untrusted input: wherever `RunConfig`
 asks for one of several classes (`threat`, `training.objective`, ...), only certsnn's own subclasses
 of that type can be named, by their short names; nothing that a config names in any other way is
-imported or called. What is not a class is checked against its annotation by jsonargparse.
+imported or called. Arguments are checked against the annotations of the class's constructor.
 
 In a file a class reads ``threat: {class_path: LinfBall, init_args: {eps: 0.05}}``; shorter forms of
 the same are ``threat: {class_path: LinfBall, eps: 0.05}`` and, without arguments, ``threat: Name``.
+Where no class is named, ``threat: {eps: 0.05}``, the default one keeps its other arguments.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from certsnn.data import source
-from certsnn.errors import ConfigError
+from certsnn.errors import ConfigError, nearest
 from certsnn.factory import Factory
 from certsnn.train.config import RunConfig
 
 CLASS, ARGS = "class_path", "init_args"
-_REQUIRED = object()
+REQUIRED = inspect.Parameter.empty
+"""The default of what has none."""
 
 
-@final
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of the config, for help texts.
 
-    Its dotted path, the class that has it (where there are several), what it takes, and so on.
+    Its dotted path, what it takes and its default, the class that has it (where there are several), and what
+    it means.
     """
 
     path: str
-    owner: str
     takes: str
     default: str
+    owner: str
     meaning: str
 
 
@@ -63,15 +64,14 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCon
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"the config {path} can't be read: {reason}") from error
+        raise ConfigError(f"the config {path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the config {path} is not a text file") from error
     try:
         return override(text, overrides)
     except ConfigError as error:
-        source = f"{path} with the command line's keys" if overrides else path
-        raise ConfigError(f"{source}: {error}") from error
+        said_of = f"{path} with the command line's keys" if overrides else path
+        raise ConfigError(f"{said_of}: {error}") from error
 
 
 def parse_text(text: str) -> RunConfig:
@@ -84,12 +84,11 @@ def override(text: str, overrides: Sequence[str]) -> tuple[RunConfig, str]:
     tree = _load(text)
     tree = {} if tree is None else tree
     for path, value in _pairs(overrides):
-        if not isinstance(tree, dict):
-            break  # reported below, as the whole config
-        _put(tree, path.split("."), value)
-    config, plain = _read(RunConfig, tree, "", _REQUIRED)
+        if isinstance(tree, dict):  # what else it is, is said below
+            _put(tree, path.split("."), value)
+    config: RunConfig = _read(RunConfig, tree, "")
     _check(config)
-    return config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return config, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def instances(base: type, text: str, name: str) -> tuple[Any, ...]:
@@ -104,26 +103,31 @@ def instances(base: type, text: str, name: str) -> tuple[Any, ...]:
         ConfigError: for what is not a list of such classes with arguments that they take.
     """
     bare = text.strip()
-    made, _ = _items(base, _load(bare if bare.startswith("[") else f"[{bare}]"), name)
-    return made  # type: ignore[no-any-return]
+    made: tuple[Any, ...] = _read(Sequence[base], _load(bare if bare.startswith("[") else f"[{bare}]"), name)  # type: ignore[valid-type]
+    return made
 
 
-def keys() -> list[Key]:
+def keys(hint: Any = RunConfig, path: str = "") -> Iterator[Key]:
     """All keys of a config, those of every class that can be named included."""
-    return list(_keys(RunConfig, ""))
+    base = _base(hint)
+    for cls in [hint] if base is None else _concrete(base).values():
+        described = {p.arg_name: p.description or "" for p in parse_docstring(cls.__doc__ or "").params}
+        for name, (inner, default) in _parameters(cls).items():
+            here, inside = _join(path, name), _without_none(_item(inner) or inner)
+            if _base(inside) is not None or not dataclasses.is_dataclass(inside):
+                shown = "" if default is REQUIRED else _plain(default)
+                shown = shown[CLASS] if isinstance(shown, dict) else shown
+                owner = "" if base is None else cls.__name__
+                yield Key(here, _named(inside), str(shown), owner, described.get(name, ""))
+            if _base(inside) is not None or dataclasses.is_dataclass(inside):
+                yield from keys(inside, here)
 
 
 def elsewhere(name: str) -> str:
     """``"; did you mean a.b.name?"`` for a key that ends with nearly this name, or ""."""
-    ends = {key.path.rpartition(".")[2]: key.path for key in reversed(keys())}
+    ends = {key.path.rpartition(".")[2]: key.path for key in reversed([*keys()])}
     near = get_close_matches(name, ends, n=1, cutoff=0.8)
     return f"; did you mean {ends[near[0]]}?" if near else ""
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """``"; did you mean x?"`` for the known word nearest to this one, or "" if none is near."""
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _load(text: str) -> Any:
@@ -140,14 +144,12 @@ def _load(text: str) -> Any:
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
     words = iter(flags)
     for word in words:
-        path, equals, value = word.partition("=")
+        path, equals, rest = word.partition("=")
         if not path.startswith("--") or not path[2:]:
             raise ConfigError(f"{word!r} is not a key of the config; write --key value")
-        if not equals:
-            following = next(words, None)
-            if following is None:
-                raise ConfigError(f"{path} needs a value")
-            value = following
+        value = rest if equals else next(words, None)
+        if value is None:
+            raise ConfigError(f"{path} needs a value")
         loaded = _load(value)
         # Words and numbers stay as typed: the key's annotation says which of the two they are.
         yield path[2:], loaded if loaded is None or isinstance(loaded, (dict, list)) else value
@@ -157,10 +159,10 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     """Set one key; naming a class forgets the arguments of the class that was named before."""
     *parents, last = path
     for name in parents:
-        child = _home(tree, name).get(name)
-        child = {CLASS: child} if isinstance(child, str) else child if isinstance(child, dict) else {}
-        _home(tree, name)[name] = child
-        tree = child
+        home = _home(tree, name)
+        child = home.get(name)
+        tree = {CLASS: child} if isinstance(child, str) else child if isinstance(child, dict) else {}
+        home[name] = tree
     if last == CLASS and tree.get(CLASS) != value:
         tree.clear()
     _home(tree, last)[last] = value
@@ -172,33 +174,35 @@ def _home(tree: dict[str, Any], name: str) -> dict[str, Any]:
     return arguments if name not in (CLASS, ARGS) and isinstance(arguments, dict) else tree
 
 
-def _read(hint: Any, value: Any, path: str, default: Any) -> tuple[Any, Any]:
-    """An object of the annotated type, and the plain data, with all defaults, that give it."""
-    hint, optional = _without_none(hint)
-    if value is None and optional:
-        return None, None
-    base = _base(hint)
+def _read(hint: Any, value: Any, path: str, default: Any = None) -> Any:
+    """An object of the annotated type from plain data."""
+    bare = _without_none(hint)
+    if value is None and bare is not hint:
+        return None
+    base = _base(bare)
     if base is not None:
-        return _choice(hint, base, value, path, default)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _record(hint, value, path)
-    item = _item(hint)
+        cls, arguments, made = _choice(base, value, path, default)
+        return made if bare is base else Factory(cls, arguments)
+    if dataclasses.is_dataclass(bare):
+        if not isinstance(value, dict):
+            takes = ", ".join(_parameters(bare))  # type: ignore[arg-type]
+            raise ConfigError(f"{path or 'the config'} must hold keys ({takes}), not {value!r}")
+        return _made(bare, value, path)[1]  # type: ignore[arg-type]
+    item = _item(bare)
     if item is not None:
-        return _items(item, value, path)
-    return _leaf(hint, value, path)
+        if not isinstance(value, list):
+            raise ConfigError(f"{path} must be a list, not {value!r}")
+        return tuple(_read(item, part, f"{path}[{place}]") for place, part in enumerate(value))
+    try:
+        return _scalar(bare, value)
+    except (ValueError, OverflowError, ConfigError) as error:
+        shown = "nothing" if value is None else repr(value)
+        raise ConfigError(f"{path} must be {_named(bare)}, not {shown}") from error
 
 
-def _record(cls: type, value: Any, path: str) -> tuple[Any, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"{path or 'the config'} must hold keys ({', '.join(_parameters(cls))}), not {value!r}"
-        )
-    arguments, plain = _arguments(cls, value, path)
-    return _make(cls, arguments, path), plain
-
-
-def _choice(hint: Any, base: type, value: Any, path: str, default: Any) -> tuple[Any, Any]:
-    classes = {cls.__name__: cls for cls in _concrete(base)}
+def _choice(base: type, value: Any, path: str, default: Any) -> tuple[type, dict[str, Any], Any]:
+    """The class that is named, its arguments, and an object of it."""
+    classes = _concrete(base)
     value = {CLASS: value} if isinstance(value, str) else value
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must name a class ({', '.join(classes)}), not {value!r}")
@@ -208,62 +212,72 @@ def _choice(hint: Any, base: type, value: Any, path: str, default: Any) -> tuple
         raise ConfigError(f"{_join(path, ARGS)} must hold the arguments of a class, not {given!r}")
     given = given | {name: part for name, part in value.items() if name not in (CLASS, ARGS)}
     named = value.get(CLASS)
-    if named is None and isinstance(default, dict):
-        named, given = default[CLASS], default.get(ARGS, {}) | given
+    if named is None and default is not None:
+        plain = _plain(default)
+        named, given = plain[CLASS], plain.get(ARGS, {}) | given
     if not isinstance(named, str) or named not in classes:
-        near = nearest(str(named), list(classes)) or f". Known: {', '.join(classes)}"
+        near = nearest(str(named), classes) or f". Known: {', '.join(classes)}"
         wrong = "a class must be named" if named is None else f"there is no class {named!r} here"
         raise ConfigError(f"{_join(path, CLASS)}: {wrong}{near}")
-    cls = classes[named]
-    arguments, plain = _arguments(cls, given, path)
-    made = _make(cls, arguments, path)
-    tree = {CLASS: named, ARGS: plain} if plain else {CLASS: named}
-    return (made if hint is base else Factory(cls, arguments)), tree
+    return classes[named], *_made(classes[named], given, path)
 
 
-def _items(item: Any, value: Any, path: str) -> tuple[Any, Any]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path} must be a list, not {value!r}")
-    pairs = [_read(item, part, f"{path}[{i}]", _REQUIRED) for i, part in enumerate(value)]
-    return tuple(made for made, _ in pairs), [plain for _, plain in pairs]
-
-
-def _leaf(hint: Any, value: Any, path: str) -> tuple[Any, Any]:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        if value is None:
-            raise TypeError
-        made = parser.parse_object({"value": value}).value
-    except (ArgumentError, TypeError, ValueError) as error:
-        shown = "nothing" if value is None else repr(value)
-        raise ConfigError(f"{path} must be {_named(hint)}, not {shown}") from error
-    return made, list(made) if isinstance(made, tuple) else made
-
-
-def _arguments(cls: type, given: Mapping[Any, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _made(cls: type, given: Mapping[Any, Any], path: str) -> tuple[dict[str, Any], Any]:
+    """All arguments of a class and an object of it; what its constructor refuses is said of its key."""
     parameters = _parameters(cls)
     for name in given:
         if name not in parameters:
             raise ConfigError(_unknown(cls, path, str(name), list(parameters)))
-    made, plain = {}, {}
+    arguments = {}
     for name, (hint, default) in parameters.items():
-        value = given.get(name, default)
-        if value is _REQUIRED:
+        if default is REQUIRED and name not in given:
             raise ConfigError(f"{_join(path, name)} is missing: {cls.__name__} needs it")
-        made[name], plain[name] = _read(hint, value, _join(path, name), default)
-    return made, plain
-
-
-def _make(cls: type, arguments: Mapping[str, Any], path: str) -> Any:
-    """An object of the class; what its constructor finds wrong is said of the key that it names."""
+        known = None if default is REQUIRED else default
+        arguments[name] = _read(hint, given[name], _join(path, name), known) if name in given else default
     try:
-        return cls(**arguments)
+        return arguments, cls(**arguments)
     except (TypeError, ValueError) as error:
         word, _, rest = str(error).partition(" ")
-        if word in arguments:
-            raise ConfigError(f"{_join(path, word)} {rest}") from error
-        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+        said = f"{_join(path, word)} {rest}" if word in arguments else f"{path}: {error}".removeprefix(": ")
+        raise ConfigError(said) from error
+
+
+def _scalar(hint: Any, value: Any) -> Any:
+    """A value of this annotation, also from text that gives one; raises ValueError, or as `_load`."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        for part in parts:
+            with suppress(ValueError, OverflowError, ConfigError):
+                return _scalar(part, value)
+    elif kind is Literal and value in parts:
+        return value
+    elif kind is tuple and isinstance(value, list) and len(value) == len(parts):
+        return tuple(map(_scalar, parts, value))
+    elif isinstance(hint, type):
+        if isinstance(value, str) and hint is not str:
+            decimal = value.lstrip("+-").isdecimal()  # 010 is octal in YAML
+            value = int(value) if decimal else _load(value)
+        if hint is float and type(value) in (int, str) and math.isfinite(float(value)):
+            return float(value)  # YAML takes 1e-3 for text
+        if type(value) is hint:
+            return value
+    raise ValueError
+
+
+def _plain(value: Any) -> Any:
+    """An object of the config as plain data, with all arguments."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Factory):
+        cls, arguments = value.made, value.arguments
+    elif dataclasses.is_dataclass(value):
+        cls, arguments = type(value), {name: getattr(value, name) for name in _parameters(type(value))}
+    else:
+        return value
+    plain = {name: _plain(part) for name, part in arguments.items()}
+    if ABC not in cls.__mro__:
+        return plain
+    return {CLASS: cls.__name__, ARGS: plain} if plain else {CLASS: cls.__name__}
 
 
 def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
@@ -275,9 +289,7 @@ def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
         return f"{wrong}; did you mean {_join(path, near[0])}?"
     # A key of another class in this same place would be no help.
     hint = "" if here in {key.path for key in keys()} else elsewhere(name)
-    if hint:
-        return f"{wrong}{hint}"
-    return f"{wrong}. Known: {', '.join(_join(path, known) for known in siblings) or 'none'}"
+    return wrong + (hint or f". Known: {', '.join(_join(path, known) for known in siblings) or 'none'}")
 
 
 def _check(config: RunConfig) -> None:
@@ -302,41 +314,19 @@ def _check(config: RunConfig) -> None:
 
 
 def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
-    """A class's arguments: annotation, and default as plain data or `_REQUIRED`."""
+    """A class's arguments: annotation, and default or `REQUIRED`."""
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-    if dataclasses.is_dataclass(cls):
-        for field in dataclasses.fields(cls):
-            if field.default_factory is not dataclasses.MISSING:
-                defaults[field.name] = field.default_factory()
-    return {name: (hints[name], _plain(hints[name], value)) for name, value in defaults.items()}
+    found = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return {name: (hints[name], default) for name, default in found.items()}
 
 
-def _plain(hint: Any, default: Any) -> Any:
-    """A default as plain data."""
-    if default is inspect.Parameter.empty:
-        return _REQUIRED
-    if isinstance(default, Factory):
-        return {CLASS: default.made.__name__, ARGS: dict(default.arguments)}
-    if isinstance(default, type):
-        return {CLASS: default.__name__}
-    if _item(hint) is not None:
-        return [_plain(_item(hint), part) for part in default]
-    if not dataclasses.is_dataclass(default):
-        return default
-    hints = get_type_hints(type(default).__init__)
-    arguments = {
-        field.name: _plain(hints[field.name], getattr(default, field.name))
-        for field in dataclasses.fields(default)
-    }
-    base = _base(_without_none(hint)[0])
-    return arguments if base is None else {CLASS: type(default).__name__, ARGS: arguments}
-
-
-def _without_none(hint: Any) -> tuple[Any, bool]:
+def _without_none(hint: Any) -> Any:
     if get_origin(hint) not in (Union, UnionType) or type(None) not in get_args(hint):
-        return hint, False
-    return Union[tuple(part for part in get_args(hint) if part is not type(None))], True  # noqa: UP007
+        return hint
+    return Union[tuple(part for part in get_args(hint) if part is not type(None))]  # noqa: UP007
 
 
 def _base(hint: Any) -> type | None:
@@ -347,51 +337,28 @@ def _base(hint: Any) -> type | None:
 
 
 def _item(hint: Any) -> Any:
-    """The class of the items of a sequence of classes."""
-    if get_origin(hint) is not Sequence:
-        return None
-    (item,) = get_args(hint)
-    return item if _base(_without_none(item)[0]) is not None else None
+    """What a sequence holds; None for what is none."""
+    return get_args(hint)[0] if get_origin(hint) is Sequence else None
 
 
-def _concrete(base: type) -> list[type]:
+def _concrete(base: type) -> dict[str, type]:
     """certsnn's classes of this type that plain data can describe, by name."""
     found: dict[str, type] = {}
-    pending: list[type] = list(base.__subclasses__())
+    pending = [base]
     while pending:
         cls = pending.pop()
         pending += cls.__subclasses__()
         ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-        if ours and ABC not in cls.__bases__ and not inspect.isabstract(cls) and not _takes_tensors(cls):
+        abstract = ABC in cls.__bases__ or inspect.isabstract(cls)
+        if ours and not abstract and Tensor not in get_type_hints(cls.__init__).values():  # type: ignore[misc]
             found[cls.__name__] = cls
-    return [found[name] for name in sorted(found)]
-
-
-def _takes_tensors(cls: type) -> bool:
-    return Tensor in get_type_hints(cls.__init__).values()  # type: ignore[misc]
-
-
-def _keys(hint: Any, path: str) -> Iterator[Key]:
-    for part in [hint] if _base(hint) is None else _concrete(_base(hint) or object):
-        owner = "" if _base(hint) is None else part.__name__
-        described = {p.arg_name: p.description for p in parse_docstring(part.__doc__ or "").params}
-        for name, (inner, default) in _parameters(part).items():
-            here, (inner, _) = _join(path, name), _without_none(inner)
-            item = _item(inner)
-            inside = inner if item is None else item
-            shown = "" if default is _REQUIRED else str(default)
-            if _base(inside) is not None:
-                names = " | ".join(cls.__name__ for cls in _concrete(_base(inside) or object))
-                default = default[CLASS] if isinstance(default, dict) else default
-                yield Key(here, owner, names, str(default), described.get(name) or "")
-                yield from _keys(inside, here)
-            elif dataclasses.is_dataclass(inside):
-                yield from _keys(inside, here)
-            else:
-                yield Key(here, owner, _named(inside), shown, described.get(name) or "")
+    return dict(sorted(found.items()))
 
 
 def _named(hint: Any) -> str:
+    base = _base(hint)
+    if base is not None:
+        return " | ".join(_concrete(base))
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_named(part) for part in get_args(hint))
     if get_origin(hint) is Literal:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """What was asked for can't be done; the message names what is wrong and what to do about it.
@@ -24,3 +27,9 @@ class ConfigError(UserError):
 
 class UnsoundBoundError(RuntimeError):
     """A bound claims what the network refutes: a defect of certsnn, never of the input."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean x?"`` for the known word nearest to this one, or "" if none is near."""
+    near = get_close_matches(word, [*known], n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -77,8 +77,11 @@ def load_model(run: str | Path) -> Model:
         classes, facts = int(metadata["classes"]), json.loads(metadata["facts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole model of certsnn ({error})") from error
+    try:
+        config = parse_text(text)
+    except ConfigError as error:
+        raise CheckpointError(f"the config inside {path}: {error}") from error
     _check_config(path, text)
-    config = parse_text(text)
     network = build_network(config, shape, classes)
     try:
         network.load_state_dict(tensors)

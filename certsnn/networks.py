@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, apply_chain, fold
+from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
 from certsnn.neurons import Dynamics, Neuron, Trace, scan
-from certsnn.processes import batch_count, batch_mean
 from certsnn.products import ieee_products
 
 
@@ -196,6 +196,7 @@ class SpikingNetwork(nn.Module):
 
     ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
     norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
+    ``batch``: the batch that a training pass sees all or a share of, for batch norm.
 
     Raises:
         TypeError: for a layer without a bound.
@@ -219,6 +220,7 @@ class SpikingNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.steps, self.readout, self.input = steps, readout, inputs[input]
         self.training_products: torch.dtype | None = None
+        self.batch: BatchStatistics = WHOLE
         with settled(self):
             for layer in self.chain():
                 if not isinstance(layer, Neuron):
@@ -297,11 +299,11 @@ class SpikingNetwork(nn.Module):
         frames, steps = self.input.frames(x, steps)
         stages: list[Stage] = []
         for layers, neuron, name in blocks:
-            currents, operators = train_chain(layers, frames, self.training_products)
+            currents, operators = train_chain(layers, frames, self.training_products, self.batch)
             stages.append(Stage(operators, neuron.dynamics(), name))
             frames = scan(currents, stages[-1].neuron, steps).spikes
         mean = mean_over_time(frames)[None]
-        logits, readout = train_chain(last, mean, self.training_products)
+        logits, readout = train_chain(last, mean, self.training_products, self.batch)
         return as_logits(logits[0]), Program(self.input, tuple(stages), readout)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
@@ -319,17 +321,17 @@ class SpikingNetwork(nn.Module):
 
 
 def train_chain(
-    layers: Sequence[nn.Module], frames: Tensor, products: torch.dtype | None = None
+    layers: Sequence[nn.Module], frames: Tensor, products: torch.dtype | None, batch: BatchStatistics
 ) -> tuple[Tensor, tuple[Affine, ...]]:
     """Affine layers in training mode on ``[F, B, ...]``, and their operators with these statistics.
 
-    ``products``: see `SpikingNetwork`. The operators are left in the dtype of the weights.
+    ``products``, ``batch``: see `SpikingNetwork`. The operators are left in the dtype of the weights.
     """
     x = frames.flatten(0, 1)
     operators: list[Affine] = []
     for layer in layers:
         if isinstance(layer, BatchNorm):
-            operator: Affine = _with_batch_statistics(layer, x)
+            operator: Affine = _with_batch_statistics(layer, x, batch)
         else:
             operator = as_affine(layer)
         operators.append(operator)
@@ -344,16 +346,18 @@ def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManag
     return nullcontext() if products is None else torch.autocast(device, products)
 
 
-def _with_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Affine:
+def _with_batch_statistics(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, batch: BatchStatistics
+) -> Affine:
     """Batch norm with the batch's mean and variance; updates the running statistics as torch does."""
     as_affine(norm).linear(x[:0])  # raises where axes or channels do not fit, before anything is updated
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    count = batch_count(x.numel() // x.shape[1])
+    count = batch.values(x.numel() // x.shape[1])
     if count < 2:
         raise ValueError("batch norm needs more than one value per channel in training")
     variance, here = torch.var_mean(x, axes, correction=0)
-    mean = batch_mean(here)
-    variance = batch_mean(variance + (here - mean).square())  # the batch may be spread over processes
+    mean = batch.mean(here)
+    variance = batch.mean(variance + (here - mean).square())  # not all samples may be here
     if norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             if norm.num_batches_tracked is not None:

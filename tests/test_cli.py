@@ -19,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from certsnn import __version__, verification
+from certsnn.arguments import COMMANDS
 from certsnn.bounds import CASCADE
 from certsnn.cli import main
 from certsnn.console import samples_note, samples_progress
@@ -527,6 +528,26 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "x", "--threads", "0"]) == 2
     assert "must be an integer of at least 1" in capsys.readouterr().err
     assert main(["models"]) == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert COMMANDS[name].summary in shown and COMMANDS[name].details in shown
+    assert all(option in shown for option in COMMANDS[name].options.split() if option.startswith("--"))
+    assert all(f"  --{part}." in shown or f"  --{part} " in shown for part in COMMANDS[name].keys)
+    assert "{" not in shown.replace("{true,false}", "").replace("{joint,separate}", "").replace("{class_", "")
+
+
+def test_help_shows_the_defaults_of_each_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    reset = "  --network.neuron.reset  (zero or subtract or a number or (a number, a number); {})  of {}\n"
+    assert reset.format("zero", "LIF") in shown and reset.format("subtract", "IF") in shown
+    assert "  --training.objective.regularisers.weight  (a number; 1e-06)  of L1\n" in shown
+    assert "  --training.objective.regularisers.weight  (a number; 0.5)  of FiringRate, Tightness\n" in shown
+    assert "  --threat.seed  (an integer; 0)  of CoupledBernoulli, FreeSpikes\n" in shown
 
 
 def test_help_needs_no_torch() -> None:

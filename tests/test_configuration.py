@@ -13,6 +13,7 @@ from certsnn.errors import ConfigError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips
 from certsnn.neurons import IF, LIF
 from certsnn.surrogates import ArcTan
+from certsnn.train.adversarial import Adversarial
 from certsnn.train.certified import Certified
 from certsnn.train.config import RunConfig
 from certsnn.train.objectives import Natural
@@ -65,11 +66,8 @@ def test_a_config_becomes_objects() -> None:
 
 
 def test_an_empty_config_is_the_defaults() -> None:
-    default = RunConfig()
-    config = parse_text("")
-    assert isinstance(config.network.neuron(), IF)
-    for part in ("data", "threat", "training", "seed"):
-        assert getattr(config, part) == getattr(default, part)
+    assert parse_text("") == RunConfig()
+    assert isinstance(parse_text("").network.neuron(), IF)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +126,37 @@ def test_naming_another_class_forgets_the_arguments_of_the_last() -> None:
     assert config.threat == SpikeFlips(3)
     assert config.data.encoding == Bernoulli(4)
     assert isinstance(change("--network.neuron", "LIF").network.neuron(), LIF)
+
+
+@pytest.mark.parametrize("key", ["--network.neuron", "--network.neuron.class_path"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "{}",
+        "{network: {neuron: {class_path: IF, init_args: {threshold: 2, reset: [0.5, 0]}}}}",
+        "{network: {neuron: {class_path: IF, threshold: 2, initial: 0.25, surrogate: ArcTan}}}",
+    ],
+)
+def test_a_named_class_inherits_no_arguments(before: str, key: str) -> None:
+    """Neither those of the class of the default, IF(initial=0.5), nor those of a file's."""
+    lif = change(key, "LIF", text=before).network.neuron
+    assert lif == parse_text("network: {neuron: LIF}").network.neuron
+    made = lif()
+    assert isinstance(made, LIF)
+    assert (made.reset, float(made.threshold), float(made.decay), float(made.initial)) == ("zero", 1, 0.5, 0)
+    assert made.surrogate == LIF().surrogate
+    assert float(parse_text("network: {neuron: IF}").network.neuron().initial) == 0
+    assert float(parse_text("network: {neuron: {threshold: 2}}").network.neuron().initial) == 0.5
+
+
+@pytest.mark.parametrize("shared", ["ramp: {start: 3, length: 7}", "kappa_end: 0.1"])
+def test_arguments_of_the_same_name_belong_to_their_own_class(shared: str) -> None:
+    text = f"training: {{objective: {{class_path: Certified, {shared}}}}}"
+    assert change("--training.objective", "Adversarial", text=text).training.objective == Adversarial()
+    assert change("--training.objective", "Certified", text=text).training.objective == Certified()
+    assert parse_text(text).training.objective != Certified()
+    with pytest.raises(ConfigError, match=r"threat.eps is missing: CoupledBernoulli"):
+        parse_text("threat: {class_path: CoupledBernoulli, steps: 3}")  # the default is LinfBall(eps=0.05)
 
 
 def test_a_part_without_a_class_keeps_the_default_one() -> None:

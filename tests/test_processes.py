@@ -18,9 +18,11 @@ from monitors import Stop
 from together import CASES, Stopping, flat, heed_ctrl_c, said, trained, two
 
 from certsnn import launch
+from certsnn.batches import WHOLE
 from certsnn.cli import main
+from certsnn.distributed import launched
 from certsnn.errors import UserError
-from certsnn.processes import Alone, Share, batch_count, batch_max, batch_mean, launched
+from certsnn.processes import Alone, Share
 from certsnn.train.checkpoint import load_latest
 
 psutil = pytest.importorskip("psutil", reason="pip install 'certsnn[scale]'")
@@ -173,7 +175,9 @@ def wait_for(process: subprocess.Popen[Any], ready: Any) -> None:
 class TestWithoutALauncher:
     def test_nothing_is_averaged(self) -> None:
         x = torch.tensor([1.0, 2.0])
-        assert batch_mean(x) is x and batch_max(x) is x and batch_count(7) == 7
+        batch = Alone().batch(Share(0, 2, 2))
+        assert batch is WHOLE
+        assert batch.mean(x) is x and batch.greatest(x) is x and batch.values(7) == 7
 
     @pytest.mark.parametrize("samples", [1, 2, 3, 4, 7, 100])
     @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -220,6 +224,6 @@ class TestLaunched:
 
 
 def test_a_plain_run_does_not_import_accelerate() -> None:
-    code = "import sys; import certsnn.commands, certsnn.processes; print('accelerate' in sys.modules)"
+    code = "import sys; import certsnn.commands, certsnn.distributed; print('accelerate' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -148,7 +148,7 @@ class TestObjectives:
         samples = self.batch()
         x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.positions)
         x0, input_set = bind(network, x, threat, None)
-        found = ascend(network, x0, samples.y, input_set, 10, 0.25)
+        found = ascend(network, x0, samples.y, input_set, 10, 0.25, network.batch)
         assert input_set.contains(x0, found).all()
         assert F.cross_entropy(network(found), samples.y) > F.cross_entropy(network(x0), samples.y)
 

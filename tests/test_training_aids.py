@@ -13,6 +13,7 @@ from monitors import Stop, StopAfter
 from torch import nn
 
 from certsnn.architectures import build
+from certsnn.batches import WHOLE
 from certsnn.bounds import margin_bounds
 from certsnn.configuration import override
 from certsnn.data import digits
@@ -140,7 +141,7 @@ class TestSmallBoxes:
         network, samples = network_of(kind=threat.network_input), batch(threat.domain)
         _, program = network.forward_and_freeze(samples.x)
         x0, input_set = threat.bind(samples.x, samples.positions)
-        centre, region = SmallBoxes(0.5)(program, samples, threat, x0, input_set)
+        centre, region = SmallBoxes(0.5)(program, samples, threat, x0, input_set, WHOLE)
         assert not torch.equal(centre, x0)
         generator = torch.Generator().manual_seed(0)
         for _ in range(20):
@@ -185,7 +186,7 @@ class TestAttackLoss:
         objective = Certified(FULL, kappa_end=0.3, companion=AttackLoss(iterations=3))
         found = objective.terms(network, samples, threat, END).loss
         x0, input_set = threat.bind(samples.x, samples.positions)
-        x = ascend(network, x0, samples.y, input_set, 3, 0.25)
+        x = ascend(network, x0, samples.y, input_set, 3, 0.25, network.batch)
         margins = margin_bounds(network, samples.x, samples.y, threat)
         expected = 0.3 * F.cross_entropy(network(x), samples.y) + 0.7 * robust_cross_entropy(margins)
         if kind == "image":  # under a flip budget training bounds by the weights alone

@@ -24,12 +24,13 @@ from torch import nn
 from certsnn import launch
 from certsnn.data import SpikeDataset
 from certsnn.data.digits import digits
+from certsnn.distributed import launched
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UserError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
-from certsnn.processes import Processes, launched
+from certsnn.processes import Processes
 from certsnn.train import loop
 from certsnn.train.adversarial import Adversarial
 from certsnn.train.augmentation import Translations

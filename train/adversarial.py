@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certsnn.batches import BatchStatistics
 from certsnn.bounds.verify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.processes import batch_max, batch_mean
 from certsnn.train.objectives import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.schedules import Moment, Ramp
 
@@ -25,6 +25,7 @@ def ascend(
     input_set: InputSet,
     iterations: int,
     step_size: float,
+    batch: BatchStatistics,
 ) -> Tensor:
     """A member of the set with a larger cross-entropy, by projected gradient ascent (Madry et al. 2018).
 
@@ -39,15 +40,16 @@ def ascend(
         input_set: what may be chosen.
         iterations: gradient steps.
         step_size: see above.
+        batch: that the samples are all or a share of.
     """
     lower, upper = input_set.box(x0)
     # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
-    widest = float(batch_max((upper - lower).max()))
+    widest = float(batch.greatest((upper - lower).max()))
     step = 1.0 if input_set.domain == "spikes" else step_size * widest
     x = x0
     for _ in range(iterations):
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(batch_mean(F.cross_entropy(logits(x), y)), x)
+        (gradient,) = torch.autograd.grad(batch.mean(F.cross_entropy(logits(x), y)), x)
         with torch.no_grad():
             x = input_set.project(x0, x + step * gradient.sign(), gradient.abs())
     return x.detach()
@@ -86,7 +88,8 @@ class Adversarial(Objective):
         clean = F.cross_entropy(clean_logits, samples.y)
         if share == 0:
             return Terms(clean, {"loss": clean.detach(), "error": error_rate(clean_logits, samples.y)})
-        logits = network(ascend(network, x0, samples.y, input_set, self.iterations, self.step_size))
+        ascent = self.iterations, self.step_size, network.batch
+        logits = network(ascend(network, x0, samples.y, input_set, *ascent))
         loss = mixed(clean, F.cross_entropy(logits, samples.y), self.kappa_end, share)
         figures = {
             "loss": loss.detach(),

@@ -9,6 +9,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
+from certsnn.batches import BatchStatistics
 from certsnn.inputsets import InputSet
 from certsnn.networks import Program
 from certsnn.train.adversarial import ascend
@@ -19,7 +20,13 @@ class Companion(ABC):
 
     @abstractmethod
     def __call__(
-        self, program: Program, logits: Tensor, x0: Tensor, y: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        logits: Tensor,
+        x0: Tensor,
+        y: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> Tensor:
         """The mean loss of a batch.
 
@@ -28,6 +35,7 @@ class Companion(ABC):
             logits: of the clean pass ``[B, K]``.
             x0, y: nominal inputs and classes.
             input_set: the set that is bounded.
+            batch: that the samples are all or a share of.
         """
 
 
@@ -37,7 +45,13 @@ class CleanLoss(Companion):
     """Cross-entropy of the clean logits (Gowal et al. 2018)."""
 
     def __call__(
-        self, program: Program, logits: Tensor, x0: Tensor, y: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        logits: Tensor,
+        x0: Tensor,
+        y: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> Tensor:
         return F.cross_entropy(logits, y)
 
@@ -59,7 +73,13 @@ class AttackLoss(Companion):
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
     def __call__(
-        self, program: Program, logits: Tensor, x0: Tensor, y: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        logits: Tensor,
+        x0: Tensor,
+        y: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> Tensor:
-        found = ascend(program.run, x0, y, input_set, self.iterations, self.step_size)
+        found = ascend(program.run, x0, y, input_set, self.iterations, self.step_size, batch)
         return F.cross_entropy(program.run(found), y)

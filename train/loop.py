@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from certsnn.batches import WHOLE
 from certsnn.data import Batch, LabelledDataset, loader
 from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
@@ -24,7 +25,7 @@ from certsnn.files import write_text
 from certsnn.inputsets import Threat
 from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
-from certsnn.processes import Alone, Processes, Share, mean_figures, sharing
+from certsnn.processes import Alone, Processes, Share, mean_figures
 from certsnn.schema import read_lines, written
 from certsnn.train.averaging import Average, copied
 from certsnn.train.checkpoint import (
@@ -170,8 +171,8 @@ def train(
             samples = Samples(*(part.to(device) for part in held))
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate(now)
-            with sharing(processes, share):
-                terms = settings.objective.terms(network, samples, threat, now)
+            network.batch = processes.batch(share)
+            terms = settings.objective.terms(network, samples, threat, now)
             optimizer.zero_grad()
             (terms.loss * share.weight).backward()
             processes.sum_gradients(trained)
@@ -207,7 +208,7 @@ def train(
         processes.once(partial(_write, folder, checkpoint, progress))
         monitor.epoch_done(row)
     network.load_state_dict(best)
-    network.training_products = None
+    network.training_products, network.batch = None, WHOLE
     return progress
 
 

@@ -8,6 +8,7 @@ from typing import final
 
 from torch import Tensor
 
+from certsnn.batches import BatchStatistics
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import Program
 from certsnn.train.adversarial import ascend
@@ -19,7 +20,13 @@ class Region(ABC):
 
     @abstractmethod
     def __call__(
-        self, program: Program, samples: Samples, threat: Threat, x0: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        samples: Samples,
+        threat: Threat,
+        x0: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> tuple[Tensor, InputSet]:
         """The centre and the set that are bounded.
 
@@ -28,6 +35,7 @@ class Region(ABC):
             samples: the batch as the threat takes it.
             threat: at its present size.
             x0, input_set: what the threat binds to on this batch.
+            batch: that the samples are all or a share of.
         """
 
 
@@ -37,7 +45,13 @@ class Whole(Region):
     """The whole set: the bound that is verified."""
 
     def __call__(
-        self, program: Program, samples: Samples, threat: Threat, x0: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        samples: Samples,
+        threat: Threat,
+        x0: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> tuple[Tensor, InputSet]:
         return x0, input_set
 
@@ -67,7 +81,13 @@ class SmallBoxes(Region):
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
     def __call__(
-        self, program: Program, samples: Samples, threat: Threat, x0: Tensor, input_set: InputSet
+        self,
+        program: Program,
+        samples: Samples,
+        threat: Threat,
+        x0: Tensor,
+        input_set: InputSet,
+        batch: BatchStatistics,
     ) -> tuple[Tensor, InputSet]:
         if not isinstance(threat, InputSet):
             raise TypeError(
@@ -75,5 +95,5 @@ class SmallBoxes(Region):
                 "region: Whole"
             )
         _, around = threat.scaled(1 - self.share).bind(x0, samples.positions)
-        centre = ascend(program.run, x0, samples.y, around, self.iterations, self.step_size)
+        centre = ascend(program.run, x0, samples.y, around, self.iterations, self.step_size, batch)
         return threat.scaled(self.share).bind(centre, samples.positions)

@@ -19,7 +19,6 @@ from certsnn.bounds.sources import Layer
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
-from certsnn.processes import batch_mean
 
 
 class Regulariser(ABC):
@@ -43,7 +42,8 @@ class Tightness(Regulariser):
     tolerance: float = 0.5
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        widths = [batch_mean((layer.totals.upper - layer.totals.lower).mean()) + 1e-6 for layer in layers]
+        mean = network.batch.mean
+        widths = [mean((layer.totals.upper - layer.totals.lower).mean()) + 1e-6 for layer in layers]
         terms = [(self.tolerance - widths[0].detach() / width).clamp_min(0) for width in widths]
         return self.weight * (1 - share) * torch.stack(terms).mean()
 
@@ -61,7 +61,8 @@ class FiringRate(Regulariser):
     high: float = 0.5
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        sums = [batch_mean((layer.totals.lower + layer.totals.upper).mean()) for layer in layers]
+        mean = network.batch.mean
+        sums = [mean((layer.totals.lower + layer.totals.upper).mean()) for layer in layers]
         rates = [total / (2 * layer.steps) for total, layer in zip(sums, layers, strict=True)]
         terms = [(self.low - rate).clamp_min(0) + (rate - self.high).clamp_min(0) for rate in rates]
         return self.weight * (1 - share) * torch.stack(terms).mean()

@@ -19,12 +19,13 @@ from certsnn.bounds.cascade import device_name, stages
 from certsnn.bounds.problem import Options
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
+from certsnn.distributed import launched
 from certsnn.errors import UserError
 from certsnn.files import STDOUT, check_file, check_writable, digest, is_standard_output
 from certsnn.journal import Journal
 from certsnn.machine import computed_on
 from certsnn.models import Model, load_model
-from certsnn.processes import Alone, Processes, launched
+from certsnn.processes import Alone, Processes
 from certsnn.schema import read_lines, written
 from certsnn.shards import Shard
 from certsnn.train.config import RunConfig
