@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import apply_chain, fold
 from certsnn.architectures import ARCHITECTURES, NORMS
+from certsnn.batches import WHOLE
 from certsnn.bounds.arithmetic import PLAIN, Interval
 from certsnn.bounds.ibp import margins
 from certsnn.configuration import override, read_config
@@ -148,7 +149,7 @@ class Twin(ABC):
 def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tensor, Any]:
     """What layers make of x, and their operators; batch norm in training by x's own statistics."""
     if training:
-        frames, operators = train_chain(layers, x[None])
+        frames, operators = train_chain(layers, x[None], None, WHOLE)
         return frames[0], operators
     operators = fold([as_affine(layer) for layer in layers])
     return apply_chain(operators, x), operators
