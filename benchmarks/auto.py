@@ -22,9 +22,9 @@ from rich.progress import track
 
 from certsnn import __version__
 from certsnn.data import load, loader
+from certsnn.evaluation.verification import summarise, verify
 from certsnn.files import write_text
-from certsnn.models import load_model, pretrained
-from certsnn.verification import summarise, verify
+from certsnn.models.pretrained import load_model, pretrained
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, LIMIT = 250, 30.0

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from certsnn import __version__
 from certsnn.affine import Dense
-from certsnn.bounds.arithmetic import PLAIN, RIGOROUS, Arithmetic
-from certsnn.bounds.flips import AnyWeights, FeasibleFlips
-from certsnn.bounds.ibp import interval_margins
+from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
+from certsnn.bounds.interval.propagate import interval_margins
+from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, pose
 from certsnn.data import load
@@ -41,7 +41,7 @@ from certsnn.interop.auto_lirpa import Engine
 from certsnn.models import load_model
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
-from certsnn.train.certified import robust_cross_entropy
+from certsnn.train.objectives.certified import robust_cross_entropy
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, WARM_UP = 30, 3

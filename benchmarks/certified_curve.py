@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from certsnn.data import load, loader
+from certsnn.evaluation.verification import Summary, summarise, verify
 from certsnn.files import replacing, write_text
 from certsnn.inputsets import LinfBall
-from certsnn.models import Model, load_model
-from certsnn.verification import Summary, summarise, verify
+from certsnn.models.pretrained import Model, load_model
 
 POINTS = 13
 """Values of eps, from 0 to twice that of the training."""

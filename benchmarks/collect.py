@@ -27,10 +27,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from certsnn.cards import card
 from certsnn.configuration import override, parse_text, read_config
 from certsnn.files import replacing, write_text
-from certsnn.models import MODEL, Model, load_model, pretrained, save_model
+from certsnn.models.cards import card
+from certsnn.models.pretrained import MODEL, Model, load_model, pretrained, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

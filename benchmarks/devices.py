@@ -22,9 +22,9 @@ import torch
 from training_step import NEURONS, THREAT, Steps, measure
 
 from certsnn import __version__
-from certsnn.allocator import keep_freed_memory
 from certsnn.architectures import build
 from certsnn.bounds import certify
+from certsnn.cli.allocator import keep_freed_memory
 from certsnn.files import write_text
 from certsnn.report.bench import markdown
 

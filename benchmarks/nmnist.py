@@ -31,10 +31,10 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from certsnn import __version__
-from certsnn.allocator import keep_freed_memory
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
-from certsnn.bounds.arithmetic import PLAIN, Interval
-from certsnn.bounds.flips import AnyWeights, FeasibleFlips, FlippedSpikes
+from certsnn.bounds.interval.arithmetic import PLAIN, Interval
+from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes
+from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
 from certsnn.data import Split, load, loader
 from certsnn.data.events.nmnist import FOLDER, SENSOR, read

@@ -28,13 +28,13 @@ from torch import nn
 
 from certsnn import __version__
 from certsnn.architectures import build
-from certsnn.distributed import launched
+from certsnn.cli.distributed import launched
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF
 from certsnn.processes import Processes
-from certsnn.train.certified import Certified
-from certsnn.train.objectives import Samples
+from certsnn.train.objectives.base import Samples
+from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import Moment, Ramp
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +73,7 @@ def print_samples_per_second(name: str, batch: int) -> None:
     with launched("cpu") as processes:
         rate = samples_per_second(name, batch, processes)
         processes.once(lambda: print(rate, flush=True))
-    os._exit(0)  # as certsnn.launch.ended
+    os._exit(0)  # as certsnn.cli.launch.ended
 
 
 def measured(name: str, batch: int, count: int) -> float:

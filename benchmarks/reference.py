@@ -27,7 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from certsnn import __version__
-from certsnn.bounds.arithmetic import RIGOROUS
+from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.methods import (
     METHODS,
     RELAXATIONS,
@@ -36,8 +38,6 @@ from certsnn.bounds.methods import (
     levels_of,
 )
 from certsnn.bounds.problem import Options, Problem, pose
-from certsnn.bounds.relaxation import Relaxation
-from certsnn.bounds.sources import Layer
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet

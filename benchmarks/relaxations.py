@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn import __version__
-from certsnn.bounds.arithmetic import PLAIN
+from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
 from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.files import write_text

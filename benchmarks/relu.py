@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from certsnn.affine import apply_chain, fold
 from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.batches import WHOLE
-from certsnn.bounds.arithmetic import PLAIN, Interval
-from certsnn.bounds.ibp import margins
+from certsnn.bounds.interval.arithmetic import PLAIN, Interval
+from certsnn.bounds.interval.propagate import margins
 from certsnn.configuration import override, read_config
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError, UserError
@@ -38,10 +38,10 @@ from certsnn.inputsets import LinfBall, Threat
 from certsnn.layers import as_affine
 from certsnn.networks import strictly_correct, train_chain
 from certsnn.train.averaging import Average, copied
-from certsnn.train.certified import Certified, robust_cross_entropy
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed
-from certsnn.train.objectives import mixed
+from certsnn.train.objectives.base import mixed
+from certsnn.train.objectives.certified import Certified, robust_cross_entropy
 from certsnn.train.regularisers import L1
 from certsnn.train.schedules import Moment
 

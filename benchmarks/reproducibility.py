@@ -60,7 +60,7 @@ class Setting:
     def call(self, *words: object) -> None:
         """Run certsnn with this command line, in a process of its own."""
         line = [*map(str, words), "--threads", str(self.threads)]
-        code = f"import sys; from certsnn.cli import main; sys.exit(main({line}))"
+        code = f"import sys; from certsnn.cli.app import main; sys.exit(main({line}))"
         kept = {name: value for name, value in os.environ.items() if name not in TOLD}
         subprocess.run([sys.executable, "-c", code], env={**kept, **self.told}, check=True)
 

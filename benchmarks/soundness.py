@@ -28,11 +28,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from certsnn.files import write_text
 from certsnn.report.bench import markdown
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
+from odd_property import check_odd
 from oddities import Odd, odd_examples
 from strategies import examples
-from test_oddities import check_odd
 
 CHUNK = 200
 """Examples that are drawn from one seed; the next ones come from the seed after it."""

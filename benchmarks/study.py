@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from certsnn.commands import Examination, Setting, Suite, bench, prepared
+from certsnn.cli.commands import Examination, Setting, Suite, bench, prepared
 from certsnn.data import load
 from certsnn.files import replacing, write_text
 from certsnn.models import load_model

@@ -22,8 +22,8 @@ from certsnn import __version__
 from certsnn.data import load, loader
 from certsnn.evaluation import evaluate
 from certsnn.files import write_text
-from certsnn.models import load_model, pretrained
-from certsnn.report.summary import Report
+from certsnn.models.pretrained import load_model, pretrained
+from certsnn.results.summary import Report
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, SAMPLES, METHOD = 250, 1000, "s-crown-ibp"

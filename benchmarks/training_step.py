@@ -6,7 +6,7 @@
 batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in training.
 One thread, and its CPU time, so that other work on the machine counts as little as may be. All figures are
 medians over rounds in which the two kinds of step take turns; the parts of a step are timed within it. All is
-measured twice: with the memory allocator as it is, then with `certsnn.allocator.keep_freed_memory`, as
+measured twice: with the memory allocator as it is, then with `certsnn.cli.allocator.keep_freed_memory`, as
 ``certsnn train`` does. The groups of operations are torch.profiler's, of other rounds that it slows down, in
 wall time: read them as shares.
 """
@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from certsnn import __version__
-from certsnn.allocator import keep_freed_memory
 from certsnn.architectures import build
-from certsnn.bounds.arithmetic import PLAIN
+from certsnn.bounds.certify import bind
+from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.problem import pose
-from certsnn.bounds.verify import bind
+from certsnn.cli.allocator import keep_freed_memory
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF, LIF, Neuron
-from certsnn.train.certified import robust_cross_entropy
-from certsnn.train.margins import IntervalMargins
+from certsnn.train.objectives.bounds import IntervalMargins
+from certsnn.train.objectives.certified import robust_cross_entropy
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, ROUNDS, WARM_UP, PROFILED = 128, 15, 2, 4

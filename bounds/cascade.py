@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds import methods
-from certsnn.bounds.arithmetic import PLAIN
-from certsnn.bounds.ibp import others
+from certsnn.bounds.interval.arithmetic import PLAIN
+from certsnn.bounds.interval.propagate import others
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import Method
 from certsnn.bounds.problem import Options, OutOfTime, Problem

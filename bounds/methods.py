@@ -9,16 +9,24 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from certsnn.bounds import ibp
-from certsnn.bounds.arithmetic import Interval
-from certsnn.bounds.branching import proved_margins
-from certsnn.bounds.crown import Level, Whole, chain, lower, magnitudes, margin_forms, membrane_error
-from certsnn.bounds.flips import FeasibleFlips
+from certsnn.bounds.interval import propagate as ibp
+from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.linear.backward import (
+    Level,
+    Whole,
+    chain,
+    lower,
+    magnitudes,
+    margin_forms,
+    membrane_error,
+)
+from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
+from certsnn.bounds.linear.relaxation import Relaxation, joint, separate
 from certsnn.bounds.memory import TEMPORARIES, packed, rows_that_fit
 from certsnn.bounds.problem import Options, Problem
-from certsnn.bounds.refine import Refinement, sample_sizes
-from certsnn.bounds.relaxation import Relaxation, joint, separate
-from certsnn.bounds.sources import Layer
+from certsnn.bounds.search.branch_and_bound import proved_margins
 
 RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
 Method = Callable[[Problem, Options], Tensor]

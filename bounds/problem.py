@@ -10,8 +10,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from certsnn.bounds.arithmetic import Arithmetic
-from certsnn.bounds.overflow import layout
+from certsnn.bounds.interval.arithmetic import Arithmetic
+from certsnn.bounds.interval.overflow import layout
 from certsnn.inputsets import InputSet
 from certsnn.networks import Program
 

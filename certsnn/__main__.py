@@ -2,6 +2,6 @@
 
 import sys
 
-from certsnn.cli import main
+from certsnn.cli.app import main
 
 sys.exit(main())

@@ -8,7 +8,7 @@ shares' weights :math:`w_r = n_r / n` the loss of the whole batch is
 so each process takes the gradient of its own weighted loss, and the sum over processes is the gradient that
 one process would have found. Quantities that are no means over single samples' losses (batch norm's
 statistics, the widths and rates of regularisers) are made those of the whole batch by `SharedBatch`, through
-which gradients flow to all processes. `certsnn.distributed` launches them and exchanges tensors.
+which gradients flow to all processes. `certsnn.cli.distributed` launches them and exchanges tensors.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
-from certsnn.train.certified import Certified
 from certsnn.train.initialisation import Initialisation, TorchDefault
-from certsnn.train.objectives import Objective
+from certsnn.train.objectives.base import Objective
+from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import LearningRate
 
 ROUNDING = Factory(IF, {"threshold": 1.0, "initial": 0.5})

@@ -21,12 +21,13 @@ from certsnn.batches import WHOLE
 from certsnn.data import Batch, LabelledDataset, loader
 from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
+from certsnn.evaluation.verification import Summary, summarise, verify
 from certsnn.files import write_text
 from certsnn.inputsets import Threat
 from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.processes import Alone, Processes, Share, mean_figures
-from certsnn.schema import read_lines, written
+from certsnn.results.schema import read_lines, written
 from certsnn.train.averaging import Average, copied
 from certsnn.train.checkpoint import (
     Checkpoint,
@@ -36,9 +37,8 @@ from certsnn.train.checkpoint import (
     unpack_optimizer,
 )
 from certsnn.train.config import TrainingConfig
-from certsnn.train.objectives import Samples
+from certsnn.train.objectives.base import Samples
 from certsnn.train.schedules import Moment
-from certsnn.verification import Summary, summarise, verify
 
 Row = dict[str, float]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from certsnn.affine import Weighted
-from certsnn.bounds.sources import Layer
+from certsnn.bounds.interval.layers import Layer
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron

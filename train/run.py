@@ -13,7 +13,7 @@ from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import CheckpointError
 from certsnn.files import write_text
 from certsnn.machine import computed_on
-from certsnn.models import CONFIG, MODEL, Model, build_network, save_model
+from certsnn.models.pretrained import CONFIG, MODEL, Model, build_network, save_model
 from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves

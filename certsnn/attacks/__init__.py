@@ -6,11 +6,11 @@ from certsnn.attacks.fgsm import FGSM
 from certsnn.attacks.g2s import G2S
 from certsnn.attacks.greedy import GreedyFlips
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin, MeanSquaredError
+from certsnn.attacks.oracle import Victim
 from certsnn.attacks.pgd import PGD
 from certsnn.attacks.random_search import RandomSearch
 from certsnn.attacks.rsf import RSF
 from certsnn.attacks.shifts import GreedyShifts
-from certsnn.attacks.victim import Victim
 
 __all__ = [
     "FGSM",

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from certsnn.attacks.goal import Goal
-from certsnn.attacks.victim import Ledger, Victim, sample_keys
+from certsnn.attacks.criterion import Goal
+from certsnn.attacks.oracle import Ledger, Victim, sample_keys
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet

@@ -9,8 +9,8 @@ from typing import final
 import torch
 
 from certsnn.attacks.base import SPIKES, Attack
+from certsnn.attacks.oracle import MEMORY, Victim
 from certsnn.attacks.settings import check_count
-from certsnn.attacks.victim import MEMORY, Victim
 from certsnn.networks import Program
 
 CHUNK = 256

@@ -8,7 +8,7 @@ from typing import final
 from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
-from certsnn.attacks.victim import Victim
+from certsnn.attacks.oracle import Victim
 from certsnn.networks import Program
 from certsnn.surrogates import Surrogate
 

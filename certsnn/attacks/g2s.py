@@ -10,10 +10,10 @@ import torch
 from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.gradients import with_penultimate_threshold, with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
+from certsnn.attacks.oracle import Victim
 from certsnn.attacks.rsf import random_flips
 from certsnn.attacks.settings import check_count, check_positive, check_share
-from certsnn.attacks.trains import TRAINS, over_steps, ternary
-from certsnn.attacks.victim import Victim
+from certsnn.attacks.spike_view import TRAINS, over_steps, ternary
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 from certsnn.surrogates import Surrogate

@@ -11,8 +11,8 @@ from torch import Tensor
 from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import Loss, Margin
+from certsnn.attacks.oracle import MEMORY, Victim
 from certsnn.attacks.settings import check_count
-from certsnn.attacks.victim import MEMORY, Victim
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 from certsnn.surrogates import Adaptive, Surrogate

@@ -12,8 +12,8 @@ from torch import Tensor
 from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin
+from certsnn.attacks.oracle import Victim
 from certsnn.attacks.settings import check_count, check_positive, check_share
-from certsnn.attacks.victim import Victim
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate

@@ -8,8 +8,8 @@ from typing import final
 import torch
 
 from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.oracle import Victim
 from certsnn.attacks.settings import check_count
-from certsnn.attacks.victim import Victim
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 

@@ -8,9 +8,9 @@ from typing import final
 from torch import Tensor
 
 from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.oracle import Victim
 from certsnn.attacks.settings import check_count, check_share
-from certsnn.attacks.trains import TRAINS
-from certsnn.attacks.victim import Victim
+from certsnn.attacks.spike_view import TRAINS
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 

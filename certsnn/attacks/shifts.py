@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from certsnn.attacks.greedy import GreedySearch, nearest
-from certsnn.attacks.victim import Victim
+from certsnn.attacks.oracle import Victim
 from certsnn.inputsets.shifts import shifted
 
 

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from certsnn.report.rates import Rate
+from certsnn.evaluation.verification import SampleResult
 from certsnn.report.stability import LayerStability
-from certsnn.report.summary import Report
-from certsnn.verification import SampleResult
+from certsnn.results.rates import Rate
+from certsnn.results.summary import Report
 
 INK = "#010203"
 """Stands for the page's text colour until `svg` puts ``currentColor`` in its place."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from certsnn.attacks import Attack
 from certsnn.data import LabelledDataset
 from certsnn.encoding import Encoding
+from certsnn.evaluation.verification import SampleResult, bind_batch, evaluating
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.verification import SampleResult, bind_batch, evaluating
 
 
 @final

@@ -14,7 +14,7 @@ from certsnn.bounds.cascade import STATUSES
 from certsnn.report import charts, pictures
 from certsnn.report.examples import Example
 from certsnn.report.stability import LayerStability
-from certsnn.report.summary import Report
+from certsnn.results.summary import Report
 
 
 @final

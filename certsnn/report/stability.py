@@ -12,9 +12,9 @@ from torch import Tensor
 from certsnn.bounds import layer_bounds
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
+from certsnn.evaluation.verification import bind_batch, evaluating
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.verification import bind_batch, evaluating
 
 
 @final

@@ -29,9 +29,9 @@ from certsnn.evaluation import evaluate
 from certsnn.inputsets import SpikeFlips
 from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import IF
-from certsnn.train.certified import Certified
 from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import Task, train
+from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import Ramp
 
 named = len(sys.argv) == 2 and not sys.argv[1].startswith("-")  # a notebook has words of its own there

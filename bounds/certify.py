@@ -1,0 +1,195 @@
+"""The entry points: margin bounds, certificates, and the bounds of every layer."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.cascade import METHODS, Verdict, decide, overflowed, stages
+from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.interval.overflow import Layout, Overflow, check_float_model, largest_number, layout
+from certsnn.bounds.interval.propagate import propagate
+from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.methods import RELAXATIONS
+from certsnn.bounds.problem import Options, Problem
+from certsnn.checks import check_labels, check_question
+from certsnn.inference_mode import outside_inference_mode, usable, usable_network
+from certsnn.inputsets import InputSet, Threat
+from certsnn.layers import check_plain
+from certsnn.networks import SpikingNetwork
+from certsnn.products import check_products
+
+
+class LayerBounds(NamedTuple):
+    """Bounds ``[T, B, ...]`` of one layer's membranes before firing and of its spikes."""
+
+    membranes: Interval
+    spikes: Interval
+
+
+@outside_inference_mode()
+def margin_bounds(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str = "s-ibp",
+    *,
+    rounding: bool = False,
+    index: Tensor | None = None,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
+) -> Tensor:
+    """Lower bounds of the margins over everything that the threat allows.
+
+    Args:
+        network: bounded as it acts in eval mode.
+        x: images ``[B, ...]`` or spikes ``[T, B, ...]``, as the threat takes them.
+        y: classes ``[B]``, int64.
+        threat: a threat, or an input set that is bound already (then x is the network's nominal input).
+        method: a name in `METHODS`; "auto" is the elementwise best of its methods (without gradients), which
+            leave a sample alone once all of its margins are positive.
+        rounding: also cover the rounding errors of the executed network (then computed in float64 and not
+            meant to be differentiated).
+        index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
+        relaxation: how S-CROWN relaxes firing and reset: together, or apart as published.
+        memory: bytes that the coefficients of a backward pass may take; it is cut into pieces that fit.
+
+    Returns:
+        ``[B, K-1]``: lower bounds of ``logit[y] - logit[j]`` for j != y in ascending order.
+
+    Raises:
+        ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
+        ValueError: if the memory holds not even one row of coefficients.
+    """
+    options = _options(relaxation, memory)
+    problem = _prepared(network, x, y, threat, method, rounding, index)
+    return METHODS[method](problem, options)
+
+
+@outside_inference_mode()
+def certify(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str = "s-ibp",
+    *,
+    rounding: bool = True,
+    index: Tensor | None = None,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
+    seconds: float | None = None,
+) -> Verdict:
+    """Decide for each sample whether its class is proved; arguments as `margin_bounds`.
+
+    A margin of 0 (a tie) is not certified. With ``rounding=True`` the verdict holds for the float32 network
+    as executed in eval mode, in any summation order. Where a method runs out of memory or time, or gives
+    bounds that are not finite, the status says so, and the other samples go on.
+
+    Args:
+        network, x, y, threat, rounding, index, relaxation, memory: see `margin_bounds`.
+        method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
+            that are still undecided (and that the network gets right).
+        seconds: the time limit of a sample, over the methods that refine layers or search ("s-crown",
+            "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together
+            share the sum of their limits.
+    """
+    options = _options(relaxation, memory)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"the time limit must be > 0 seconds, got {seconds}")
+    with torch.no_grad():
+        try:
+            problem = _prepared(network, x, y, threat, method, rounding, index)
+        except Overflow as error:
+            if rounding:
+                raise
+            return overflowed(y, str(error))
+        return decide(problem, stages(method), options, seconds)
+
+
+@outside_inference_mode()
+def layer_bounds(
+    network: SpikingNetwork,
+    x: Tensor,
+    threat: Threat,
+    *,
+    rounding: bool = False,
+    index: Tensor | None = None,
+) -> list[LayerBounds]:
+    """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
+    x0, input_set = bind(network, x, threat, index)
+    program = usable_network(network).freeze()
+    arithmetic = _arithmetic(network, layout(program, x0), x0, input_set, rounding)
+    layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
+    return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+
+
+def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | None) -> tuple[Tensor, InputSet]:
+    """The network's nominal input and the input set around it.
+
+    Raises:
+        ValueError, TypeError: if the threat does not fit the network, or x does not fit either.
+    """
+    check_question(network, x, threat)
+    check_plain(network, SpikingNetwork)
+    if threat.network_input != network.input.kind:
+        raise ValueError(
+            f"{threat.describe()} needs a network with input={threat.network_input!r}, this one has "
+            f"input={network.input.kind!r}"
+        )
+    if index is None:
+        index = torch.arange(x.shape[0 if threat.domain == "image" else 1] if x.ndim > 1 else 0)
+    x0, input_set = threat.bind(x, index)
+    network.check(x0)
+    return usable(x0), input_set
+
+
+def _options(relaxation: Literal["joint", "separate"], memory: int) -> Options:
+    if relaxation not in RELAXATIONS:
+        raise ValueError(f"relaxation must be one of {', '.join(RELAXATIONS)}, got {relaxation!r}")
+    if memory < 1:
+        raise ValueError(f"the memory budget must be at least 1 byte, got {memory}")
+    return Options(relaxation, memory)
+
+
+def _prepared(
+    network: SpikingNetwork,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    method: str,
+    rounding: bool,
+    index: Tensor | None,
+) -> Problem:
+    stages(method)  # raises for an unknown one
+    x0, input_set = bind(network, x, threat, index)
+    program = usable_network(network).freeze()
+    shapes = layout(program, x0)
+    check_labels("y", y, x0.shape[network.input.batch_axis], shapes.classes, x0.device)
+    arithmetic = _arithmetic(network, shapes, x0, input_set, rounding)
+    return Problem(program, x0, usable(y), input_set, arithmetic, shapes.classes)
+
+
+def _arithmetic(
+    network: SpikingNetwork, shapes: Layout, x0: Tensor, input_set: InputSet, rounding: bool
+) -> Arithmetic:
+    """How to compute; raises TypeError or ValueError unless what is computed then holds."""
+    for name, values in network.state_dict().items():
+        if rounding and values.is_floating_point() and values.dtype != torch.float32:
+            raise TypeError(
+                f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
+                "network with .float()"
+            )
+    lower, upper = input_set.box(x0)
+    largest = float(torch.maximum(-lower, upper).max()) if x0.numel() else 0.0
+    steps = shapes.program.input.frames(x0, None)[1]
+    # Sums up to a third of the largest number stay finite, whatever they are rounded to on the way.
+    largest = largest_number(shapes, largest, torch.finfo(x0.dtype).max / 3, steps)
+    if not rounding:
+        return PLAIN
+    check_float_model(shapes, steps)
+    check_products(x0.device)
+    return RIGOROUS.within(largest)

@@ -1,0 +1,147 @@
+"""Whether the executed network stays within the float model that bounds presume.
+
+A sum must not overflow on the way, whatever its order. A certificate also needs products of few enough terms
+for their rounding to be known. What is not provably so is refused, by the layer's name. Each condition is
+written so that NaN fails it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Affine
+from certsnn.bounds.interval.arithmetic import MOST_TERMS
+from certsnn.networks import Program, Stage, as_logits
+
+MOST_STEPS = 2**20
+"""Counts are exact in float32, and the rounding errors of their additions small, far beyond this."""
+MOST_DOUBLINGS = 50
+"""How often a reset may double what is lost to underflow: it stays far below the least threshold."""
+
+
+@final
+class Overflow(ValueError):
+    """A sum of the network may leave the range of its dtype."""
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """A network's operators as their shapes are for one input.
+
+    ``chains``: what leads to each layer of neurons and to the logits, by name: operators, each with the shape
+    of one input of it. ``classes``: K.
+    """
+
+    program: Program
+    chains: tuple[tuple[str, tuple[tuple[Affine, torch.Size], ...]], ...]
+    classes: int
+
+
+def layout(program: Program, x0: Tensor) -> Layout:
+    """The layout for inputs like x0; raises ValueError, naming the layer, where shapes do not fit."""
+    frames, _ = program.input.frames(x0.narrow(program.input.batch_axis, 0, 0), None)
+    x = frames[0]
+    chains = []
+    operators = [(stage.name, stage.operators) for stage in program.stages]
+    for name, chain in [*operators, ("the readout", program.readout)]:
+        sized = []
+        for operator in chain:
+            sized.append((operator, x.shape[1:]))
+            x = operator.apply(x)
+        chains.append((name, tuple(sized)))
+    return Layout(program, tuple(chains), as_logits(x).shape[1])
+
+
+def largest_number(network: Layout, largest: float, limit: float, steps: int) -> float:
+    """A bound of the inputs, activations and rows of weights of a network.
+
+    Args:
+        network: the network.
+        largest: the largest magnitude of an input.
+        limit: what no sum may exceed.
+        steps: T.
+
+    Raises:
+        ValueError: for numbers that are not finite.
+        Overflow: if a sum may exceed the limit.
+    """
+    _require(largest, limit, "the input set")
+    reached = [largest]
+    stages = [*network.program.stages, None]
+    for (name, chain), stage in zip(network.chains, stages, strict=True):
+        for operator, shape in chain:
+            gain = operator.gain
+            bias = 0.0 if operator.bias is None else float(operator.bias.detach().abs().max())
+            if not (gain < math.inf and bias < math.inf):
+                raise ValueError(
+                    f"weights before {name} are NaN or infinite, as stored or once batch norm is folded into "
+                    "them; nothing can be bounded"
+                )
+            # Partial sums, in any order, are at most the sum of magnitudes.
+            _require(operator.summed(shape) * largest + bias, limit, f"sums before {name}")
+            largest = gain * largest + bias
+            reached += [largest, gain]
+        if stage is not None:
+            _require(_membrane(stage, largest, steps), limit, f"the membranes of {name}")
+            largest = 1.0
+    return max(reached)
+
+
+def check_float_model(network: Layout, steps: int) -> None:
+    """Raise ValueError unless the rounding terms of certificates cover the network, run for T steps."""
+    if steps > MOST_STEPS:
+        raise ValueError(f"certificates cover up to {MOST_STEPS} steps, not {steps}")
+    for name, chain in network.chains:
+        terms = max((operator.terms(shape) for operator, shape in chain), default=0)
+        if terms > MOST_TERMS:
+            raise ValueError(
+                f"a product before {name} sums up {terms} terms, and certificates cover at most "
+                f"{MOST_TERMS}; use smaller layers, or rounding=False"
+            )
+    for stage in network.program.stages:
+        threshold, decay, initial, gain, offset = _numbers(stage)
+        least = torch.finfo(torch.float32).tiny
+        if any(0 < value < least for value in (threshold, decay, initial, gain, offset)):
+            raise ValueError(
+                f"a parameter of {stage.name} is subnormal, which some processors take as 0; set it to 0"
+            )
+        if not steps * math.log2(max(1.0, gain)) <= MOST_DOUBLINGS:
+            raise ValueError(
+                f"the reset of {stage.name} multiplies membranes by up to {gain:g} in each of {steps} steps, "
+                "which enlarges what is lost to underflow too far; use a smaller gain or fewer steps"
+            )
+
+
+def _numbers(stage: Stage) -> list[float]:
+    """The magnitudes of threshold, decay, initial potential, gain and offset."""
+    found = [float(value.detach().abs()) for value in stage.neuron[:5]]
+    if not all(math.isfinite(value) for value in found):
+        raise ValueError(f"a parameter of {stage.name} is NaN or infinite")
+    return found
+
+
+def _membrane(stage: Stage, current: float, steps: int) -> float:
+    """A bound of the magnitude of membranes over all steps."""
+    _, decay, initial, gain, offset = _numbers(stage)
+    v = largest = initial
+    for _ in range(steps):
+        u, before = v + current, v
+        v = max(decay, gain) * u + offset
+        largest = max(largest, u, v)
+        if v == before:
+            break
+    return largest
+
+
+def _require(size: float, limit: float, what: str) -> None:
+    if not size <= limit:
+        raise Overflow(
+            f"{what} may reach {size:.1e}; beyond {limit:.1e} they may overflow, and nothing can be "
+            "certified. Scale the weights or the input down"
+        )

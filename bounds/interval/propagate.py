@@ -1,0 +1,123 @@
+"""S-IBP: interval bounds of all layers, and of the margins. Source: design, section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Affine, Dense
+from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
+from certsnn.bounds.interval.layers import Images, Layer, Source, Spikes, layer_of
+from certsnn.bounds.interval.shifts import ShiftedSpikes
+from certsnn.bounds.interval.topk import FlippedSpikes, Ranking
+from certsnn.inputsets import InputSet, LinfBall, SpikeFlips, SpikeShift
+from certsnn.networks import Program
+
+
+@singledispatch
+def source_of(input_set: InputSet, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+    """What a bound propagation starts from: the box of spikes, unless the set knows better."""
+    return Spikes(Interval(*input_set.box(x0)))
+
+
+@source_of.register
+def _(input_set: LinfBall, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+    return Images(Interval(*input_set.box(x0)), steps)
+
+
+@source_of.register
+def _(input_set: SpikeFlips, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+    if input_set.budget == 0:
+        return Spikes(Interval(x0, x0))
+    return FlippedSpikes(x0, input_set, ranking)
+
+
+@source_of.register
+def _(input_set: SpikeShift, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+    if input_set.moved == 0:
+        return Spikes(Interval(x0, x0))
+    return ShiftedSpikes(x0, input_set, ranking)
+
+
+def propagate(
+    program: Program, x0: Tensor, input_set: InputSet, arithmetic: Arithmetic, ranking: Ranking
+) -> list[Layer]:
+    """Bounds of every layer of neurons, first to last."""
+    source = source_of(input_set, x0, program.input.frames(x0, None)[1], ranking)
+    layers: list[Layer] = []
+    for stage in program.stages:
+        layers.append(layer_of(source, stage.operators, stage.neuron, arithmetic))
+        source = layers[-1]
+    return layers
+
+
+def rates(layer: Layer, dtype: torch.dtype) -> Interval:
+    """Bounds ``[B, ...]`` of the mean spikes as executed: counts are exact, and division is monotone."""
+    low, high = layer.totals
+    return Interval(low.to(dtype) / layer.steps, high.to(dtype) / layer.steps)
+
+
+def others(y: Tensor, classes: int) -> Tensor:
+    """``[B, K-1]``: the classes other than y, ascending."""
+    classes_but_last = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
+    return classes_but_last + (classes_but_last >= y[:, None])
+
+
+def margins(readout: Sequence[Affine], rate: Interval, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Lower bounds ``[B, K-1]`` of ``logit[y] - logit[j]``, from bounds of the last layer's rates.
+
+    A final Dense operator is merged with the specification: ``(w_y - w_j) . r + b_y - b_j`` is bounded, not
+    the logits. Both logits' rounding errors are taken off, so a positive bound is a strict inequality of
+    the executed logits.
+    """
+    if readout and isinstance(readout[-1], Dense):
+        rate, merged = arithmetic.chain(readout[:-1], rate), readout[-1]
+        return _merged_margins(arithmetic, merged, rate, y)
+    low, high = arithmetic.chain(readout, rate)
+    rivals = high.gather(1, others(y, high.shape[1]))
+    return low.gather(1, y[:, None]) - rivals
+
+
+def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Tensor) -> Tensor:
+    dense = plain.to(plain.weight.dtype if arithmetic.dtype is None else arithmetic.dtype)
+    rivals = others(y, len(dense.weight))
+    centre, radius = (rate.upper + rate.lower) / 2, (rate.upper - rate.lower) / 2
+    logits = dense.apply(centre)
+    spread = _spread(dense.weight, radius, y, rivals)
+    margin = logits.gather(1, y[:, None]) - logits.gather(1, rivals) - spread
+    if not arithmetic.unit:
+        return margin
+    size = dense.magnitude(torch.maximum(-rate.lower, rate.upper))
+    if dense.shift is not None:
+        size = size + dense.shift.abs()
+    terms = dense.terms(rate.lower.shape[1:])
+    error = arithmetic.gamma(terms) * size + (terms + 2) * arithmetic.underflow
+    return margin - error.gather(1, y[:, None]) - error.gather(1, rivals)
+
+
+def _spread(weight: Tensor, radius: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
+    """``|w_y - w_j| . radius`` for the rivals j ``[B, K-1]``; weight ``[K, n]``, radius ``[B, n]``."""
+    classes, features = weight.shape
+    if classes > len(y):
+        difference = weight[y][:, None] - weight[rivals]  # [B, K-1, n]
+        return (difference.abs() @ radius[:, :, None]).squeeze(-1)
+    # All pairs of classes are fewer rows than all samples' rivals, and their product is one for all samples.
+    pairs = (weight[:, None] - weight).abs()  # [K, K, n]
+    spreads = radius @ pairs.view(-1, features).T
+    return spreads.gather(1, y[:, None] * classes + rivals)
+
+
+def interval_margins(
+    program: Program,
+    x0: Tensor,
+    y: Tensor,
+    input_set: InputSet,
+    arithmetic: Arithmetic,
+    ranking: Ranking,
+) -> tuple[Tensor, list[Layer]]:
+    """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of the layers they come from."""
+    layers = propagate(program, x0, input_set, arithmetic, ranking)
+    return margins(program.readout, rates(layers[-1], x0.dtype), y, arithmetic), layers

@@ -1,0 +1,1 @@
+"""Linear bounds (S-CROWN): coefficients carried backwards through layers and time."""

@@ -1,0 +1,111 @@
+"""Lines with slopes of one's choice: from zero (S-IBP) to the envelope's at its vertex (alpha-S-CROWN)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.linear.alpha_scan import ChosenScan
+from certsnn.bounds.linear.lines import Pulled, Stepwise, aligned, exactly, least_width
+from certsnn.neurons import Dynamics
+
+
+@final
+@dataclass(frozen=True)
+class Slack:
+    r"""How `Chosen` picks its slopes: numbers in [0, 1], ``[T, S or 1, B, ...]``.
+
+    .. math:: k = share\, (first + mix\, (last - first))
+
+    with the slopes ``first`` and ``last`` of the envelope left and right of the threshold (equal where it is
+    a chord). ``share = 0`` is S-IBP; ``share = 1`` with ``mix`` 0 or 1 are the segments of the envelope.
+    """
+
+    share: Tensor
+    mix: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Chosen(Stepwise):
+    """Lines with slopes of one's choice (`Slack`); neurons that are stable keep their exact line."""
+
+    dynamics: Dynamics
+    low: Tensor
+    high: Tensor
+    silent: Tensor
+    firing: Tensor
+    share: Tensor
+    mix: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.low)
+
+    def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
+        low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
+        spike = torch.zeros_like(c) if a is None else a
+        at_low, at_high = decay * low, gain * high + offset
+        before, after = decay * threshold, gain * threshold + offset
+        chord = (spike + c * (at_high - at_low)) / (high - low)
+        first = torch.minimum(
+            torch.minimum(c * decay, chord), (spike + c * (after - at_low)) / (threshold - low)
+        )
+        last = torch.maximum(
+            torch.maximum(c * gain, chord), (spike + c * (at_high - before)) / (high - threshold)
+        )
+        k = self.share[t] * torch.lerp(first, last, self.mix[t])
+        return torch.where(self.silent[t], c * decay, torch.where(self.firing[t], c * gain, k))
+
+    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+        low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
+        below, above = c * decay - k, c * gain - k
+        fired = c * offset if a is None else a + c * offset
+        silent_part = torch.minimum(below * low, below * threshold)
+        fired_part = fired + torch.minimum(above * threshold, above * high)
+        unstable = torch.minimum(silent_part, fired_part)
+        found = torch.where(self.silent[t], 0, unstable)
+        return torch.where(self.firing[t], fired, found).flatten(2).sum(2)
+
+    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+        membranes = (self.low, self.high, self.silent, self.firing)
+        share, mix = (aligned(values, a).expand_as(a) for values in (self.share, self.mix))
+        k, intercepts = ChosenScan.apply(a, share, mix, membranes, self.dynamics, follow)
+        started = (k[:, 0] * self.dynamics.initial).flatten(2).sum(2)
+        return Pulled(k, intercepts.flatten(3).sum((1, 3)) + started)
+
+    def until(self, steps: int) -> Chosen:
+        return self._mapped(lambda values: values[:steps])
+
+    def at(self, column: Tensor) -> Stepwise:
+        raise NotImplementedError("slopes are chosen for whole layers")
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Chosen:
+        low, high, silent, firing, share, mix = (
+            change(values) for values in (self.low, self.high, self.silent, self.firing, self.share, self.mix)
+        )
+        return Chosen(self.dynamics, low, high, silent, firing, share, mix)
+
+
+def chosen_slopes(membranes: Interval, dynamics: Dynamics, slack: Slack) -> Chosen:
+    """`Chosen` for membranes ``[T, B, ...]``."""
+    low, high = membranes
+    dynamics = exactly(dynamics, low.dtype)
+    silent, firing = high < dynamics.threshold, low >= dynamics.threshold
+    least = least_width(dynamics.threshold, low.dtype)
+    unstable = ~silent & ~firing
+    low = torch.where(unstable, torch.minimum(low, dynamics.threshold - least), dynamics.threshold - 1)
+    high = torch.where(unstable, torch.maximum(high, dynamics.threshold + least), dynamics.threshold + 1)
+    return Chosen(dynamics, low, high, silent, firing, slack.share, slack.mix)
+
+
+def midpoint(membranes: Interval, dynamics: Dynamics) -> Slack:
+    """The slopes of `Joint`, ``[T, 1, B, ...]``."""
+    left = membranes.lower + membranes.upper <= 2 * dynamics.threshold
+    mix = (~left).to(membranes.lower)[:, None]
+    return Slack(torch.ones_like(mix), mix)

@@ -1,0 +1,230 @@
+r"""S-CROWN: lower bounds of linear forms, by carrying coefficients backwards through layers and time.
+
+For each layer from the last: the coefficients on its spikes are carried to its currents by one scan over
+t = T..1 (`certsnn.bounds.linear.lines`), then through the affine operators for all steps at once. At the
+input the set gives the exact minimum of what is left; with direct encoding the coefficients are summed
+over the steps before that. Memory is linear in T. Source: design, section 5.
+
+**Rounding.** The relaxations hold for the executed membranes, which lie within their bounds. Between them the
+executed network differs from the exact one by the errors of the products, the addition and the carry of each
+step, ``error``: with the coefficient k on a membrane that costs at most ``|k| error``. The float64 errors of
+the backward pass itself are relative to the very same products, so they enlarge it by a factor (`lower`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Affine
+from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
+from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.interval.propagate import others
+from certsnn.bounds.linear.lines import Lines
+from certsnn.inputsets import InputSet
+from certsnn.neurons import Dynamics
+
+PIECE = 256
+"""How many rows of a layer's matrix are made at a time."""
+
+
+class Forms(NamedTuple):
+    """Linear forms ``sum(coefficients * x) + constant``, S rows for each sample.
+
+    ``coefficients [S, F, B, ...]`` of the first F steps (or of the one frame of a constant input);
+    ``constant [S, B]``; ``error [S, B]``: what rounding may take off.
+    """
+
+    coefficients: Tensor
+    constant: Tensor
+    error: Tensor
+
+
+class Coupling(ABC):
+    """What carries forms of a stage's currents to what drives them."""
+
+    @abstractmethod
+    def pull(self, forms: Forms) -> Forms:
+        """Forms of the outputs as forms of the inputs."""
+
+
+@final
+@dataclass(frozen=True)
+class Chain(Coupling):
+    """Affine operators, the shape of one input of each, and that of one output of the last."""
+
+    operators: Sequence[Affine]
+    shapes: Sequence[torch.Size]
+    outputs: torch.Size
+
+    def pull(self, forms: Forms) -> Forms:
+        y, constant, error = forms
+        frames = y.shape[:3]
+        y = y.flatten(0, 2)
+        for operator, shape in zip(reversed(self.operators), reversed(self.shapes), strict=True):
+            if operator.bias is not None:
+                places = y.flatten(2).sum(2) if y.ndim > 2 else y
+                constant = constant + (places @ operator.bias.flatten()).view(frames).sum(1)
+            y = operator.transposed(y, shape)
+        return Forms(y.unflatten(0, frames), constant, error)
+
+    def rows(self, places: Tensor, like: Tensor) -> Forms:
+        """Single outputs, flattened ``places [u]``, as forms of an input: coefficients ``[u, 1, 1, ...]``.
+
+        That is a matrix of all inputs for each place: ask for `PIECE` of them at a time.
+        """
+        outputs = torch.nn.functional.one_hot(places, self.outputs.numel()).to(like)
+        nothing = outputs.new_zeros(len(places), 1)
+        return self.pull(Forms(outputs.view(len(places), 1, 1, *self.outputs), nothing, nothing))
+
+
+def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Chain:
+    """The operators in the dtype of the bounds, for inputs like one of ``x [B, ...]``."""
+    shapes = []
+    x = arithmetic.raised(x[:0])
+    raised = [arithmetic.operator(operator) for operator in operators]
+    for operator in raised:
+        shapes.append(x.shape[1:])
+        x = operator.apply(x)
+    return Chain(raised, shapes, x.shape[1:])
+
+
+@final
+@dataclass(frozen=True)
+class Level:
+    """One stage as the backward pass sees it.
+
+    ``held``: whether its current is the same at every step. ``error [T, B, ...]`` (one frame is enough for
+    one) bounds how far the executed membrane may be from ``v + W s + b`` computed exactly from what was
+    executed before; None where rounding is left out.
+    """
+
+    coupling: Coupling
+    lines: Lines
+    error: Tensor | None
+    held: bool
+
+    def pull(self, forms: Forms) -> Forms:
+        """Forms of the layer's spikes as forms of what drives it."""
+        a, constant, error = forms
+        k, more = self.lines.until(a.shape[1]).pull(a, torch.zeros_like(a[:, 0]))
+        if self.error is not None:
+            error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
+            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+        if self.held:
+            k = k.sum(1, keepdim=True)
+        return self.coupling.pull(Forms(k, constant + more, error))
+
+
+class Entry(ABC):
+    """What enters the network, where the backward pass ends."""
+
+    @abstractmethod
+    def minimum(self, a: Tensor) -> Tensor:
+        """The least value ``[S, B]`` of forms with the coefficients ``[S, F, B, ...]`` over the input set."""
+
+
+@final
+@dataclass(frozen=True)
+class Whole(Entry):
+    """All of an input ``x0 [B, ...]`` or ``[T, B, ...]`` and the set around it."""
+
+    x0: Tensor
+    input_set: InputSet
+
+    def minimum(self, a: Tensor) -> Tensor:
+        sample = self.x0.shape[self.input_set.batch_axis + 1 :]
+        a = a.reshape(*a.shape[:3], *sample)
+        if self.input_set.domain == "image":
+            a = a[:, 0]
+        elif a.shape[1] < len(self.x0):
+            a = torch.cat([a, a.new_zeros(len(a), len(self.x0) - a.shape[1], *a.shape[2:])], 1)
+        return self.input_set.minimum(a, self.x0)
+
+
+def lower(entry: Entry, levels: Sequence[Level], forms: Forms) -> Tensor:
+    """Lower bounds ``[S, B]`` of forms of the last level's spikes (of the input, where there is none)."""
+    terms = 0
+    for level in reversed(levels):
+        terms += _terms(forms.coefficients)
+        forms = level.pull(forms)
+    a, constant, error = forms
+    terms += _terms(a)
+    # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
+    return entry.minimum(a) + constant - error * (1 + terms * 2.0**-26)
+
+
+def _terms(a: Tensor) -> int:
+    """How many coefficients a row has for one sample."""
+    return math.prod(a.shape[1:]) // max(a.shape[2], 1)
+
+
+def membrane_error(
+    operators: Sequence[Affine],
+    magnitude: Tensor,
+    membranes: Interval,
+    dynamics: Dynamics,
+    arithmetic: Arithmetic,
+) -> Tensor | None:
+    r"""`Level.error` ``[T, B, ...]``, from bounds ``[F, B, ...]`` of the inputs' magnitudes.
+
+    .. math:: e_t = \delta_t + u |u_t| + 2 u (\max(decay, gain) |u_{t-1}| + |offset|)
+
+    with the products' error delta: the additions and the reset round relative to their results.
+    """
+    if not arithmetic.unit:
+        return None
+    frames = magnitude.shape[:2]
+    products = arithmetic.lost(operators, magnitude.flatten(0, 1)).unflatten(0, frames)
+    size = arithmetic.raised(torch.maximum(-membranes.lower, membranes.upper).clamp_min(0))
+    reach = torch.maximum(dynamics.decay, dynamics.gain) * size + dynamics.offset.abs()
+    before = torch.cat([torch.zeros_like(reach[:1]), reach[:-1]])
+    unit = arithmetic.unit * (1 + 2.0**-20)
+    error: Tensor = products + unit * (size + 2 * before) + 4 * UNDERFLOW
+    return error
+
+
+def margin_forms(
+    readout: Sequence[Affine], rate: Interval, y: Tensor, steps: int, arithmetic: Arithmetic
+) -> Forms:
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of the last layer's spikes.
+
+    Args:
+        readout: the affine readout.
+        rate: bounds ``[B, ...]`` of the last layer's mean spikes.
+        y: classes ``[B]``.
+        steps: T.
+        arithmetic: whether to count the readout's rounding.
+    """
+    last = chain(readout, rate.upper, arithmetic)
+    logits = rate.upper[:0]
+    for operator in readout:
+        logits = operator.apply(logits)
+    classes = logits.shape[1]
+    own = torch.nn.functional.one_hot(y, classes)
+    rivals = others(y, classes).T
+    specification = own - torch.nn.functional.one_hot(rivals, classes)
+    rows = specification.to(arithmetic.raised(rate.upper).dtype)[:, None]
+    nothing = rows.new_zeros(len(rows), len(y))
+    a, constant, error = last.pull(Forms(rows, nothing, nothing))
+    if arithmetic.unit:
+        lost = arithmetic.lost(readout, rate.upper)
+        error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
+        # The rates N / T are rounded once.
+        error = error + 2 * arithmetic.unit * (a[:, 0].abs() * rate.upper).flatten(2).sum(2)
+    return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
+
+
+def magnitudes(x0: Tensor, input_set: InputSet, below: Layer | None) -> Tensor:
+    """Bounds ``[F, B, ...]`` of the magnitudes of what enters a stage: the input, or a layer's spikes."""
+    if below is not None:
+        return below.spikes.upper
+    low, high = input_set.box(x0)
+    size = torch.maximum(-low, high)
+    return size[None] if input_set.domain == "image" else size

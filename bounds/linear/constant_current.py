@@ -1,0 +1,188 @@
+r"""Neurons driven by a current that is the same at every step: all their spikes are functions of one number.
+
+With direct encoding the first layer's current I is constant over time, so what a neuron does in T steps is a
+function of I alone, and a piecewise constant one: within a piece the spikes ``s_1 .. s_T`` are fixed. (Given
+the spikes so far, the membrane is ``slope I + offset`` with a slope >= 0, and the threshold cuts the interval
+of I in two.) A form ``sum a_t s_t`` is then bounded below by the convex envelope of its pieces over
+``[l, h]``: exact in one dimension, where lines step by step would forget that all steps see the same I.
+
+**Rounding.** The executed membrane is off by at most E, so each cut is moved by E to either side and the
+pieces overlap: an executed train belongs to a piece whose interval holds its current.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval
+from certsnn.bounds.linear.alpha import Slack
+from certsnn.bounds.linear.lines import Lines, Pulled
+from certsnn.neurons import Dynamics
+
+MOST_PIECES = 64
+"""With more pieces than this, lines step by step are taken."""
+POINT = 1e-14
+"""What is narrower than this, relative to the currents, is no piece but the rounding of a cut."""
+ABSENT = 1e30
+"""The height of what is not there: no line is limited by it."""
+
+
+@final
+@dataclass(frozen=True)
+class Pieces:
+    """Intervals of the current ``lower, upper [M]`` (they may overlap) and the spikes there, ``[M, T]``."""
+
+    lower: Tensor
+    upper: Tensor
+    spikes: Tensor
+
+
+_Piece = tuple[float, float, float, float, float, tuple[int, ...]]
+"""Lower and upper end, slope, constant and error of ``v = slope I + constant``, and the spikes so far."""
+
+
+def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: float) -> Pieces | None:
+    """All trains that currents in ``[least, most]`` can cause; None if there are too many, neurons differ, or
+    the currents are not finite.
+
+    ``unit`` is the unit roundoff of the executed network; 0 leaves rounding out.
+    """
+    if any(value.numel() != 1 for value in dynamics[:5]) or not math.isfinite(most - least):
+        return None
+    threshold, decay, initial, gain, offset = (float(value.detach()) for value in dynamics[:5])
+    size = max(abs(least), abs(most), UNDERFLOW)
+    least, most = least - 9 * POINT * size, most + 9 * POINT * size
+    found: list[_Piece] = [(least, most, 0.0, initial, 0.0, ())]
+    for _ in range(steps):
+        cut: list[_Piece] = []
+        for low, high, slope, constant, error, spikes in found:
+            slope += 1
+            reach = slope * size + abs(constant)
+            # Additions and products round relative to results; float64 errors are covered by the 4.
+            error += (4 * unit * reach + 4 * UNDERFLOW) if unit else 0.0
+            end = (threshold + error - constant) / slope
+            begin = (threshold - error - constant) / slope
+            if low <= end:
+                kept = (decay * slope, decay * constant, decay * error + 4 * unit * decay * reach)
+                cut.append((low, min(high, end), *kept, (*spikes, 0)))
+            if high >= begin:
+                reset = 4 * unit * (gain * reach + abs(offset))
+                kept = (gain * slope, gain * constant + offset, gain * error + reset)
+                cut.append((max(low, begin), high, *kept, (*spikes, 1)))
+        # At a cut the neuron fires, as it does right of it: without rounding no piece is a single point.
+        found = [piece for piece in cut if unit or piece[1] - piece[0] > POINT * size]
+        if len(found) > MOST_PIECES:
+            return None
+    columns = list(zip(*found, strict=True))
+    ends = torch.tensor([columns[0], columns[1]], dtype=torch.float64)
+    return Pieces(ends[0], ends[1], torch.tensor(columns[5], dtype=torch.float64))
+
+
+@final
+@dataclass(frozen=True)
+class Held(Lines):
+    r"""Lines below ``sum a_t s_t`` as a function of a constant current.
+
+    Of a piecewise constant function only the ends of the pieces matter: at ``at [M + 1, 1, B, ...]``, within
+    each neuron's bounds and in order, it has the lesser of the values on both sides. The pieces' spikes are
+    ``spikes [M, T]``; ``absent [M, 1, B, ...]`` is `ABSENT` for pieces outside the bounds, else 0; ``spread``
+    is how far the end of a piece may be from where it stands. The envelope's slope at the midpoint is
+
+    .. math:: \max_{i \le mid} \; \min_{j > mid} \; \frac{H_j - H_i}{x_j - x_i}
+
+    for the tangent from a point on the left to those on the right is steepest from the envelope's own corner.
+    With a `Slack` the slope runs from that of the first segment over this one (at mix = 1/2) to that of the
+    last, times ``share``.
+    """
+
+    spikes: Tensor
+    at: Tensor
+    absent: Tensor
+    spread: float
+    least: float
+    slack: Slack | None
+
+    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
+        if a is None:
+            raise ValueError("there is nothing to refine about a constant current")
+        values = self.spikes[:, : a.shape[1]] @ a.movedim(1, 0).flatten(1)
+        values = values.view(len(self.spikes), len(a), *a.shape[2:]) + self.absent
+        heights = torch.cat([values[:1], torch.minimum(values[:-1], values[1:]), values[-1:]])
+        k = self._middle(heights) if self.slack is None else self._slope(heights, self.slack)
+        least = torch.addcmul(heights, k, self.at, value=-1).amin(0)
+        if self.spread:
+            least = least - self.spread * k.abs()
+        return Pulled(k[:, None], least.flatten(2).sum(2))
+
+    def _middle(self, heights: Tensor) -> Tensor:
+        """The slope of the envelope's segment over the midpoint."""
+        left, right = self._sides
+        on_left, on_right = heights[: len(left)] + left, heights[-len(right) :] + right
+        tangents = (
+            ((on_right - point) * scale).amin(0) for point, scale in zip(on_left, self._scales, strict=True)
+        )
+        # Within next to nothing a slope is worth nothing, and could be anything.
+        k: Tensor = reduce(torch.maximum, tangents) * (self.at[-1] - self.at[0] >= self.least)
+        return k
+
+    def _slope(self, heights: Tensor, slack: Slack) -> Tensor:
+        share, mix = slack.share[0], slack.mix[0]
+        middle = self._middle(heights)
+        low, high = self.at[0], self.at[-1]
+        first = self._least_slope(heights, self.at - low)
+        last = -self._least_slope(heights, high - self.at)
+        left, right = (2 * mix).clamp_max(1), (2 * mix - 1).clamp_min(0)
+        return share * (first + left * (middle - first) + right * (last - middle))
+
+    def _least_slope(self, heights: Tensor, away: Tensor) -> Tensor:
+        """The least slope to all points from those that are nothing ``away`` from an end of the bounds."""
+        here = away <= 0
+        height = (heights + ABSENT * ~here).amin(0)
+        far = away >= self.least
+        slopes = (heights + ABSENT * ~far - height) * self._per_width(away.new_zeros(()), away)
+        return slopes.amin(0) * far.any(0)
+
+    def _per_width(self, left: Tensor, right: Tensor) -> Tensor:
+        """One over the distance; 1 where there is none to speak of."""
+        width = right - left
+        return 1 / torch.where(width >= self.least, width, torch.ones_like(width))
+
+    @cached_property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """`ABSENT` for points not left (right) of the midpoint, of the first (last) ones that may be."""
+        on_left = self.at <= (self.at[0] + self.at[-1]) / 2
+        on_left[0], on_left[-1] = True, False
+        rows = on_left.flatten(1)
+        left, right = (int(rows.any(1).sum()), int((~rows).any(1).sum())) if rows.numel() else (1, 1)
+        return ABSENT * ~on_left[:left], ABSENT * on_left[-right:]
+
+    @cached_property
+    def _scales(self) -> list[Tensor]:
+        """One over the distances from each point on the left to those on the right."""
+        left, right = self._sides
+        return [self._per_width(point, self.at[-len(right) :]) for point in self.at[: len(left)]]
+
+    def until(self, steps: int) -> Held:
+        return self
+
+
+def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | None = None) -> Held:
+    """`Held` for bounds ``[B, ...]`` of the currents."""
+    low, high = currents
+    inner = (cut.upper[:-1] + cut.lower[1:]) / 2
+    apart = (cut.upper[:-1] - cut.lower[1:]).abs()
+    # Enlarged by more than what rounding makes of the points themselves.
+    spread = float(apart.max()) / 2 * (1 + 2.0**-20) if len(inner) else 0.0
+    shape = (-1, *[1] * (low.ndim + 1))
+    ends = torch.cat([low[None, None], inner.to(low).view(shape).expand(-1, 1, *low.shape), high[None, None]])
+    at = torch.minimum(torch.maximum(ends, low), high)
+    begin, end = (part.to(low).view(shape) for part in (cut.lower, cut.upper))
+    absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
+    least = float(dynamics.threshold) * math.sqrt(torch.finfo(low.dtype).eps)
+    return Held(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least, slack)

@@ -1,0 +1,279 @@
+"""S-CROWN with S-CROWN bounds of every layer, with slopes that may be optimised.
+
+The layers are bounded from the first to the last: S-IBP first, then a backward pass for every neuron that it
+leaves undecided, step by step, the interval scan being rerun after each step. All of this happens in the
+networks that are left of the samples (`certsnn.bounds.linear.active_neurons`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.affine import Affine
+from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.interval.layers import Layer, layer_of
+from certsnn.bounds.interval.propagate import rates, source_of
+from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.linear.active_neurons import (
+    Rows,
+    active,
+    follow,
+    positions,
+    rows_of,
+    select,
+    selected_inputs,
+)
+from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
+from certsnn.bounds.linear.ascent import ascend
+from certsnn.bounds.linear.backward import (
+    Coupling,
+    Forms,
+    Level,
+    chain,
+    lower,
+    magnitudes,
+    margin_forms,
+    membrane_error,
+)
+from certsnn.bounds.linear.constant_current import Pieces, held, pieces
+from certsnn.bounds.linear.lines import Lines, Stepwise, Tracked
+from certsnn.bounds.linear.relaxation import Relaxation
+from certsnn.bounds.memory import rows_that_fit
+from certsnn.bounds.problem import Options, Problem
+from certsnn.neurons import Dynamics
+
+REACH = 0.15
+"""Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
+CACHED, LEAST_ROWS = 2**22, 64
+"""Bytes of coefficients at a time, to stay in the cache; but at least so many rows, for products to pay."""
+FEW_ROWS, MOST_EFFORT = 64, 4
+"""Where rows are few, each gets up to so many times the steps: it costs no more."""
+
+
+@final
+@dataclass(frozen=True)
+class Cut:
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of their membranes, or held currents.
+
+    ``follow`` as in `lines.scan_back`; ``held``: whether the current is the same at every step, and
+    ``pieces`` what it can cause (None: relaxed step by step).
+    """
+
+    coupling: Coupling
+    known: Interval
+    dynamics: Dynamics
+    error: Tensor | None
+    follow: Sequence[Tensor]
+    held: bool
+    pieces: Pieces | None
+    relaxation: Relaxation
+
+    @property
+    def size(self) -> int:
+        """Numbers that a row takes at each step."""
+        neurons = self.known.lower.shape[2]
+        return neurons if self.pieces is None else 2 * len(self.pieces.lower) * neurons
+
+    def start(self, rows: int) -> Slack:
+        """The slopes of the envelope over the midpoint, for so many rows."""
+        if self.pieces is not None:
+            share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
+            return Slack(share, share / 2)
+        slack = midpoint(self.known, self.dynamics)
+        return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
+
+    @cached_property
+    def plain(self) -> Level:
+        """The level with the lines of the relaxation."""
+        if self.pieces is not None:
+            return self._level(held(self._currents, self.pieces, self.dynamics))
+        return self._level(Tracked(self.relaxation(self.known, self.dynamics), self.follow))
+
+    def chosen(self, slack: Slack) -> Level:
+        """The level with slopes of one's choice."""
+        if self.pieces is not None:
+            return self._level(held(self._currents, self.pieces, self.dynamics, slack))
+        return self._level(Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow))
+
+    @property
+    def _currents(self) -> Interval:
+        return Interval(self.known.lower[0], self.known.upper[0])
+
+    def _level(self, lines: Lines) -> Level:
+        return Level(self.coupling, lines, self.error, self.held)
+
+
+@final
+class Refinement:
+    """The layers and levels of a batch, as far as they are known."""
+
+    def __init__(self, problem: Problem, relaxation: Relaxation, options: Options) -> None:
+        self.problem, self.relaxation, self.options = problem, relaxation, options
+        self.layers: list[Layer] = []
+        self.cuts: list[Cut] = []
+        self.inputs, self.entry = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+        with torch.no_grad():
+            source = source_of(problem.input_set, problem.x0, problem.steps, FeasibleFlips())
+            for stage in problem.program.stages:
+                layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
+                source = self._take(layer, stage.operators, stage.neuron)
+
+    @property
+    def held(self) -> bool:
+        """Whether the next layer is driven by a current that is the same at every step."""
+        return not self.layers and self.problem.input_set.domain == "image"
+
+    def _take(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
+        """The next layer, with S-CROWN bounds where it may have them; from now on it is known."""
+        problem = self.problem
+        below = self.layers[-1] if self.layers else None
+        size = magnitudes(problem.x0, problem.input_set, below)
+        links = chain(operators, size[0], problem.arithmetic)
+
+        def error(layer: Layer) -> Tensor | None:
+            return membrane_error(operators, size, self._membranes(layer), dynamics, problem.arithmetic)
+
+        asked = positions(needed(layer, dynamics))
+        rows = rows_of(links, asked, self.inputs)
+        if not self.held:
+            for t in range(layer.steps):
+                for iterations in sorted({0, self.options.iterations}):
+                    if self.options.late():
+                        break
+                    lines = self.relaxation(self._membranes(layer), dynamics)
+                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(layer), t, iterations))
+        self._cut(layer, rows, dynamics, error(layer))
+        self.layers.append(layer)
+        return layer
+
+    def _membranes(self, layer: Layer) -> Interval:
+        return Interval(*(self.problem.arithmetic.raised(end) for end in layer.membranes))
+
+    def _cut(self, layer: Layer, rows: Rows, dynamics: Dynamics, error: Tensor | None) -> None:
+        """Cut the layer down to its active neurons; they are the next one's inputs."""
+        raised = self.problem.arithmetic.raised
+        known, cut = self._membranes(layer), None
+        wanted = active(known, dynamics)
+        if self.held:
+            # The current is the same at every step, and so is the sum of one.
+            current = Interval(*(raised(end[:1]) for end in layer.driven_by))
+            ends = (float(current.lower.min()), float(current.upper.max()))
+            cut = pieces(*ends, layer.steps, dynamics, self.problem.arithmetic.unit)
+            wanted = wanted.any(0, keepdim=True).expand_as(wanted)
+            if cut is not None:
+                known, error = current, None if error is None else error[:1]
+        self.inputs = select(wanted, raised(layer.spikes.lower))
+        index = self.inputs.index
+
+        def gathered(values: Tensor) -> Tensor:
+            return values.flatten(2).gather(2, index[: len(values)])
+
+        self.cuts.append(
+            Cut(
+                rows.of(index[:1] if self.held else index),
+                Interval(*(gathered(end) for end in known)),
+                dynamics,
+                None if error is None else gathered(error),
+                follow(index, wanted.shape[2]),
+                self.held,
+                cut,
+                self.relaxation,
+            )
+        )
+
+    def _bounds(
+        self, layer: Layer, lines: Stepwise, rows: Rows, error: Tensor | None, t: int, iterations: int
+    ) -> Interval:
+        """Bounds ``[T, B, ...]`` that say something about undecided neurons at step t."""
+        like = self._membranes(layer).lower
+        bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
+        neurons = bounds.shape[3]
+        # Slopes are optimised only where that may decide something.
+        reach = REACH if iterations else math.inf
+        near = torch.cat([gap.flatten(1) <= reach for gap in layer.gap(t)], 1)
+        wanted = near & layer.undecided[t].flatten(1).repeat(1, 2)
+        sample = torch.arange(len(wanted), device=like.device)
+        for place in positions(wanted).T.split(self._rows_at_once(t + 1)):
+            asked = wanted.gather(1, place.T).T
+            if not bool(asked.any()):
+                break
+            side, column = place // neurons, place % neurons
+            k, constant = layer.reaching(lines, t, column, (1 - 2 * side).to(like)[:, :, None])
+            into = rows.single(column, t + 1)
+            by_step = k[..., 0].transpose(0, 1)
+            a = by_step[..., None] * into.matrix
+            constant = constant + (by_step * into.shift).sum(0)
+            lost = torch.zeros_like(constant)
+            if error is not None:
+                lost = (by_step.abs() * error.flatten(2)[: t + 1, sample, column]).sum(0)
+            found = self.lower(Forms(a.movedim(0, 1), constant, lost), iterations)
+            where = (side[asked], t, sample.expand_as(side)[asked], column[asked])
+            bounds[where] = -found[asked]
+        low, high = bounds.unflatten(3, like.shape[2:])
+        return Interval(-low, high)
+
+    def lower(self, forms: Forms, iterations: int) -> Tensor:
+        """Lower bounds ``[S, B]`` of forms of the last layer's active neurons, ``[S, F, B, m]``."""
+        with torch.no_grad():
+            plain = lower(self.entry, [cut.plain for cut in self.cuts], forms)
+        rows = len(forms.coefficients)
+        if not iterations or not rows:
+            return plain
+
+        def bound(slacks: Sequence[Slack]) -> Tensor:
+            levels = [cut.chosen(slack) for cut, slack in zip(self.cuts, slacks, strict=True)]
+            return lower(self.entry, levels, forms)
+
+        start = [cut.start(rows) for cut in self.cuts]
+        steps = iterations * min(MOST_EFFORT, max(1, FEW_ROWS // rows))
+        return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
+
+    def _rows_at_once(self, steps: int) -> int:
+        """Rows of the next layer whose coefficients fit into the memory, for all samples."""
+        itemsize = self.inputs.fixed.element_size()
+        kept = 3 if self.options.iterations else 1  # the graph of the gradient, several lines of it
+        alive = self.inputs.index.shape[2] + kept * sum(cut.size for cut in self.cuts)
+        row = itemsize * len(self.problem.y) * steps * alive
+        return min(rows_that_fit(row, self.options.memory), max(LEAST_ROWS, CACHED // row))
+
+    def margins(self) -> Tensor:
+        """Lower bounds ``[B, K-1]`` of the margins."""
+        problem, last = self.problem, self.layers[-1]
+        rate = rates(last, problem.x0.dtype)
+        forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
+        a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
+        kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
+        constant = forms.constant + (a * self.inputs.fixed.flatten(2)).sum((1, 3))
+        most = self._rows_at_once(problem.steps)
+        parts = zip(*(part.split(most) for part in (kept, constant, forms.error)), strict=True)
+        found = [self.lower(Forms(*part), self.options.iterations) for part in parts]
+        return torch.cat(found).T / problem.steps
+
+
+def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
+    """Bytes ``[B]`` of the matrices that refining each sample keeps, from S-IBP's bounds of the layers.
+
+    That is an upper bound: refined bounds are narrower, and leave fewer neurons.
+    """
+    inputs, _ = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+    frames, _, width = inputs.index.shape
+    below = torch.full_like(problem.y, width)
+    numbers = torch.zeros_like(problem.y)
+    for layer, stage in zip(layers, problem.program.stages, strict=True):
+        numbers += 2 * frames * needed(layer, stage.neuron).sum(1) * below
+        frames, below = layer.steps, active(layer.membranes, stage.neuron).sum(2).amax(0)
+    return numbers * inputs.fixed.element_size()
+
+
+def needed(layer: Layer, dynamics: Dynamics) -> Tensor:
+    """``bool [B, n]``: the neurons that refining may ask for: unstable or undecided at some step."""
+    low, high = layer.membranes
+    unstable = (low < dynamics.threshold) & (high >= dynamics.threshold)
+    return (unstable | layer.undecided).any(0).flatten(1)

@@ -1,0 +1,1 @@
+"""Branch and bound on spike counts: constraints, linear programs, the search."""

@@ -1,0 +1,97 @@
+"""What was typed as a call of `certsnn.cli.commands`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from certsnn.cli import commands, launch
+from certsnn.errors import UserError
+from certsnn.processes import Processes
+
+Call = Callable[[Namespace, list[str]], int]
+"""Options and config keys, as `certsnn.configuration.override` takes them, to an exit status."""
+
+
+def _computing(call: Callable[[Namespace, list[str], Processes], int]) -> Call:
+    """The call with the processes that were launched."""
+
+    def prepared(options: Namespace, overrides: list[str]) -> int:
+        with commands.prepared(options.device, options.threads) as processes:
+            return call(options, overrides, processes)
+
+    return prepared
+
+
+@_computing
+def _train(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    folder = options.run or Path("runs") / options.config.stem
+    return commands.train(options.config, overrides, folder, processes)
+
+
+@_computing
+def _verify(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    outputs = options.json, options.results
+    return commands.verify(
+        options.run, overrides, _setting(options, processes), options.samples, *outputs, options.shard
+    )
+
+
+@_computing
+def _attack(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    setting = commands.Setting(processes, batch_size=options.batch_size)
+    suite = commands.Suite(options.attacks, options.seed)
+    outputs = commands.Outputs(options.json, options.results)
+    return commands.attack(options.run, overrides, setting, suite, outputs, options.samples, options.shard)
+
+
+@_computing
+def _evaluate(options: Namespace, overrides: list[str], processes: Processes) -> int:
+    page = options.report
+    if page is None and Path(options.run).is_dir():
+        page = Path(options.run) / "report.html"
+    setting, suite = _setting(options, processes), commands.Suite(options.attacks, options.seed)
+    outputs = commands.Outputs(options.json, options.results, page, options.evidence)
+    which = options.samples, options.sweep, options.shard
+    return commands.evaluate(options.run, overrides, setting, suite, outputs, *which)
+
+
+def _bench(options: Namespace, overrides: list[str]) -> int:
+    if launch.count() > 1:
+        raise UserError(
+            f"bench works in one process, but a launcher started {launch.count()}: start it by itself, or "
+            "train and evaluate each config with `certsnn train` and `certsnn evaluate`, which share the work"
+        )
+    if options.seeds and any(word.partition("=")[0] == "--seed" for word in overrides):
+        raise UserError("--seed and --seeds both name seeds; leave one of them out")
+    with commands.prepared(options.device, options.threads) as processes:
+        setting, suite = _setting(options, processes), commands.Suite(options.attacks)
+        examination = commands.Examination(setting, suite, options.attacked, options.evidence)
+        outputs = options.table, options.json
+        return commands.bench(options.configs, overrides, options.seeds, options.runs, examination, *outputs)
+
+
+def _merge(options: Namespace, overrides: list[str]) -> int:
+    return commands.merge(options.files, options.results, options.samples)
+
+
+def _models(options: Namespace, overrides: list[str]) -> int:
+    return commands.models() if options.name is None else commands.describe(options.name)
+
+
+def _setting(options: Namespace, processes: Processes) -> commands.Setting:
+    bounds = options.method, options.rounding == "true", options.relaxation
+    limits = options.memory or commands.Setting.memory, options.seconds, options.batch_size
+    return commands.Setting(processes, *bounds, *limits)
+
+
+CALLS: Mapping[str, Call] = {
+    "train": _train,
+    "verify": _verify,
+    "attack": _attack,
+    "evaluate": _evaluate,
+    "bench": _bench,
+    "merge": _merge,
+    "models": _models,
+}

@@ -1,0 +1,143 @@
+"""`certsnn verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from certsnn.bounds.cascade import AUTO, stages
+from certsnn.cli.commands.common import (
+    DONE,
+    Setting,
+    check_outputs,
+    completed,
+    console,
+    identity,
+    stopped,
+    surroundings,
+    task,
+)
+from certsnn.cli.console import facts_table, percent, samples_progress
+from certsnn.data import Batch, LabelledDataset
+from certsnn.evaluation import verification
+from certsnn.evaluation.verification import SampleResult, summarise
+from certsnn.files import write_text
+from certsnn.models.pretrained import Model
+from certsnn.results.journal import Journal
+from certsnn.results.schema import row
+from certsnn.results.shards import Shard, kept
+from certsnn.train.config import RunConfig
+
+
+def verify(
+    source: str,
+    overrides: Sequence[str],
+    setting: Setting,
+    samples: int | None = None,
+    json_to: Path | None = None,
+    results_to: Path | None = None,
+    shard: Shard | None = None,
+) -> int:
+    """Verify a model (see `load_model`) on the test set, or its first samples; the exit status.
+
+    Args:
+        source: a run folder, a weights file or a pretrained name.
+        overrides: config keys, ``["--threat.eps", "0.03"]``.
+        setting: how to verify.
+        samples: only so many of the test set.
+        json_to: a file for the summary and all samples as JSON; ``-`` is standard output.
+        results_to: a file for each sample's result as it comes (see `certsnn.results.journal`); samples that
+            are there already are not verified again.
+        shard: only this part of the samples.
+    """
+    check_outputs({"--json": json_to, "--results": results_to})
+    stages(setting.method)  # raises for an unknown one
+    work = task(source, overrides, samples, shard, setting.processes)
+    keeping: AbstractContextManager[Journal | None] = nullcontext()
+    if results_to is not None:
+        header = identity(work.model, work.text, work.test, setting.device) | setting.identity
+        keeping = kept(results_to, header, setting.processes)
+    with keeping as book:
+        try:
+            report, results = verified(work.model, work.config, work.text, work.part, setting, book)
+        except KeyboardInterrupt:
+            left = stopped(book, work.part, setting.processes)
+            raise KeyboardInterrupt(f"stopped; {left}") from None
+    facts = facts_of(report, setting) | {"samples": work.size}
+    console(json_to).print(facts_table(work.title, facts))
+    if json_to is not None:
+        rows = [row(result) for result in results]
+        values = report | {"subset": work.subset, "samples": rows}
+        setting.processes.once(partial(write_json, json_to, values))
+    return DONE
+
+
+def write_json(path: Path, values: Any) -> None:
+    """JSON to a file, or to standard output for ``-``."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def verified(
+    model: Model,
+    config: RunConfig,
+    text: str,
+    data: LabelledDataset,
+    setting: Setting,
+    book: Journal | None = None,
+) -> tuple[dict[str, Any], list[SampleResult]]:
+    """Verify what the journal does not hold, showing progress: the report for JSON, and all results."""
+
+    def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
+        network = model.network.to(setting.device)
+        encoding = config.data.encoding
+        return verification.verify(network, batches, config.threat, encoding=encoding, **setting.bounds)
+
+    by, screen = setting.processes, Console(stderr=True)
+    with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
+        results = completed(data, setting.batch, run, book, shown, by)
+    report = {
+        "summary": summarise(results).as_dict(),
+        "data": data.name,
+        "threat": config.threat.describe(),
+        "method": setting.method,
+        "rounding": setting.rounding,
+        "relaxation": setting.relaxation,
+        "memory": setting.memory,
+        "seconds": setting.seconds,
+        "reasons": list(dict.fromkeys(result.reason for result in results if result.reason)),
+        **surroundings(model, text, setting.device),
+    }
+    return report, results
+
+
+def facts_of(report: dict[str, Any], setting: Setting) -> dict[str, str]:
+    """A report's figures as its table shows them."""
+    summary = report["summary"]
+    facts = {
+        "samples": str(summary["samples"]),
+        "clean error": percent(summary["clean_error"]),
+        "verified error": percent(summary["verified_error"]),
+        "method": setting.how,
+        "threat": report["threat"],
+    }
+    return facts | statuses(summary, setting.method, report["reasons"])
+
+
+def statuses(summary: dict[str, Any], method: str, reasons: Sequence[str]) -> dict[str, str]:
+    """What each stage of a cascade has certified, and what went wrong."""
+    facts: dict[str, str] = {}
+    if method == AUTO:
+        counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages(AUTO)}
+        facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}
+    odd = {status: summary[status] for status in ("timeout", "error", "overflow") if summary[status]}
+    facts |= {f"status {status}": f"{count} samples" for status, count in odd.items()}
+    if reasons:
+        last = next(reversed(facts))
+        facts[last] += f" ({reasons[0]})"
+    return facts

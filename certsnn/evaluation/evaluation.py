@@ -1,0 +1,230 @@
+"""The three errors of a network side by side: clean, under attack, and verified.
+
+For every sample, clean <= attacked <= exact <= verified holds for the same network, input set and encoding
+noise. So each attack is also a check of the bounds: an input that breaks a certified sample, or that only
+falls below a margin that was proved, shows a defect of certsnn and stops the evaluation. Source: design,
+sections 3 and 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from certsnn.attacks import Attack
+from certsnn.attacks.statistics import outcome
+from certsnn.bounds.problem import Options
+from certsnn.data import Batch
+from certsnn.encoding import Encoding
+from certsnn.evaluation.suites import check_suite, default_suite
+from certsnn.evaluation.verification import (
+    Attempt,
+    Bound,
+    SampleResult,
+    bind_batch,
+    evaluating,
+    judge,
+)
+from certsnn.inputsets import Threat
+from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.results.counterexample import Refutation, Refuted, saving
+from certsnn.results.schema import row
+from certsnn.results.summary import Report
+
+UNSOUND = Path("unsound")
+"""Where the evidence of an unsound bound goes, below the working directory."""
+
+Judge = Callable[[SpikingNetwork, Bound], list[SampleResult]]
+"""Clean and certified results of a batch; `clean_only` where nothing is to be certified."""
+
+
+def evaluate(
+    network: SpikingNetwork,
+    batches: Iterable[Batch],
+    threat: Threat,
+    method: str = "s-ibp",
+    attacks: Sequence[Attack] | None = None,
+    *,
+    encoding: Encoding | None = None,
+    rounding: bool = True,
+    relaxation: Literal["joint", "separate"] = "joint",
+    memory: int = Options.memory,
+    seconds: float | None = None,
+    seed: int = 0,
+    evidence: Path = UNSOUND,
+) -> Report:
+    """Clean, attack and verified error with the results of every sample.
+
+    Each sample that the network gets right is attacked by every attack, the certified ones too: that is the
+    check of the bounds.
+
+    Args:
+        network: in eval mode during the call, then as it was.
+        batches: ``(x, y, index)`` from a loader.
+        threat: what the adversary may do.
+        method, rounding, relaxation, memory, seconds: see `certsnn.bounds.certify`.
+        attacks: the worst case over them counts; `default_suite` if None.
+        encoding: turns images into the spikes that the threat takes; None where it takes x itself.
+        seed: of the default suite.
+        evidence: a folder, made if an unsound bound is found, for all that reproduces it.
+
+    Raises:
+        ValueError: if there are no samples, or an attack does not fit the threat; before any work.
+        UnsoundBoundError: if the network refutes a bound; the message names the folder of the evidence.
+    """
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("there are no samples to evaluate")
+    device = next(network.parameters()).device
+    input_set = bind_batch(first, threat, encoding, device).input_set
+    suite = default_suite(input_set, seed) if attacks is None else tuple(attacks)
+    check_suite(suite, input_set, threat)
+    bounds = partial(
+        judge, method=method, rounding=rounding, relaxation=relaxation, memory=memory, seconds=seconds
+    )
+    facts = {"threat": threat.describe(), "method": method, "rounding": rounding, "seconds": seconds}
+    with saving(evidence, network, facts | {"attacks": [repr(attack) for attack in suite]}):
+        found = evaluated(
+            network, chain([first], remaining), threat, bounds, suite, encoding=encoding, rounding=rounding
+        )
+        results = tuple(result for batch in found for result in batch)
+    return Report(threat.describe(), method, rounding, tuple(a.describe() for a in suite), results)
+
+
+def evaluated(
+    network: SpikingNetwork,
+    batches: Iterable[Batch],
+    threat: Threat,
+    bounds: Judge,
+    attacks: Sequence[Attack],
+    *,
+    encoding: Encoding | None = None,
+    rounding: bool = True,
+) -> Iterator[list[SampleResult]]:
+    """The results of each batch, as they come; arguments as `evaluate`.
+
+    Args:
+        bounds: the clean and certified results of a batch.
+        rounding: whether the bounds cover the rounding of the executed network. If so, no input may fall
+            below a proved margin at all; if not, none may break a certified sample.
+
+    Raises:
+        Refuted: for an unsound bound.
+    """
+    with evaluating(network) as device:
+        for batch in batches:
+            bound = bind_batch(batch, threat, encoding, device)
+            check_suite(attacks, bound.input_set, threat)
+            results = bounds(network, bound)
+            right = [position for position, result in enumerate(results) if result.correct]
+            found: dict[str, Tensor] = {}
+            for attack in attacks if right else ():
+                name = attack.describe()
+                attempts, found[name] = attacked(network, bound, right, attack)
+                for position, attempt in zip(right, attempts, strict=True):
+                    known = results[position].attacks
+                    results[position] = replace(results[position], attacks={**known, name: attempt})
+            _check(network, bound, results, right, found, rounding)
+            yield results
+
+
+@torch.no_grad()
+def clean_only(network: SpikingNetwork, batch: Bound) -> list[SampleResult]:
+    """Clean results of a batch; nothing is certified, and no margin known."""
+    correct = strictly_correct(network(batch.x0), batch.y)
+    rows = zip(batch.index.tolist(), batch.y.tolist(), correct.tolist(), strict=True)
+    return [SampleResult(index, label, right, "unknown", -math.inf, "") for index, label, right in rows]
+
+
+def attacked(
+    network: SpikingNetwork, batch: Bound, chosen: Sequence[int], attack: Attack
+) -> tuple[list[Attempt], Tensor]:
+    """What an attack does to the samples at these (ascending) positions, and the inputs that it found."""
+    part = batch.select(chosen)
+    begun = perf_counter()
+    result = attack(network, part.x0, part.y, part.input_set)
+    share = (perf_counter() - begun) / len(chosen)
+    with torch.no_grad():
+        margins = least_margins(network(result.adversarial), part.y)
+    right = torch.ones(len(chosen), dtype=torch.bool)  # only these are attacked
+    found = outcome(part.x0, right, part.input_set, result)
+    rows = zip(
+        found.success.tolist(),
+        margins.tolist(),
+        found.entry_change.tolist(),
+        found.pixel_change.tolist(),
+        found.queries.tolist(),
+        found.iterations.tolist(),
+        found.random.tolist(),
+        [share] * len(chosen),
+        strict=True,
+    )
+    return [Attempt(*row) for row in rows], result.adversarial
+
+
+def least_margins(logits: Tensor, y: Tensor) -> Tensor:
+    """``[B]``, float64: the least ``logit[y] - logit[j]`` over j != y of logits ``[B, K]``."""
+    own = logits.double().gather(1, y[:, None])
+    others = logits.double().scatter(1, y[:, None], -math.inf)
+    return own.squeeze(1) - others.amax(1)
+
+
+def refuted_by(result: SampleResult, rounding: bool) -> str | None:
+    """What the network refutes a sample's bounds at: an attack's name, "x0", or None if nothing does."""
+    certified = result.status == "certified"
+    if certified and not result.correct:
+        return "x0"
+    for name, attempt in result.attacks.items():
+        if (certified and attempt.success) or (rounding and attempt.margin < result.margin):
+            return name
+    return None
+
+
+def _check(
+    network: SpikingNetwork,
+    batch: Bound,
+    results: Sequence[SampleResult],
+    right: Sequence[int],
+    found: Mapping[str, Tensor],
+    rounding: bool,
+) -> None:
+    """Raise Refuted for the first sample of a batch whose bounds the network refutes."""
+    for position, result in enumerate(results):
+        name = refuted_by(result, rounding)
+        if name is None:
+            continue
+        one = batch.select([position])
+        adversarial = one.x0
+        if name in found:
+            adversarial = found[name].narrow(network.input.batch_axis, right.index(position), 1)
+        with torch.no_grad():
+            tensors = {
+                "x": one.x,
+                "x0": one.x0,
+                "adversarial": adversarial,
+                "label": one.y,
+                "index": one.index,
+                "logits": network(one.x0),
+                "adversarial_logits": network(adversarial),
+            }
+        raise Refuted(_message(result, name, rounding), Refutation(result.index, tensors, row(result)))
+
+
+def _message(result: SampleResult, name: str, rounding: bool) -> str:
+    attempt = result.attacks.get(name)
+    claim = f"the margin of sample {result.index} is at least {result.margin:g} by {result.stage}"
+    fact = "yet the network misclassifies it"
+    if attempt is not None:
+        fact = f"yet {name} finds an input with the margin {attempt.margin:g}"
+    covered = "" if rounding else " (or only the rounding that rounding=False leaves out)"
+    return f"{claim}, {fact}: the bounds are unsound{covered}"

@@ -1,0 +1,71 @@
+"""The largest gains of single flips, in layers so wide that a short list of weights is ranked first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from certsnn.affine import Weighted
+from certsnn.bounds.interval import topk as flips
+from certsnn.bounds.interval.topk import Candidates, FeasibleFlips
+from certsnn.layers import as_affine
+
+T, B = 2, 3
+
+
+def bits(*shape: int, seed: int = 0, share: float = 0.3) -> Tensor:
+    return (torch.rand(T, B, *shape, generator=torch.Generator().manual_seed(seed)) < share).double()
+
+
+def dense(weight: Tensor) -> Weighted:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).double()
+    layer.weight.data = weight
+    operator = as_affine(layer)
+    assert isinstance(operator, Weighted)
+    return operator
+
+
+def by_hand(weight: Tensor, added: Tensor, dropped: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """Rises and falls ``[k, T, B, O]`` of a dense layer, each flip on its own and all of them sorted."""
+    effect = torch.stack([added[:, :, None] * weight, -dropped[:, :, None] * weight])
+    found = []
+    for sign in (1, -1):
+        best = (sign * effect).amax(0).clamp_min(0).sort(-1, descending=True).values[..., :budget]
+        found.append(best.movedim(-1, 0))
+    return found[0], found[1]
+
+
+def random_weights(outputs: int, inputs: int) -> Tensor:
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+@pytest.mark.parametrize("kind", ["any", "add", "drop", "counts"])
+@pytest.mark.parametrize("heavy", ["mixed", "positive"])
+def test_a_wide_layer_has_the_gains_of_all_flips(kind: str, heavy: str, budget: int) -> None:
+    weight = random_weights(5, 90)
+    if heavy == "positive":  # the heaviest weights are of no use for falls by added spikes
+        weight[:, :45] = weight[:, :45].abs() + 10
+    x0 = bits(90)
+    added, dropped = {
+        "any": (1 - x0, x0),
+        "add": (1 - x0, 0 * x0),
+        "drop": (0 * x0, x0),
+        "counts": (bits(90, seed=2, share=0.6), bits(90, seed=3, share=0.6)),
+    }[kind]
+    found = FeasibleFlips().gains(dense(weight), Candidates(added, dropped, "any", budget))
+    for mine, other in zip(found, by_hand(weight, added, dropped, budget), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+def test_the_short_list_changes_nothing_of_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    operator = as_affine(nn.Conv2d(6, 4, 3, padding=1, bias=False))
+    assert isinstance(operator, Weighted)
+    x0 = bits(6, 5, 5).float()
+    candidates = Candidates(1 - x0, x0, "any", 2)
+    listed = FeasibleFlips().gains(operator, candidates)
+    monkeypatch.setattr(flips, "SHORT_LIST", 10**6)
+    for short, whole in zip(listed, FeasibleFlips().gains(operator, candidates), strict=True):
+        assert torch.equal(short, whole) and bool((short > 0).any())

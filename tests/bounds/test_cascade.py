@@ -1,0 +1,373 @@
+"""The cascade: who is asked, in what order and for how long; how failures are kept apart; real networks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from certsnn.bounds import CASCADE, METHODS, bind, certify, margin_bounds
+from certsnn.bounds.cascade import ALONE, AUTO, LIMITED, Stage, decide, stages
+from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.memory import OverBudget
+from certsnn.bounds.problem import Options, OutOfTime, Problem, pose
+from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF, LIF
+
+Answer = Sequence[float] | Exception
+NO, YES = (-1.0, -2.0), (0.5, 1.0)
+OPTIONS = Options()
+
+
+def problem_of(y: Sequence[int]) -> Problem:
+    """Samples that a network gives to class 0, with margins 1; the last pixel names the sample."""
+    linear = nn.Linear(4, 3, bias=False)
+    linear.weight.data = torch.eye(3, 4)
+    network = SpikingNetwork([linear, IF(0.5)], 2)
+    x = torch.tensor([[0.75, 0.0, 0.0, sample / 16] for sample in range(len(y))]).view(-1, 4)
+    x0, input_set = bind(network, x, LinfBall(0.1), None)
+    return pose(network.freeze(), x0, torch.tensor(y, dtype=torch.int64), input_set, RIGOROUS)
+
+
+class Calls(list[tuple[str, list[int], float]]):
+    """The name, samples and deadline of each call of the stages that it makes."""
+
+    def stage(
+        self, name: str, answers: Mapping[int, Answer], alone: bool = False, limited: bool = False
+    ) -> Stage:
+        """A method that gives these answers, and `NO` for the other samples."""
+
+        def method(problem: Problem, options: Options) -> Tensor:
+            samples = [round(16 * float(pixel)) for pixel in problem.x0[:, 3]]
+            self.append((name, samples, options.deadline))
+            rows = []
+            for sample in samples:
+                answer = answers.get(sample, NO)
+                if isinstance(answer, Exception):
+                    raise answer
+                rows.append(list(answer))
+            return torch.tensor(rows, dtype=torch.float64)
+
+        return Stage(name, method, alone, alone or limited)
+
+    @property
+    def asked(self) -> list[tuple[str, list[int]]]:
+        return [(name, samples) for name, samples, _ in self]
+
+
+def test_each_stage_is_asked_for_what_is_undecided_and_can_be_decided() -> None:
+    calls = Calls()
+    cascade = [
+        calls.stage("a", {0: YES, 2: (0.0, 1.0)}),
+        calls.stage("b", {1: YES}),
+        calls.stage("c", {2: YES}, alone=True),
+        calls.stage("d", {3: YES}, alone=True),
+    ]
+    # The network gets sample 5 wrong: no stage after the first is for it.
+    verdict = decide(problem_of([0, 0, 0, 0, 0, 1]), cascade, OPTIONS)
+    assert calls.asked == [
+        ("a", [0, 1, 2, 3, 4, 5]),
+        ("b", [1, 2, 3, 4]),
+        ("c", [2]),
+        ("c", [3]),
+        ("d", [3]),
+        ("c", [4]),
+        ("d", [4]),
+    ]
+    assert verdict.status == ["certified"] * 4 + ["unknown"] * 2
+    assert verdict.stage == ["a", "b", "c", "d", "d", "a"]
+    assert verdict.reason == [""] * 6
+    assert verdict.certified.tolist() == [True] * 4 + [False] * 2
+
+
+def test_a_sample_that_ties_stops_after_the_first_stage() -> None:
+    problem = problem_of([0, 0])
+    problem.x0[1, 1] = problem.x0[1, 0]
+    calls = Calls()
+    decide(problem, [calls.stage("a", {}), calls.stage("b", {}, alone=True)], OPTIONS)
+    assert calls.asked == [("a", [0, 1]), ("b", [0])]
+
+
+def test_the_best_margins_of_all_stages_are_kept() -> None:
+    calls = Calls()
+    cascade = [calls.stage("a", {0: (1.0, -1.0), 1: (-1.0, -1.0)}), calls.stage("b", {0: (-1.0, 0.5)})]
+    verdict = decide(problem_of([0, 0]), cascade, OPTIONS)
+    assert verdict.margins.tolist() == [[1.0, 0.5], [-1.0, -1.0]]
+    assert verdict.margins.dtype == torch.float64
+    assert verdict.status == ["certified", "unknown"]
+    assert verdict.stage == ["b", "b"]
+
+
+def test_a_margin_of_zero_is_not_certified() -> None:
+    verdict = decide(problem_of([0]), [Calls().stage("a", {0: (0.0, 1.0)})], OPTIONS)
+    assert verdict.status == ["unknown"]
+
+
+def test_an_only_stage_is_asked_for_all_samples() -> None:
+    """So that an unsound method is found out by what it certifies of the samples that are wrong."""
+    calls = Calls()
+    verdict = decide(problem_of([0, 1]), [calls.stage("a", {1: YES}, alone=True)], OPTIONS)
+    assert calls.asked == [("a", [0]), ("a", [1])]
+    assert verdict.status == ["unknown", "certified"]
+
+
+def test_out_of_time() -> None:
+    calls = Calls()
+    cascade = [
+        calls.stage("a", {}),
+        calls.stage("b", {0: OutOfTime()}, alone=True),
+        calls.stage("c", {1: YES}, alone=True),
+    ]
+    verdict = decide(problem_of([0, 0, 0]), cascade, OPTIONS)
+    assert calls.asked == [("a", [0, 1, 2]), ("b", [0]), ("b", [1]), ("c", [1]), ("b", [2]), ("c", [2])]
+    assert verdict.status == ["timeout", "certified", "unknown"]
+    assert verdict.stage == ["b", "c", "c"]
+    assert verdict.margins[0].tolist() == list(NO)
+
+
+def test_the_limit_is_each_samples_own_over_all_its_stages() -> None:
+    calls = Calls()
+    cascade = [
+        calls.stage("a", {}),
+        calls.stage("b", {}, alone=True),
+        calls.stage("c", {}, alone=True),
+    ]
+    begun = time.monotonic()
+    decide(problem_of([0, 0]), cascade, OPTIONS, seconds=1000.0)
+    cheap, first, also_first, second, also_second = (deadline for *_, deadline in calls)
+    assert cheap == math.inf
+    assert begun + 1000 <= first < second <= time.monotonic() + 1000
+    assert (also_first, also_second) == pytest.approx((first, second), rel=0, abs=1e-3)
+    calls.clear()
+    decide(problem_of([0, 0]), cascade, OPTIONS)
+    assert all(deadline == math.inf for *_, deadline in calls)
+
+
+@pytest.mark.parametrize(("answer", "status"), [(NO, "timeout"), (YES, "certified")])
+def test_a_method_that_ends_at_the_limit_with_what_it_has(answer: Sequence[float], status: str) -> None:
+    calls = Calls()
+
+    def slow(problem: Problem, options: Options) -> Tensor:
+        time.sleep(0.02)
+        return torch.tensor([answer], dtype=torch.float64)
+
+    cascade = [Stage("slow", slow, True, True), calls.stage("next", {}, alone=True)]
+    verdict = decide(problem_of([0]), cascade, OPTIONS, seconds=0.01)
+    assert not calls, "no stage begins after the limit"
+    assert (verdict.status, verdict.stage) == ([status], ["slow"])
+    assert verdict.margins.tolist() == [list(answer)]
+
+
+def test_no_stage_begins_after_the_limit() -> None:
+    calls = Calls()
+    verdict = decide(problem_of([0]), [calls.stage("a", {0: YES}, alone=True)], OPTIONS, seconds=1e-9)
+    assert not calls
+    assert (verdict.status, verdict.stage) == (["timeout"], ["a"])
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        OverBudget("a backward pass of one row takes 9 MiB, and the memory budget is 1 MiB"),
+    ],
+    ids=["python", "cuda", "cpu", "budget"],
+)
+def test_out_of_memory(failure: Exception) -> None:
+    calls = Calls()
+    cascade = [
+        calls.stage("a", {}),
+        calls.stage("b", {0: failure, 1: YES, 2: failure}, alone=True),
+        calls.stage("c", {2: YES}, alone=True),
+    ]
+    verdict = decide(problem_of([0, 0, 0]), cascade, OPTIONS)
+    assert verdict.status == ["error", "certified", "certified"]
+    assert verdict.stage == ["c", "b", "c"]
+    assert verdict.reason == [f"b: {failure}" if str(failure) else "b: out of memory", "", ""]
+    assert verdict.margins.tolist() == [list(NO), list(YES), list(YES)]
+
+
+def test_a_batch_that_runs_out_of_memory_is_tried_sample_by_sample() -> None:
+    calls = Calls()
+    cascade = [calls.stage("a", {1: MemoryError(), 2: YES}), calls.stage("b", {})]
+    verdict = decide(problem_of([0, 0, 0]), cascade, OPTIONS)
+    assert calls.asked == [("a", [0, 1, 2]), ("a", [0]), ("a", [1]), ("a", [2]), ("b", [0, 1])]
+    assert verdict.status == ["unknown", "error", "certified"]
+    assert verdict.reason == ["", "a: out of memory", ""]
+
+
+def test_samples_that_run_together_share_the_sum_of_their_limits() -> None:
+    limits = []
+
+    def method(problem: Problem, options: Options) -> Tensor:
+        limits.append(options.deadline - time.monotonic())
+        time.sleep(0.2)
+        return torch.tensor([NO] * len(problem.y))
+
+    both = Stage("both", method, alone=False, limited=True)
+    each = Stage("each", method, alone=True, limited=True)
+    free = Stage("free", method, alone=False, limited=False)
+    decide(problem_of([0, 0]), [free, both, each], OPTIONS, seconds=10)
+    assert limits[0] == math.inf
+    assert limits[1:] == pytest.approx([20, 9.9, 9.9], abs=0.09)
+
+
+def test_other_errors_are_not_taken_for_a_want_of_memory() -> None:
+    for failure in (RuntimeError("shapes do not fit"), ValueError("no bounds for it"), KeyError("x")):
+        with pytest.raises(type(failure)):
+            decide(problem_of([0]), [Calls().stage("a", {0: failure})], OPTIONS)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_bounds_that_are_not_finite(value: float) -> None:
+    calls = Calls()
+    cascade = [calls.stage("a", {0: (value, 1.0)}), calls.stage("b", {1: (value, 1.0), 2: YES}, alone=True)]
+    verdict = decide(problem_of([0, 0, 0]), cascade, OPTIONS)
+    assert verdict.status == ["error", "error", "certified"]
+    assert verdict.reason == ["a: the bounds are not finite", "b: the bounds are not finite", ""]
+    assert verdict.margins.tolist() == [list(NO), list(NO), list(YES)]
+    alone = decide(problem_of([0, 0]), cascade[:1], OPTIONS)
+    assert alone.status == ["error", "unknown"]
+    assert alone.margins[0].tolist() == [-math.inf, -math.inf]
+
+
+def test_time_is_shared_out() -> None:
+    def method(seconds: float) -> Callable[[Problem, Options], Tensor]:
+        def run(problem: Problem, options: Options) -> Tensor:
+            time.sleep(seconds)
+            return torch.tensor([NO] * len(problem.y), dtype=torch.float64)
+
+        return run
+
+    cheap, dear = Stage("cheap", method(0.06), False, False), Stage("dear", method(0.1), True, True)
+    one, other, wrong = decide(problem_of([0, 0, 1]), [cheap, dear], OPTIONS).seconds
+    assert 0.02 <= wrong < 0.1
+    assert one >= 0.12
+    assert other >= 0.12
+
+
+def test_no_samples_and_a_single_class() -> None:
+    calls = Calls()
+    empty = decide(problem_of([]), [calls.stage("a", {}), calls.stage("b", {}, alone=True)], OPTIONS)
+    assert (empty.margins.shape, empty.status, calls.asked) == ((0, 2), [], [])
+    network = SpikingNetwork([nn.Linear(2, 1), LIF()], 2)
+    verdict = certify(network, torch.rand(2, 2), torch.tensor([0, 0]), LinfBall(0.1), AUTO)
+    assert verdict.margins.shape == (2, 0)
+    assert verdict.status == ["certified", "certified"]
+    assert verdict.stage == [CASCADE[0]] * 2
+
+
+# Real networks and methods.
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """A cascade without its slowest method."""
+    names = ("s-ibp", "s-crown-ibp", "s-crown")
+    monkeypatch.setattr("certsnn.bounds.cascade.CASCADE", names)
+    return names
+
+
+def example(seed: int, readout: str = "membrane", image: bool = True) -> tuple[SpikingNetwork, Tensor]:
+    torch.manual_seed(seed)
+    last = [] if readout == "membrane" else [LIF(0.2)]
+    layers = [nn.Linear(8, 6), LIF(0.3, 0.5), nn.Linear(6, 6), LIF(0.3, 0.5), nn.Linear(6, 3), *last]
+    kind = "image" if image else "spikes"
+    return SpikingNetwork(layers, 4, readout, kind).eval(), torch.rand(8, 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("readout", ["membrane", "rate"])
+@pytest.mark.parametrize("threat", [LinfBall(0.03), CoupledBernoulli(0.03, 4), SpikeFlips(1)], ids=str)
+def test_auto_certifies_what_any_of_its_methods_does(
+    threat: Threat, readout: str, quick: tuple[str, ...]
+) -> None:
+    network, x = example(9, readout, threat.network_input == "image")
+    if threat.domain == "spikes":
+        x = (torch.rand(4, 8, 8) < x).float()
+    with torch.no_grad():
+        y = network(bind(network, x, threat, None)[0]).argmax(1)
+    y[0] = (y[0] + 1) % 3
+    whole = certify(network, x, y, threat, AUTO)
+    apart = {name: certify(network, x, y, threat, name) for name in quick}
+    assert set(whole.status) == {"certified", "unknown"}, "the example shows nothing"
+    for verdict in apart.values():
+        assert (whole.certified >= verdict.certified).all()
+    best = torch.stack([verdict.margins for verdict in apart.values()]).amax(0)
+    right = torch.ones(8, dtype=torch.bool)
+    right[0] = False
+    with torch.no_grad():
+        logits = network(bind(network, x, threat, None)[0])
+    tied = (logits >= logits.gather(1, y[:, None])).sum(1) > 1
+    undecided = ~whole.certified & right & ~tied
+    torch.testing.assert_close(whole.margins[undecided], best[undecided])
+    assert {whole.stage[i] for i in undecided.nonzero()} <= {quick[-1]}
+    assert (whole.status[0], whole.stage[0]) == ("unknown", quick[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rounding", [True, False])
+def test_margins_of_auto_are_the_best_of_its_methods(rounding: bool, quick: tuple[str, ...]) -> None:
+    network, x = example(7)
+    y = network(x).argmax(1)
+    y[0] = (y[0] + 1) % 3
+    apart = [margin_bounds(network, x, y, LinfBall(0.05), name, rounding=rounding) for name in quick]
+    found = margin_bounds(network, x, y, LinfBall(0.05), AUTO, rounding=rounding)
+    assert found.dtype == apart[0].dtype
+    undecided = ~(found > 0).all(1)
+    assert 0 < undecided.sum() < 8, "the example shows nothing"
+    torch.testing.assert_close(found[undecided], torch.stack(apart).amax(0)[undecided])
+    assert (found >= apart[0]).all()
+
+
+def test_auto_is_among_the_methods_and_its_stages_too() -> None:
+    assert {AUTO, *CASCADE} <= set(METHODS)
+    assert [stage.name for stage in stages(AUTO)] == list(CASCADE)
+    assert [stage.alone for stage in stages(AUTO)] == [name in ALONE for name in CASCADE]
+    assert [stage.limited for stage in stages(AUTO)] == [name in LIMITED for name in CASCADE]
+    assert stages("s-crown") == [Stage("s-crown", METHODS["s-crown"], alone=False, limited=True)]
+
+
+def test_a_memory_budget_that_holds_nothing_is_an_error_of_its_own() -> None:
+    network, x = example(2)
+    y = network(x).argmax(1)
+    with pytest.raises(ValueError, match="memory budget"):
+        margin_bounds(network, x, y, LinfBall(0.05), "s-crown", memory=1)
+    alone = certify(network, x, y, LinfBall(0.05), "s-crown", memory=1)
+    assert "error" in alone.status
+    assert any("raise it (--memory)" in reason for reason in alone.reason)
+    verdict, cheap = (
+        certify(network, x, y, LinfBall(0.05), AUTO, memory=1),
+        certify(network, x, y, LinfBall(0.05)),
+    )
+    assert (verdict.certified >= cheap.certified).all()
+
+
+def test_a_time_limit_leaves_the_cheap_methods_alone() -> None:
+    network, x = example(5)
+    y = network(x).argmax(1)
+    cheap = margin_bounds(network, x, y, LinfBall(0.05), "s-crown-ibp", rounding=True)
+    verdict = certify(network, x, y, LinfBall(0.05), AUTO, seconds=1e-9)
+    assert set(verdict.status) == {"certified", "timeout"}, "the example shows nothing"
+    torch.testing.assert_close(verdict.margins[~verdict.certified], cheap[~verdict.certified])
+
+
+def test_refused() -> None:
+    network, x = example(4)
+    y = network(x).argmax(1)
+    for seconds in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="time limit must be > 0 seconds"):
+            certify(network, x, y, LinfBall(0.05), AUTO, seconds=seconds)
+    for call in (margin_bounds, certify):
+        with pytest.raises(ValueError, match=r"known: s-ibp, .*auto"):
+            call(network, x, y, LinfBall(0.05), "automatic")
+        with pytest.raises(ValueError, match="memory budget must be at least 1 byte"):
+            call(network, x, y, LinfBall(0.05), AUTO, memory=0)
+        with pytest.raises(ValueError, match="relaxation must be one of joint, separate"):
+            call(network, x, y, LinfBall(0.05), AUTO, relaxation="apart")  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""What training minimises: an objective turns a batch into a loss.
+
+`Natural` is here; `objectives.certified` and `objectives.adversarial` have the robust ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+from torch import Tensor
+
+from certsnn.attacks.losses import CrossEntropy, Loss
+from certsnn.bounds.certify import bind
+from certsnn.evaluation.verification import Summary
+from certsnn.inputsets import Threat
+from certsnn.networks import SpikingNetwork
+from certsnn.train.schedules import Moment
+
+
+class Samples(NamedTuple):
+    """A batch as the threat takes it: x ``[B, ...]`` or ``[T, B, ...]``, classes y and positions ``[B]``."""
+
+    x: Tensor
+    y: Tensor
+    positions: Tensor
+
+
+class Terms(NamedTuple):
+    """A loss to minimise, and figures to log (detached scalars)."""
+
+    loss: Tensor
+    figures: dict[str, Tensor]
+
+
+class Objective(ABC):
+    """Turns a batch into a loss."""
+
+    @abstractmethod
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
+        """The loss of one batch at this moment; runs the network in training mode."""
+
+    @abstractmethod
+    def settled(self, epochs: int) -> float:
+        """The epoch from which the objective stays the same: best checkpoints count from here."""
+
+    def score(self, found: Summary) -> tuple[float, float]:
+        """What makes an epoch the best on validation, the least: verified error, then clean error."""
+        return found.verified_error, found.clean_error
+
+
+def error_rate(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of wrong classes, detached."""
+    return (logits.detach().argmax(1) != y).float().mean()
+
+
+def mixed(clean: Tensor, robust: Tensor, kappa_end: float, share: float) -> Tensor:
+    """``kappa * clean + (1 - kappa) * robust``; kappa falls from 1 to kappa_end as the ramp's share rises."""
+    kappa = 1 - (1 - kappa_end) * share
+    return kappa * clean + (1 - kappa) * robust
+
+
+@final
+@dataclass(frozen=True)
+class Natural(Objective):
+    """The loss of the clean logits; the threat plays no part.
+
+    Args:
+        loss: CrossEntropy, MeanSquaredError or Margin.
+    """
+
+    loss: Loss = field(default_factory=CrossEntropy)
+
+    def settled(self, epochs: int) -> float:
+        return 0.0
+
+    def score(self, found: Summary) -> tuple[float, float]:
+        """Clean error first: bounds grow with training, verified error would choose an early epoch."""
+        return found.clean_error, found.verified_error
+
+    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
+        x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
+        logits = network(x0)
+        loss = self.loss(logits, samples.y).mean()
+        return Terms(loss, {"loss": loss.detach(), "error": error_rate(logits, samples.y)})
