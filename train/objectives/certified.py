@@ -4,8 +4,8 @@ The loss is
 
 .. math:: \kappa\, L + (1 - \kappa)\, CE([0, -\underline m], 0) + \text{regularisers}
 
-with lower margin bounds :math:`\underline m` (`objectives.bounds`): the vector ``[0, -m]`` holds the worst case
-of ``logit[j] - logit[y]``, and L is the clean loss or an attack's (`objectives.clean_term`).
+with lower margin bounds :math:`\underline m` (`objectives.bounds`): the vector ``[0, -m]`` holds the worst
+case of ``logit[j] - logit[y]``, and L is the clean loss or an attack's (`objectives.clean_term`).
 The threat's size and :math:`1 - \kappa` ramp up together. Sources: design, section 7; Gowal et al. 2018
 (kappa and eps schedules); Zhang et al. 2020 (CROWN-IBP).
 """
