@@ -71,7 +71,7 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
         ValueError: for numbers that are not finite.
         Overflow: if a sum may exceed the limit.
     """
-    _require(largest, limit, "the input set")
+    _require(largest, limit, "inputs")
     reached = [largest]
     stages = [*network.program.stages, None]
     for (name, chain), stage in zip(network.chains, stages, strict=True):

@@ -116,7 +116,7 @@ def test_a_neuron_of_nan_is_refused(field: str) -> None:
 
 def test_an_infinite_ball_is_refused_also_by_a_weight_of_zero() -> None:
     network = compared(linear([[0.0]], [2.0]), IF())
-    refused(network, torch.zeros(1, 1), LinfBall(1e39, None, None), "the input set may reach inf")
+    refused(network, torch.zeros(1, 1), LinfBall(1e39, None, None), "inputs may reach inf")
 
 
 def test_the_sum_of_a_pooling_window_must_not_overflow() -> None:
