@@ -167,6 +167,10 @@ def _(module: nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros":
         raise TypeError("Conv2d is supported with padding_mode='zeros' only; pad in a layer before it")
     weight, stride, dilation = _filled(module.weight, module), pair(module.stride), pair(module.dilation)
+    if weight.is_contiguous():
+        # channels_last gives axes of length 1 odd strides, on which torch 2.14 reads at address 0. This view
+        # of the same numbers has plain ones.
+        weight = weight.flatten().view(weight.shape)
     if module.padding == "same":
         weight, padding = _same(weight, dilation)
     else:

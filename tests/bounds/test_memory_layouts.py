@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -96,3 +98,21 @@ def test_attacks_in_inference_mode(attack: Attack) -> None:
     assert torch.equal(found.adversarial, wanted.adversarial)
     assert torch.equal(found.queries, wanted.queries)
     assert targeted.success.shape == y.shape
+
+
+ONE_CHANNEL = """
+import torch
+from torch import nn
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF
+layers = [nn.Conv2d(2, 1, 1, stride=2, padding=1, dilation=2), IF(), nn.Flatten(), nn.Linear(6, 2)]
+network = SpikingNetwork(layers, 2, "membrane").eval().to(memory_format=torch.channels_last)
+x = torch.rand(44, 2, 3, 1).to(memory_format=torch.channels_last)
+for _ in range(20):
+    network(x)
+"""
+
+
+def test_one_channel_in_channels_last_does_not_end_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", ONE_CHANNEL], capture_output=True, text=True)
+    assert done.returncode == 0, done.returncode
