@@ -198,7 +198,7 @@ class Convolution(Weighted):
             _refuse(f"Conv2d({channels}, {len(weight)})", f"[N, {channels}, H, W]", x, advice)
         if min(self._outputs(x)) < 1:
             _refuse(f"Conv2d({channels}, {len(weight)})", "larger maps", x, "its kernel does not fit in")
-        return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x.contiguous(), weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
     def apply(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight, self.shift)

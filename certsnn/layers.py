@@ -167,10 +167,9 @@ def _(module: nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros":
         raise TypeError("Conv2d is supported with padding_mode='zeros' only; pad in a layer before it")
     weight, stride, dilation = _filled(module.weight, module), pair(module.stride), pair(module.dilation)
-    if weight.is_contiguous():
-        # channels_last gives axes of length 1 odd strides, on which torch 2.14 reads at address 0. This view
-        # of the same numbers has plain ones.
-        weight = weight.flatten().view(weight.shape)
+    # In channels_last torch 2.14 reads at address 0 for some dilated kernels, also where only an axis of
+    # length 1 has such a stride. So weights (and inputs, in `Convolution`) have one layout.
+    weight = weight.contiguous().flatten().view(weight.shape)
     if module.padding == "same":
         weight, padding = _same(weight, dilation)
     else:
