@@ -29,14 +29,9 @@ from torch import Tensor, nn
 from certsnn import __version__
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.bounds.methods import (
-    METHODS,
-    RELAXATIONS,
-    backward_margins,
-    interval_layers,
-    levels_of,
-)
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS, Relaxation
+from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.data import load
 from certsnn.files import write_text

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from certsnn import __version__
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall

@@ -7,12 +7,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from certsnn.bounds.cascade import METHODS, Verdict, decide, overflowed, stages
+from certsnn.bounds.cascade import Verdict, decide, overflowed
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.interval.overflow import Layout, Overflow, check_float_model, largest_number, layout
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import FeasibleFlips
-from certsnn.bounds.methods import RELAXATIONS
+from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.methods import method_named
 from certsnn.bounds.problem import Options, Problem
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
@@ -65,8 +66,8 @@ def margin_bounds(
         ValueError: if the memory holds not even one row of coefficients.
     """
     options = _options(relaxation, memory)
-    problem = _prepared(network, x, y, threat, method, rounding, index)
-    return METHODS[method](problem, options)
+    bound = method_named(method)
+    return bound(_prepared(network, x, y, threat, rounding, index), options)
 
 
 @outside_inference_mode()
@@ -91,7 +92,7 @@ def certify(
 
     Args:
         network, x, y, threat, rounding, index, relaxation, memory: see `margin_bounds`.
-        method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
+        method: a name in `METHODS`; "auto" tries its stages one after the other, each on the samples
             that are still undecided (and that the network gets right).
         seconds: the time limit of a sample, over the methods that refine layers or search ("s-crown",
             "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together
@@ -100,14 +101,15 @@ def certify(
     options = _options(relaxation, memory)
     if seconds is not None and not seconds > 0:
         raise ValueError(f"the time limit must be > 0 seconds, got {seconds}")
+    stages = method_named(method).stages
     with torch.no_grad():
         try:
-            problem = _prepared(network, x, y, threat, method, rounding, index)
+            problem = _prepared(network, x, y, threat, rounding, index)
         except Overflow as error:
             if rounding:
                 raise
             return overflowed(y, str(error))
-        return decide(problem, stages(method), options, seconds)
+        return decide(problem, stages, options, seconds)
 
 
 @outside_inference_mode()
@@ -160,11 +162,9 @@ def _prepared(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    method: str,
     rounding: bool,
     index: Tensor | None,
 ) -> Problem:
-    stages(method)  # raises for an unknown one
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
     shapes = layout(program, x0)

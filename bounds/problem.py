@@ -50,6 +50,11 @@ class Problem:
         starts = range(0, len(self.y), size)
         return [self.select((batch >= start) & (batch < start + size)) for start in starts]
 
+    def nothing_known(self) -> Tensor:
+        """Margins ``[B, K-1]`` of which nothing is known: -inf."""
+        like = self.arithmetic.raised(self.x0.detach())
+        return like.new_full((len(self.y), self.classes - 1), -math.inf)
+
 
 def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
     """The problem, with the classes that the network has."""

@@ -15,7 +15,7 @@ choice are in `certsnn.bounds.linear.alpha`. Source: design, section 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -240,3 +240,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     covered = (after <= before) & (at_high <= decay * high)
     upper = torch.where(covered, decay, -slope), torch.where(covered, zero, -intercept)
     return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))
+
+
+RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
+"""By name."""

@@ -143,8 +143,7 @@ HELP: Mapping[str, str] = {
     "--json": "write summary and samples here at the end; - is standard output",
     "bench --json": "write all rows here at the end; - is standard output",
     "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",
-    "--method": "the bounds: {methods} (default: s-ibp); auto tries {cascade}, each on the samples that are "
-    "still undecided",
+    "--method": "the bounds (default: s-ibp): {methods}",
     "--relaxation": "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)",
     "--report": "write a report here: one page with tables, curves, margins and examples, to be read "
     "anywhere (default: report.html in RUN, if that is a run folder)",
@@ -154,7 +153,7 @@ HELP: Mapping[str, str] = {
     "--run": "the run folder (default: runs/ and the config's name)",
     "--runs": "the folder of the run folders (default: runs)",
     "--samples": "only the first N of the test set (default: all)",
-    "--seconds": "time limit of each sample for s-crown, branch-and-bound and alpha-s-crown (default: none)",
+    "--seconds": "time limit of each sample, over the methods that have one: {limited} (default: none)",
     "--seed": "of all attacks that draw (default: 0)",
     "--seeds": "the seeds of every config, such as 0,1,2 (default: the config's own one)",
     "--shard": "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)",

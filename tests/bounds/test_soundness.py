@@ -47,7 +47,7 @@ from certsnn.bounds.interval.layers import Spikes, layer_of
 from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
 from certsnn.bounds.interval.topk import FeasibleFlips, FlippedSpikes
 from certsnn.bounds.linear.intermediate import Refinement
-from certsnn.bounds.methods import RELAXATIONS
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Options
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips
 from certsnn.layers import as_affine

@@ -13,13 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from stand_in import StandIn
 from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, RandomSearch, Victim
 from certsnn.attacks.base import BOTH
 from certsnn.bounds import METHODS, certify
-from certsnn.bounds.methods import s_ibp
+from certsnn.bounds.methods import SIBP
 from certsnn.bounds.problem import Options, Problem
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
@@ -187,11 +188,11 @@ def test_encoded_images_under_flips() -> None:
 
 
 def unsound(problem: Problem, options: Options) -> Tensor:
-    return s_ibp(problem, options) + 3
+    return SIBP()(problem, options) + 3
 
 
 def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))  # type: ignore[arg-type]
     network = threshold_network()
     batches = pixels(1)[1:2]  # its proved margin of -1 becomes 2
     with pytest.raises(UnsoundBoundError) as raised:
@@ -225,11 +226,11 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong_about_the_last(problem: Problem, options: Options) -> Tensor:
-        found = s_ibp(problem, options)
+        found = SIBP()(problem, options)
         found[-1] += 3
         return found
 
-    monkeypatch.setitem(METHODS, "unsound", wrong_about_the_last)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", wrong_about_the_last))  # type: ignore[arg-type]
     with pytest.raises(UnsoundBoundError, match="sample 14 is at least 2"):
         evaluate(threshold_network(), pixels(), LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-14" / "sample.safetensors")
@@ -241,7 +242,8 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
 def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "near", lambda p, o: s_ibp(p, o) + 0.5)  # type: ignore[arg-type]
+    near = StandIn("near", lambda problem, options: SIBP()(problem, options) + 0.5)
+    monkeypatch.setitem(METHODS, "near", near)  # type: ignore[arg-type]
     network, batch = threshold_network(), pixels(1)[1]
     with pytest.raises(UnsoundBoundError, match=r"margin of sample 11 is at least -0\.5\d* by near"):
         evaluate(network, [batch], LinfBall(0.1), "near", [Corner()], evidence=tmp_path)
@@ -252,7 +254,7 @@ def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
 def test_a_certified_and_misclassified_sample_stops_with_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))  # type: ignore[arg-type]
     with pytest.raises(UnsoundBoundError, match="the network misclassifies it"):
         evaluate(threshold_network(), pixels(1)[2:3], LinfBall(0.1), "unsound", [Idle()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-12" / "sample.safetensors")

@@ -22,7 +22,8 @@ from torch import Tensor
 from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.interval.propagate import interval_margins
 from certsnn.bounds.interval.topk import AnyWeights
-from certsnn.bounds.methods import RELAXATIONS, backward_margins, levels_of
+from certsnn.bounds.linear.margins import backward_margins, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Problem
 from certsnn.networks import ImageInput, Program
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certsnn.attacks import G2S, RSF, Attack
-from certsnn.bounds.cascade import stages
+from certsnn.bounds.methods import method_named
 from certsnn.cli.commands.common import (
     DONE,
     INCOMPLETE,
@@ -113,7 +113,7 @@ def bench(
     """
     check_outputs({"--table": table_to, "--json": json_to})
     check_writable(examination.evidence / FACTS)
-    stages(examination.setting.method)  # raises for an unknown one
+    method_named(examination.setting.method)  # raises for an unknown one
     examination.suite.chosen  # noqa: B018 (raises for what is no attack)
     entries = planned(configs, overrides, seeds, runs)
     before = [finished_row(entry, examination) for entry in entries]

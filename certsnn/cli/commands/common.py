@@ -15,7 +15,8 @@ import yaml
 from rich.console import Console
 
 from certsnn import __version__
-from certsnn.bounds.cascade import device_name, stages
+from certsnn.bounds.cascade import device_name
+from certsnn.bounds.methods import method_named
 from certsnn.bounds.problem import Options
 from certsnn.cli.distributed import launched
 from certsnn.configuration import override
@@ -63,14 +64,14 @@ class Setting:
     @property
     def cascade(self) -> list[str]:
         """The names of the methods that are tried; raises ValueError for an unknown one."""
-        return [stage.name for stage in stages(self.method)]
+        return [stage.name for stage in method_named(self.method).stages]
 
     @property
     def batch(self) -> int:
         """The batch size."""
         if self.batch_size is not None:
             return self.batch_size
-        return 32 if any(stage.limited for stage in stages(self.method)) else 256
+        return 32 if any(stage.limited for stage in method_named(self.method).stages) else 256
 
     @property
     def bounds(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certsnn.attacks import Attack
-from certsnn.bounds.cascade import stages
+from certsnn.bounds.methods import method_named
 from certsnn.cli.commands.common import (
     DONE,
     Setting,
@@ -156,7 +156,7 @@ def evaluate(
     """
     outputs.check()
     check_writable(outputs.evidence / FACTS)
-    stages(setting.method)  # raises for an unknown one
+    method_named(setting.method)  # raises for an unknown one
     first = task(source, overrides, samples, shard, setting.processes)
     works = [first, *swept(first, sweep)]
     attacks = suite.attacks(first.config, first.part, setting.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from certsnn.bounds.cascade import AUTO, stages
+from certsnn.bounds.methods import method_named
 from certsnn.cli.commands.common import (
     DONE,
     Setting,
@@ -57,7 +57,7 @@ def verify(
         shard: only this part of the samples.
     """
     check_outputs({"--json": json_to, "--results": results_to})
-    stages(setting.method)  # raises for an unknown one
+    method_named(setting.method)  # raises for an unknown one
     work = task(source, overrides, samples, shard, setting.processes)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     if results_to is not None:
@@ -132,8 +132,9 @@ def facts_of(report: dict[str, Any], setting: Setting) -> dict[str, str]:
 def statuses(summary: dict[str, Any], method: str, reasons: Sequence[str]) -> dict[str, str]:
     """What each stage of a cascade has certified, and what went wrong."""
     facts: dict[str, str] = {}
-    if method == AUTO:
-        counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages(AUTO)}
+    stages = method_named(method).stages
+    if len(stages) > 1:
+        counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages}
         facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}
     odd = {status: summary[status] for status in ("timeout", "error", "overflow") if summary[status]}
     facts |= {f"status {status}": f"{count} samples" for status, count in odd.items()}

@@ -15,8 +15,8 @@ from certsnn.affine import Dense
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.linear.intermediate import Refinement
-from certsnn.bounds.linear.relaxation import joint
-from certsnn.bounds.methods import RELAXATIONS, backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.problem import Options, Problem, pose
 from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
