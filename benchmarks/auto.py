@@ -21,6 +21,7 @@ import torch
 from rich.progress import track
 
 from certsnn import __version__
+from certsnn.bounds.options import BoundOptions
 from certsnn.data import load, loader
 from certsnn.evaluation.verification import summarise, verify
 from certsnn.files import write_text
@@ -39,7 +40,7 @@ def row(name: str, root: str, reach: float) -> Row:
     def run(positions: list[int], batch: int, **how: Any) -> list[Any]:
         part = data.subset(positions)
         batches = track(loader(part, batch), description=name, total=-(-len(part) // batch))
-        found = verify(model.network, batches, model.config.threat, **common, **how)
+        found = verify(model.network, batches, model.config.threat, **common, options=BoundOptions(**how))
         return [result for results in found for result in results]
 
     every = run(list(range(len(data))), BATCH, method="s-ibp")

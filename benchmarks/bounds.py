@@ -33,7 +33,8 @@ from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
 from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import pose
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
@@ -122,7 +123,7 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
 def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
     input_set = THREAT.bind(x, torch.arange(len(x)))[1]
     problem = pose(program, x, y, input_set, PLAIN)
-    return torch.no_grad()(lambda: METHODS[method](problem, Options()))
+    return torch.no_grad()(lambda: METHODS[method](problem, BoundOptions()))
 
 
 def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:

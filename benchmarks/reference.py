@@ -32,7 +32,8 @@ from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS, Relaxation
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem, pose
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
@@ -155,7 +156,7 @@ def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: 
         if best > 0 or not row["correct"]:
             row["margin"][name] = best
         else:
-            best = note(name, partial(METHODS[name], problem, Options(iterations=iterations)))
+            best = note(name, partial(METHODS[name], problem, BoundOptions(iterations=iterations)))
     return row
 
 

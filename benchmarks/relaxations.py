@@ -20,7 +20,8 @@ from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem, pose
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork
@@ -50,7 +51,7 @@ def margins(case: Problem) -> dict[str, Tensor]:
     rows = {"S-IBP": found}
     for name, relaxation in RELAXATIONS.items():
         rows[name] = backward_margins(case, layers, levels_of(case, layers, relaxation))
-    rows["s-crown"] = METHODS["s-crown"](case, Options())
+    rows["s-crown"] = METHODS["s-crown"](case, BoundOptions())
     return rows
 
 

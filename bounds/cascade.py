@@ -21,7 +21,8 @@ from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.interval.propagate import others
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.method import Method
-from certsnn.bounds.problem import Options, OutOfTime, Problem
+from certsnn.bounds.options import BoundOptions, OutOfTime
+from certsnn.bounds.problem import Problem
 from certsnn.products import ieee_products
 
 Status = Literal["certified", "unknown", "timeout", "error", "overflow"]
@@ -63,9 +64,7 @@ class Verdict:
 
 
 @torch.no_grad()
-def decide(
-    problem: Problem, cascade: Sequence[Method], options: Options, seconds: float | None = None
-) -> Verdict:
+def decide(problem: Problem, cascade: Sequence[Method], options: BoundOptions) -> Verdict:
     """The verdict of a cascade.
 
     A sample takes part until all of its margins are positive. One that the network itself gets wrong, or
@@ -75,13 +74,12 @@ def decide(
     Args:
         problem: a batch.
         cascade: the methods, first to last; those that run on one sample at a time run after the others.
-        options: for every method; the deadline is set here.
-        seconds: the limit of each sample, over all methods that are limited; None is no limit. Samples that
-            run together share the sum of what is left to each.
+        options: for every method; the deadline is set here, from the limit of each sample. Samples that run
+            together share the sum of what is left to each.
     """
     everyone = range(len(problem.y))
     right = _right(problem) if len(cascade) > 1 else [True for _ in everyone]
-    ledger = _Ledger(problem, right, math.inf if seconds is None else seconds)
+    ledger = _Ledger(problem, right, math.inf if options.seconds is None else options.seconds)
     for method in cascade:
         if not method.alone:
             ledger.run(method, ledger.still(everyone), options)
@@ -125,7 +123,7 @@ class _Ledger:
             if not self._stage[i] or (self._right[i] and not proved[i] and not self._late[i])
         ]
 
-    def run(self, method: Method, samples: Sequence[int], options: Options) -> None:
+    def run(self, method: Method, samples: Sequence[int], options: BoundOptions) -> None:
         """One method on some of the samples; what fails for want of memory or time is written down."""
         if not samples:
             return

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 
 
 class Method(ABC):
@@ -17,7 +18,7 @@ class Method(ABC):
 
     ``name``: what ``method=`` and ``--method`` call it. ``help``: a few words for ``certsnn verify --help``.
     ``alone``: whether it runs on one sample at a time. ``limited``: whether a time limit is for it; it then
-    heeds `Options.deadline`.
+    heeds `BoundOptions.deadline`.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Method(ABC):
     limited: bool = False
 
     @abstractmethod
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         """Lower bounds ``[B, K-1]`` of ``logit[y] - logit[j]`` for the classes j != y, ascending.
 
         Raises:

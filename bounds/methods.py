@@ -21,7 +21,8 @@ from certsnn.bounds.linear.margins import (
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.memory import TEMPORARIES, packed
 from certsnn.bounds.method import Method
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.branch_and_bound import proved_margins
 
 TOGETHER = 64
@@ -35,7 +36,7 @@ class SIBP(Method):
     name = "s-ibp"
     help = "interval bounds, the fastest"
 
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return interval_layers(problem)[0]
 
 
@@ -46,7 +47,7 @@ class SCrownIBP(Method):
     name = "s-crown-ibp"
     help = "one linear backward pass over S-IBP's bounds of the layers"
 
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         relaxation = RELAXATIONS[options.relaxation]
 
         def bound(part: Problem) -> Tensor:
@@ -65,12 +66,13 @@ class SCrown(Method):
     limited = True
 
     @torch.no_grad()
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         found, layers = interval_layers(problem)
         sizes = sample_sizes(problem, layers) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
-        for group in packed(sizes, options.memory // 2, TOGETHER):
+        half = max(options.memory // 2, 1)
+        for group in packed(sizes, half, TOGETHER):
             part = problem.at(group)
-            refined = refined_margins(part, replace(options, iterations=0, memory=options.memory // 2))
+            refined = refined_margins(part, replace(options, iterations=0, memory=half))
             found[group] = torch.maximum(found[group], refined)
         return found
 
@@ -84,7 +86,7 @@ class AlphaSCrown(Method):
     alone = limited = True
 
     @torch.no_grad()
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         found, _ = interval_layers(problem)
         for sample, part in enumerate(problem.groups(1)):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
@@ -99,7 +101,7 @@ class BranchAndBound(Method):
     help = "a search on spike counts, for IF networks"
     alone = limited = True
 
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return proved_margins(problem, interval_layers(problem)[0], options)
 
 
@@ -115,7 +117,7 @@ class SecondEngine(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
 
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
 
         if problem.arithmetic.unit:
@@ -145,7 +147,7 @@ class Auto(Method):
         return self._stages
 
     @torch.no_grad()
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         best = problem.nothing_known()
         for method in self._stages:
             rest = (~(best > 0).all(1)).nonzero().squeeze(1)
@@ -155,7 +157,7 @@ class Auto(Method):
         return best
 
 
-def refined_margins(problem: Problem, options: Options) -> Tensor:
+def refined_margins(problem: Problem, options: BoundOptions) -> Tensor:
     """The best margins ``[B, K-1]`` that S-CROWN bounds of the layers give, in all samples together."""
     relaxation = RELAXATIONS[options.relaxation]
     refinement = Refinement(problem, relaxation, options)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -59,34 +58,3 @@ class Problem:
 def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
     """The problem, with the classes that the network has."""
     return Problem(program, x0, y, input_set, arithmetic, layout(program, x0).classes)
-
-
-@final
-@dataclass(frozen=True)
-class Options:
-    """How a bound method goes about it.
-
-    Args:
-        relaxation: of firing and reset: "joint", or "separate" as published.
-        memory: bytes that a method may take for its coefficients, beyond the network and the batch.
-        deadline: when to give up, in seconds of `time.monotonic`.
-        iterations: steps of optimising slopes, where a method does.
-    """
-
-    relaxation: Literal["joint", "separate"] = "joint"
-    memory: int = 2**31
-    deadline: float = math.inf
-    iterations: int = 20
-
-    def late(self) -> bool:
-        """Whether the deadline has passed: a method then ends with the bounds it has."""
-        return time.monotonic() > self.deadline
-
-    def check_time(self) -> None:
-        """Raise OutOfTime once the deadline has passed; methods call it between pieces of work."""
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
-
-
-class OutOfTime(Exception):
-    """A method has reached its deadline."""

@@ -46,7 +46,8 @@ from certsnn.bounds.linear.constant_current import Pieces, held, pieces
 from certsnn.bounds.linear.lines import Lines, Stepwise, Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.neurons import Dynamics
 
 REACH = 0.15
@@ -114,7 +115,7 @@ class Cut:
 class Refinement:
     """The layers and levels of a batch, as far as they are known."""
 
-    def __init__(self, problem: Problem, relaxation: Relaxation, options: Options) -> None:
+    def __init__(self, problem: Problem, relaxation: Relaxation, options: BoundOptions) -> None:
         self.problem, self.relaxation, self.options = problem, relaxation, options
         self.layers: list[Layer] = []
         self.cuts: list[Cut] = []

@@ -23,7 +23,8 @@ from certsnn.bounds.linear.backward import (
 )
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 
 
 def interval_layers(problem: Problem) -> tuple[Tensor, list[Layer]]:
@@ -60,7 +61,7 @@ def backward_margins(problem: Problem, layers: Sequence[Layer], levels: Sequence
     return lower(Whole(problem.x0, problem.input_set), levels, forms).T / problem.steps
 
 
-def in_groups(problem: Problem, options: Options, bound: Callable[[Problem], Tensor]) -> Tensor:
+def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem], Tensor]) -> Tensor:
     """A bound of all samples, as many at a time as the memory allows."""
     size = rows_that_fit(row_bytes(problem) * (problem.classes - 1), options.memory)
     if size >= len(problem.y):

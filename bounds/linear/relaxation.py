@@ -24,6 +24,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.linear.lines import Pulled, Stepwise, chosen, exactly, least_width, scan_back
+from certsnn.bounds.options import Relaxing
 from certsnn.neurons import Dynamics
 
 Relaxation = Callable[[Interval, Dynamics], Stepwise]
@@ -242,5 +243,5 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))
 
 
-RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
+RELAXATIONS: Mapping[Relaxing, Relaxation] = {"joint": joint, "separate": separate}
 """By name."""

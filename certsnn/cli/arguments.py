@@ -45,6 +45,12 @@ def _positive(text: str) -> int:
     return _natural(text, 1)
 
 
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise _must("true or false", text)
+    return text == "true"
+
+
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
     size = 0 if found is None else int(float(found[1]) * UNITS.get(found[2], 0))
@@ -84,7 +90,7 @@ def _seeds(text: str) -> list[int]:
 
 
 N: Mapping[str, Any] = {"type": _positive, "metavar": "N"}
-BOUNDS = "--method --rounding --relaxation --memory --seconds --batch-size"
+BOUNDS = "--method --rounding --relaxation --memory --seconds --iterations --batch-size"
 SAMPLES = "--samples --shard --results --json"
 COMMON = "--device --threads --debug"
 
@@ -100,6 +106,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "--debug": {"action": "store_true"},
     "--device": {"default": "cpu"},
     "--evidence": {"type": Path, "metavar": "DIR", "default": Path("unsound")},
+    "--iterations": {"type": _natural, "metavar": "N"},
     "--json": {"type": Path, "metavar": "FILE"},
     "--memory": {"type": _bytes, "metavar": "SIZE"},
     "--method": {"metavar": "NAME", "default": "s-ibp"},
@@ -107,7 +114,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "--report": {"type": Path, "metavar": "FILE.html"},
     "--results": {"type": Path, "metavar": "FILE.jsonl"},
     "merge --results": {"type": Path, "metavar": "OUT.jsonl", "required": True},
-    "--rounding": {"choices": ["true", "false"], "default": "true"},
+    "--rounding": {"type": _truth, "metavar": "{true,false}"},
     "--run": {"type": Path, "metavar": "DIR"},
     "--runs": {"type": Path, "metavar": "DIR", "default": Path("runs")},
     "--samples": N,
@@ -140,6 +147,7 @@ HELP: Mapping[str, str] = {
     "--debug": "show the traceback of an error",
     "--device": "where to compute: cpu, cuda, cuda:1, ... (default: cpu)",
     "--evidence": "where the evidence goes if an attack refutes a bound (default: unsound/)",
+    "--iterations": "steps in which alpha-s-crown optimises slopes (default: 20)",
     "--json": "write summary and samples here at the end; - is standard output",
     "bench --json": "write all rows here at the end; - is standard output",
     "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",

@@ -16,14 +16,15 @@ from certsnn.bounds.cascade import decide
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import LIST, Auto, method_named
-from certsnn.bounds.problem import Options, OutOfTime, Problem, pose
+from certsnn.bounds.options import BoundOptions, OutOfTime
+from certsnn.bounds.problem import Problem, pose
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 
 Answer = Sequence[float] | Exception
 NO, YES = (-1.0, -2.0), (0.5, 1.0)
-OPTIONS = Options()
+OPTIONS = BoundOptions()
 AUTO = "auto"
 
 
@@ -45,7 +46,7 @@ class Calls(list[tuple[str, list[int], float]]):
     ) -> Method:
         """A method that gives these answers, and `NO` for the other samples."""
 
-        def method(problem: Problem, options: Options) -> Tensor:
+        def method(problem: Problem, options: BoundOptions) -> Tensor:
             samples = [round(16 * float(pixel)) for pixel in problem.x0[:, 3]]
             self.append((name, samples, options.deadline))
             rows = []
@@ -141,7 +142,7 @@ def test_the_limit_is_each_samples_own_over_all_its_stages() -> None:
         calls.stage("c", {}, alone=True),
     ]
     begun = time.monotonic()
-    decide(problem_of([0, 0]), cascade, OPTIONS, seconds=1000.0)
+    decide(problem_of([0, 0]), cascade, BoundOptions(seconds=1000.0))
     cheap, first, also_first, second, also_second = (deadline for *_, deadline in calls)
     assert cheap == math.inf
     assert begun + 1000 <= first < second <= time.monotonic() + 1000
@@ -155,12 +156,12 @@ def test_the_limit_is_each_samples_own_over_all_its_stages() -> None:
 def test_a_method_that_ends_at_the_limit_with_what_it_has(answer: Sequence[float], status: str) -> None:
     calls = Calls()
 
-    def slow(problem: Problem, options: Options) -> Tensor:
+    def slow(problem: Problem, options: BoundOptions) -> Tensor:
         time.sleep(0.02)
         return torch.tensor([answer], dtype=torch.float64)
 
     cascade = [StandIn("slow", slow, True, True), calls.stage("next", {}, alone=True)]
-    verdict = decide(problem_of([0]), cascade, OPTIONS, seconds=0.01)
+    verdict = decide(problem_of([0]), cascade, BoundOptions(seconds=0.01))
     assert not calls, "no stage begins after the limit"
     assert (verdict.status, verdict.stage) == ([status], ["slow"])
     assert verdict.margins.tolist() == [list(answer)]
@@ -168,7 +169,7 @@ def test_a_method_that_ends_at_the_limit_with_what_it_has(answer: Sequence[float
 
 def test_no_stage_begins_after_the_limit() -> None:
     calls = Calls()
-    verdict = decide(problem_of([0]), [calls.stage("a", {0: YES}, alone=True)], OPTIONS, seconds=1e-9)
+    verdict = decide(problem_of([0]), [calls.stage("a", {0: YES}, alone=True)], BoundOptions(seconds=1e-9))
     assert not calls
     assert (verdict.status, verdict.stage) == (["timeout"], ["a"])
 
@@ -209,7 +210,7 @@ def test_a_batch_that_runs_out_of_memory_is_tried_sample_by_sample() -> None:
 def test_samples_that_run_together_share_the_sum_of_their_limits() -> None:
     limits = []
 
-    def method(problem: Problem, options: Options) -> Tensor:
+    def method(problem: Problem, options: BoundOptions) -> Tensor:
         limits.append(options.deadline - time.monotonic())
         time.sleep(0.2)
         return torch.tensor([NO] * len(problem.y))
@@ -217,7 +218,7 @@ def test_samples_that_run_together_share_the_sum_of_their_limits() -> None:
     both = StandIn("both", method, alone=False, limited=True)
     each = StandIn("each", method, alone=True, limited=True)
     free = StandIn("free", method, alone=False, limited=False)
-    decide(problem_of([0, 0]), [free, both, each], OPTIONS, seconds=10)
+    decide(problem_of([0, 0]), [free, both, each], BoundOptions(seconds=10))
     assert limits[0] == math.inf
     assert limits[1:] == pytest.approx([20, 9.9, 9.9], abs=0.09)
 
@@ -242,8 +243,8 @@ def test_bounds_that_are_not_finite(value: float) -> None:
 
 
 def test_time_is_shared_out() -> None:
-    def method(seconds: float) -> Callable[[Problem, Options], Tensor]:
-        def run(problem: Problem, options: Options) -> Tensor:
+    def method(seconds: float) -> Callable[[Problem, BoundOptions], Tensor]:
+        def run(problem: Problem, options: BoundOptions) -> Tensor:
             time.sleep(seconds)
             return torch.tensor([NO] * len(problem.y), dtype=torch.float64)
 

@@ -48,7 +48,7 @@ from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
 from certsnn.bounds.interval.topk import FeasibleFlips, FlippedSpikes
 from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.relaxation import RELAXATIONS
-from certsnn.bounds.problem import Options
+from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
@@ -82,7 +82,7 @@ def test_executed_traces_lie_within_the_refined_layers(
 ) -> None:
     case = bound(example)
     found = outcome(case, list(members(case)))
-    options = Options(relaxation=relaxation, iterations=iterations)
+    options = BoundOptions(relaxation=relaxation, iterations=iterations)
     for sample in range(len(case.y)):
         refined = []
         for arithmetic in (RIGOROUS, PLAIN):

@@ -21,12 +21,13 @@ from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Ran
 from certsnn.attacks.base import BOTH
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import SIBP
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
-from certsnn.evaluation.verification import Attempt, SampleResult, bind_batch
+from certsnn.evaluation.verification import Attempt, SampleResult
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF
@@ -187,7 +188,7 @@ def test_encoded_images_under_flips() -> None:
         assert not exact.success or exact.entry_change * 6 == pytest.approx(round(exact.entry_change * 6))
 
 
-def unsound(problem: Problem, options: Options) -> Tensor:
+def unsound(problem: Problem, options: BoundOptions) -> Tensor:
     return SIBP()(problem, options) + 3
 
 
@@ -225,7 +226,7 @@ def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: p
 def test_the_evidence_is_of_the_sample_that_is_refuted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong_about_the_last(problem: Problem, options: Options) -> Tensor:
+    def wrong_about_the_last(problem: Problem, options: BoundOptions) -> Tensor:
         found = SIBP()(problem, options)
         found[-1] += 3
         return found
@@ -380,8 +381,8 @@ def test_a_network_that_gets_nothing_right() -> None:
 def test_the_default_suite_fits(threat: Threat, names: list[str]) -> None:
     image = threat.domain == "image"
     x, index = torch.zeros(2, 1, 3), torch.arange(2 if image else 1)
-    bound = bind_batch((x, torch.zeros(len(index)).long(), index), threat, None, torch.device("cpu"))
-    suite = default_suite(bound.input_set, seed=4)
+    _, input_set = threat.bind(x, index)
+    suite = default_suite(input_set, seed=4)
     assert [type(attack).__name__ for attack in suite] == names
     assert all(attack.seed == 4 for attack in suite if not isinstance(attack, FGSM))  # type: ignore[attr-defined]
 

@@ -28,7 +28,8 @@ from certsnn.bounds import (
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
 from certsnn.bounds.interval.topk import AnyWeights
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem, pose
 from certsnn.inputsets import InputSet, LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
@@ -221,7 +222,7 @@ def problem_of(case: Bound, arithmetic: Arithmetic) -> Problem:
 
 def check_method(case: Bound, found: Outcome, method: str, relaxation: Literal["joint", "separate"]) -> None:
     """Assert that a method's margins are sound, and nowhere below S-IBP's."""
-    options = Options(relaxation=relaxation, iterations=ITERATIONS)
+    options = BoundOptions(relaxation=relaxation, iterations=ITERATIONS)
     with torch.no_grad():
         rigorous, plain = (METHODS[method](problem_of(case, a), options) for a in (RIGOROUS, PLAIN))
     check_margins(rigorous, plain, found)

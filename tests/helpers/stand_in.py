@@ -9,7 +9,8 @@ from typing import final
 from torch import Tensor
 
 from certsnn.bounds import Method
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 
 
 @final
@@ -18,10 +19,10 @@ class StandIn(Method):
     """What the function answers, under a name."""
 
     name: str
-    answer: Callable[[Problem, Options], Tensor]
+    answer: Callable[[Problem, BoundOptions], Tensor]
     alone: bool = False
     limited: bool = False
     help: str = "for tests"
 
-    def __call__(self, problem: Problem, options: Options) -> Tensor:
+    def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return self.answer(problem, options)

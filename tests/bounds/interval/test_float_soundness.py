@@ -22,7 +22,8 @@ from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
 from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
 from certsnn.bounds.linear.backward import membrane_error
-from certsnn.bounds.problem import Options, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import pose
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
@@ -374,7 +375,7 @@ def fires_in_every_order(network: SpikingNetwork, x: Tensor) -> bool:
 def quick_bound(network: SpikingNetwork, x: Tensor, y: Tensor, method: str, rounding: bool) -> Tensor:
     """Margins under no threat; slopes are hardly optimised: none may be unsound."""
     problem = pose(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
-    return METHODS[method](problem, Options(iterations=1))
+    return METHODS[method](problem, BoundOptions(iterations=1))
 
 
 @pytest.mark.parametrize("hidden", [0, 1])

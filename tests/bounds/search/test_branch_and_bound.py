@@ -20,7 +20,8 @@ from certsnn.bounds.interval.propagate import interval_margins
 from certsnn.bounds.interval.topk import FeasibleFlips
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem, pose
 from certsnn.bounds.search.branch_and_bound import PROVED, closed
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.bounds.search.encoding import encode
@@ -271,9 +272,9 @@ def test_too_little_memory_is_an_error_and_a_deadline_ends_the_search() -> None:
     case = wide()
     problem = case.problem()
     with pytest.raises(OverBudget, match="--memory"):
-        METHODS["branch-and-bound"](problem, Options(memory=2**18))
-    late = METHODS["branch-and-bound"](problem, Options(deadline=0.0))
-    assert torch.equal(late, METHODS["s-ibp"](problem, Options()))
+        METHODS["branch-and-bound"](problem, BoundOptions(memory=2**18))
+    late = METHODS["branch-and-bound"](problem, BoundOptions(deadline=0.0))
+    assert torch.equal(late, METHODS["s-ibp"](problem, BoundOptions()))
 
 
 # The constraints themselves.
