@@ -27,13 +27,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from certsnn import __version__
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS, Relaxation
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.data import load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet

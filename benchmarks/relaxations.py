@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from certsnn import __version__
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork

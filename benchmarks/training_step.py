@@ -30,9 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from certsnn import __version__
 from certsnn.architectures import build
-from certsnn.bounds.certify import bind
+from certsnn.bounds.certify import bind, pose
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.problem import pose
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall

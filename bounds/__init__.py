@@ -5,9 +5,13 @@ from certsnn.bounds.certify import LayerBounds, bind, certify, layer_bounds, mar
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.method import Method
 from certsnn.bounds.methods import METHODS
+from certsnn.bounds.support import BoundSupport
+from certsnn.bounds.supports import SUPPORTS
 
 __all__ = [
     "METHODS",
+    "SUPPORTS",
+    "BoundSupport",
     "Interval",
     "LayerBounds",
     "Method",

@@ -15,6 +15,7 @@ from certsnn.bounds.interval.topk import FeasibleFlips
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import BoundOptions, Relaxing
 from certsnn.bounds.problem import Problem
+from certsnn.bounds.supports import support_of
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
@@ -141,8 +142,8 @@ def layer_bounds(
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    arithmetic = _arithmetic(network, layout(program, x0), x0, input_set, rounding)
-    layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
+    y = torch.zeros(x0.shape[input_set.batch_axis], dtype=torch.int64, device=x0.device)  # of no account
+    layers = propagate(posed(network, program, x0, y, input_set, rounding), FeasibleFlips())
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
 
@@ -172,13 +173,19 @@ def posed(
     """The problem of a network that is frozen and inputs that are bound.
 
     Raises:
-        ValueError, TypeError: for labels that do not fit, or a network that certificates do not cover.
+        ValueError, TypeError: for labels that do not fit, a set without a support, or a network that
+            certificates do not cover.
         Overflow: if sums of the network may leave the range of its dtype.
     """
-    shapes = layout(program, x0)
+    support, shapes = support_of(input_set), layout(program, x0)
     check_labels("y", y, x0.shape[network.input.batch_axis], shapes.classes, x0.device)
     arithmetic = _arithmetic(network, shapes, x0, input_set, rounding)
-    return Problem(program, x0, usable(y), input_set, arithmetic, shapes.classes)
+    return Problem(program, x0, usable(y), support, arithmetic, shapes.classes)
+
+
+def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
+    """The problem in an arithmetic of one's choice; nothing is checked."""
+    return Problem(program, x0, y, support_of(input_set), arithmetic, layout(program, x0).classes)
 
 
 def _arithmetic(

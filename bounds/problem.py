@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic
-from certsnn.bounds.interval.overflow import layout
+from certsnn.bounds.support import BoundSupport
 from certsnn.inputsets import InputSet
 from certsnn.networks import Program
 
@@ -23,9 +23,15 @@ class Problem:
     program: Program
     x0: Tensor
     y: Tensor
-    input_set: InputSet
+    support: BoundSupport
     arithmetic: Arithmetic
     classes: int
+
+    @property
+    def input_set(self) -> InputSet:
+        """What the adversary may choose."""
+        found: InputSet = self.support.input_set
+        return found
 
     @property
     def steps(self) -> int:
@@ -35,7 +41,7 @@ class Problem:
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""
         x0 = self.x0[mask] if self.program.input.batch_axis == 0 else self.x0[:, mask]
-        return replace(self, x0=x0, y=self.y[mask], input_set=self.input_set.select(mask))
+        return replace(self, x0=x0, y=self.y[mask], support=self.support.select(mask))
 
     def at(self, positions: Tensor) -> Problem:
         """The problem of the samples at these positions, ascending."""
@@ -53,8 +59,3 @@ class Problem:
         """Margins ``[B, K-1]`` of which nothing is known: -inf."""
         like = self.arithmetic.raised(self.x0.detach())
         return like.new_full((len(self.y), self.classes - 1), -math.inf)
-
-
-def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
-    """The problem, with the classes that the network has."""
-    return Problem(program, x0, y, input_set, arithmetic, layout(program, x0).classes)

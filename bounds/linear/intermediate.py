@@ -19,7 +19,7 @@ from torch import Tensor
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer, layer_of
-from certsnn.bounds.interval.propagate import rates, source_of
+from certsnn.bounds.interval.propagate import rates
 from certsnn.bounds.interval.topk import FeasibleFlips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
@@ -28,7 +28,6 @@ from certsnn.bounds.linear.active_neurons import (
     positions,
     rows_of,
     select,
-    selected_inputs,
 )
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
 from certsnn.bounds.linear.ascent import ascend
@@ -119,9 +118,9 @@ class Refinement:
         self.problem, self.relaxation, self.options = problem, relaxation, options
         self.layers: list[Layer] = []
         self.cuts: list[Cut] = []
-        self.inputs, self.entry = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+        self.inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
         with torch.no_grad():
-            source = source_of(problem.input_set, problem.x0, problem.steps, FeasibleFlips())
+            source = problem.support.start(problem.x0, problem.steps, FeasibleFlips())
             for stage in problem.program.stages:
                 layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
                 source = self._take(layer, stage.operators, stage.neuron)
@@ -263,7 +262,7 @@ def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
 
     That is an upper bound: refined bounds are narrower, and leave fewer neurons.
     """
-    inputs, _ = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+    inputs, _ = problem.support.selected(problem.x0, problem.arithmetic)
     frames, _, width = inputs.index.shape
     below = torch.full_like(problem.y, width)
     numbers = torch.zeros_like(problem.y)

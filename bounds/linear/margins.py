@@ -29,9 +29,7 @@ from certsnn.bounds.problem import Problem
 
 def interval_layers(problem: Problem) -> tuple[Tensor, list[Layer]]:
     """S-IBP's margins ``[B, K-1]`` and layers."""
-    return ibp.interval_margins(
-        problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic, FeasibleFlips()
-    )
+    return ibp.interval_margins(problem, FeasibleFlips())
 
 
 def forward_margins(problem: Problem, layers: Sequence[Layer]) -> Tensor:

@@ -69,9 +69,7 @@ def _improved(problem: Problem, found: Tensor, options: BoundOptions) -> Tensor:
     executed = executed_margins(problem, problem.x0)
     if not rivals or not (executed > 0).all():
         return found
-    source = (problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic)
-    _, layers = ibp.interval_margins(*source, FeasibleFlips())
-    system = System(problem, layers, options)
+    system = System(problem, ibp.propagate(problem, FeasibleFlips()), options)
     for rival in rivals:
         if options.late() or not system.proves(rival):
             break

@@ -19,7 +19,6 @@ what S-IBP leaves undecided becomes a variable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 from itertools import pairwise
 from typing import NamedTuple, final
 
@@ -35,7 +34,6 @@ from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
-from certsnn.inputsets import InputSet, SpikeFlips, SpikeShift
 from certsnn.networks import Stage
 from certsnn.neurons import Dynamics
 
@@ -190,7 +188,7 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     column = model.variables(lower[frame, place], upper[frame, place], not held)
     inputs = np.full(lower.shape, -1)
     inputs[frame, place] = column
-    restrict(problem.input_set, model, array(problem.x0[None] if held else problem.x0), inputs)
+    problem.support.restrict(model, array(problem.x0[None] if held else problem.x0), inputs)
     fixed = np.where(lower < upper, 0.0, lower)
     steps = np.arange(problem.steps)
     # Spikes count at their own and all later steps; an image counts again at each.
@@ -200,22 +198,17 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
 
 
-@singledispatch
-def restrict(input_set: InputSet, model: Model, x0: Vector, inputs: Places) -> None:
-    """Rows for what the set knows beyond its box: none, unless it says so."""
-
-
-@restrict.register
-def _(input_set: SpikeFlips, model: Model, x0: Vector, inputs: Places) -> None:
+def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> None:
+    """A row for at most so many flips; arguments as `BoundSupport.restrict`."""
     # The flipped bits are those of x (1 - 2 x0) + x0.
     free = inputs >= 0
     sign, column = 1 - 2 * x0[free], inputs[free]
     row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
-    model.block(row, np.array([-np.inf]), np.array([input_set.budget - x0[free].sum()]))
+    model.block(row, np.array([-np.inf]), np.array([budget - x0[free].sum()]))
 
 
-@restrict.register
-def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
+def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None:
+    """Rows for at most so many spikes that are moved in time; arguments as `BoundSupport.restrict`."""
     # No more spikes leave their bits than are moved, and every pixel keeps its number of spikes.
     free = inputs >= 0
     gone, (_, pixel) = free & (x0 == 1), free.nonzero()
@@ -223,7 +216,7 @@ def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
     row = csr_matrix(
         (-np.ones(len(column)), (np.zeros(len(column), dtype=int), column)), shape=(1, model.size)
     )
-    model.block(row, np.array([-np.inf]), np.array([input_set.moved - gone.sum()]))
+    model.block(row, np.array([-np.inf]), np.array([moved - gone.sum()]))
     kept, number = np.unique(pixel, return_inverse=True)
     rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
     total = np.where(free, x0, 0).sum(0)[kept]

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from certsnn.bounds import METHODS, Method, bind, certify, margin_bounds
 from certsnn.bounds.cascade import decide
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import LIST, Auto, method_named
 from certsnn.bounds.options import BoundOptions, OutOfTime
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF

@@ -25,11 +25,12 @@ from certsnn.bounds import (
     layer_bounds,
     margin_bounds,
 )
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
 from certsnn.bounds.interval.topk import AnyWeights
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet, LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
@@ -268,10 +269,9 @@ def check_narrower(layers: list[LayerBounds], wide: list[LayerBounds], sample: i
 
 def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
-    program = case.example.network.freeze()
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(program, case.x0, case.y, case.input_set, arithmetic, AnyWeights())
+        margin, layers = interval_margins(problem_of(case, arithmetic), AnyWeights())
         return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
     with torch.no_grad():

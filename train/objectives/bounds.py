@@ -49,11 +49,7 @@ class IntervalMargins(MarginBound):
     """S-IBP: under a flip budget by the weights alone, which takes no sorting for every sample."""
 
     def __call__(self, problem: Problem, share: float) -> Bounded:
-        return Bounded(
-            *interval_margins(
-                problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic, AnyWeights()
-            )
-        )
+        return Bounded(*interval_margins(problem, AnyWeights()))
 
 
 @final

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from certsnn.affine import Affine, Dense
 from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
 from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
 from certsnn.bounds.linear.backward import membrane_error
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import pose
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from certsnn.affine import Dense
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset

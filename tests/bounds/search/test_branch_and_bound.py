@@ -15,13 +15,14 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from certsnn.bounds import bind, certify, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
-from certsnn.bounds.interval.propagate import interval_margins
+from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import FeasibleFlips
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem, pose
+from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.branch_and_bound import PROVED, closed
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.bounds.search.encoding import encode
@@ -140,9 +141,7 @@ def check_executed(case: Case, members: Tensor) -> None:
     With the inputs fixed, propagation alone finds all counts, unless rounding decides them.
     """
     problem = case.problem()
-    layers = interval_margins(
-        problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic, FeasibleFlips()
-    )[1]
+    layers = propagate(problem, FeasibleFlips())
     model, counts, inputs = encode(problem, layers, 2**30)
     row = csr_matrix((1, model.size))
     constraints = model.constraints(row, 0.0)
