@@ -38,6 +38,10 @@ class Problem:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
 
+    def held(self, stage: int) -> bool:
+        """Whether the currents of a stage (counted from 0) are the same at every step."""
+        return stage == 0 and self.input_set.domain == "image"
+
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""
         x0 = self.x0[mask] if self.program.input.batch_axis == 0 else self.x0[:, mask]

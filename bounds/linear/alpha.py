@@ -82,9 +82,6 @@ class Chosen(Stepwise):
     def until(self, steps: int) -> Chosen:
         return self._mapped(lambda values: values[:steps])
 
-    def at(self, column: Tensor) -> Stepwise:
-        raise NotImplementedError("slopes are chosen for whole layers")
-
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Chosen:
         low, high, silent, firing, share, mix = (
             change(values) for values in (self.low, self.high, self.silent, self.firing, self.share, self.mix)

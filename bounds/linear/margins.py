@@ -13,6 +13,8 @@ from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.interval.topk import FeasibleFlips
 from certsnn.bounds.linear.backward import (
+    Constant,
+    Coupling,
     Level,
     Whole,
     chain,
@@ -46,9 +48,10 @@ def levels_of(problem: Problem, layers: Sequence[Layer], relaxation: Relaxation)
         size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
         membranes = Interval(*(arithmetic.raised(end) for end in layer.membranes))
         error = membrane_error(stage.operators, size, membranes, stage.neuron, arithmetic)
-        coupling = chain(stage.operators, size[0], arithmetic)
-        held = number == 0 and problem.input_set.domain == "image"
-        levels.append(Level(coupling, relaxation(membranes, stage.neuron), error, held))
+        coupling: Coupling = chain(stage.operators, size[0], arithmetic)
+        if problem.held(number):
+            coupling = Constant(coupling)
+        levels.append(Level(coupling, relaxation(membranes, stage.neuron), error))
     return levels
 
 

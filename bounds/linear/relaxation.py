@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.linear.lines import Pulled, Stepwise, chosen, exactly, least_width, scan_back
-from certsnn.bounds.options import Relaxing
+from certsnn.bounds.linear.lines import Neuronwise, Pulled, chosen, exactly, least_width, scan_back
 from certsnn.neurons import Dynamics
 
-Relaxation = Callable[[Interval, Dynamics], Stepwise]
+Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
 
 
@@ -56,7 +55,7 @@ def _pieces(membranes: Interval, dynamics: Dynamics) -> _Pieces:
 
 @final
 @dataclass(frozen=True)
-class Joint(Stepwise):
+class Joint(Neuronwise):
     r"""The segment of the convex envelope over the midpoint, for ``a s + c v`` together.
 
     With the vertex at the threshold, the envelope of three points has the slope
@@ -153,7 +152,7 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
 
 @final
 @dataclass(frozen=True)
-class Separate(Stepwise):
+class Separate(Neuronwise):
     """``a s`` and ``c v`` relaxed one by one: lines below and above the spike and what is carried on."""
 
     dynamics: Dynamics
@@ -243,5 +242,5 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))
 
 
-RELAXATIONS: Mapping[Relaxing, Relaxation] = {"joint": joint, "separate": separate}
+RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
 """By name."""

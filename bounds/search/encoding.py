@@ -168,9 +168,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
             raise TypeError("only neurons that conserve charge have constraints on counts")
         size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
         coupled = _coupled(problem, stage, layer, size, memory)
-        trains = None
-        if number == 0 and problem.input_set.domain == "image":
-            trains = _trains(layer, stage.neuron)
+        trains = _trains(layer, stage.neuron) if problem.held(number) else None
         if trains is None:
             sums = _counted(model, sums, coupled, layer)
         else:
@@ -182,7 +180,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
 def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     """Variables for the free inputs, and the inputs summed over time."""
     low, high = problem.input_set.box(problem.x0)
-    held = problem.input_set.domain == "image"
+    held = problem.held(0)
     lower, upper = (array(end[None] if held else end) for end in (low, high))
     frame, place = (lower < upper).nonzero()
     column = model.variables(lower[frame, place], upper[frame, place], not held)
