@@ -32,7 +32,7 @@ from certsnn.affine import Dense
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips
+from certsnn.bounds.interval.topk import any_weights, feasible_flips
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
 from certsnn.data import load
@@ -89,7 +89,7 @@ def medians(
 def certified_step(network: SpikingNetwork, x: Tensor, y: Tensor) -> None:
     network.zero_grad()
     logits, frozen = network.forward_and_freeze(x)
-    margins, _ = interval_margins(pose(frozen, x, y, THREAT, PLAIN), AnyWeights())
+    margins, _ = interval_margins(pose(frozen, x, y, THREAT, PLAIN), any_weights)
     (F.cross_entropy(logits, y) + robust_cross_entropy(margins)).backward()
 
 
@@ -99,7 +99,7 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
 
     @torch.no_grad()
     def bound(arithmetic: Arithmetic) -> Tensor:
-        return interval_margins(pose(program, x, y, THREAT, arithmetic), FeasibleFlips())[0]
+        return interval_margins(pose(program, x, y, THREAT, arithmetic), feasible_flips)[0]
 
     @torch.no_grad()
     def forward() -> Tensor:

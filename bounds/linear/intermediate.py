@@ -18,7 +18,7 @@ from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer, layer_of
 from certsnn.bounds.interval.propagate import rates
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
     active,
@@ -66,7 +66,7 @@ class Refinement:
         self.cuts: list[Cut] = []
         self.inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
         with torch.no_grad():
-            source = problem.support.start(problem.x0, problem.steps, FeasibleFlips())
+            source = problem.support.start(problem.x0, problem.steps, feasible_flips)
             for stage in problem.program.stages:
                 layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
                 source = self._take(layer, stage.operators, stage.neuron)

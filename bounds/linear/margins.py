@@ -11,7 +11,7 @@ from torch import Tensor
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import (
     Constant,
     Coupling,
@@ -31,7 +31,7 @@ from certsnn.bounds.problem import Problem
 
 def interval_layers(problem: Problem) -> tuple[Tensor, list[Layer]]:
     """S-IBP's margins ``[B, K-1]`` and layers."""
-    return ibp.interval_margins(problem, FeasibleFlips())
+    return ibp.interval_margins(problem, feasible_flips)
 
 
 def forward_margins(problem: Problem, layers: Sequence[Layer]) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import margin_forms
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
@@ -69,7 +69,7 @@ def _improved(problem: Problem, found: Tensor, options: BoundOptions) -> Tensor:
     executed = executed_margins(problem, problem.x0)
     if not rivals or not (executed > 0).all():
         return found
-    system = System(problem, ibp.propagate(problem, FeasibleFlips()), options)
+    system = System(problem, ibp.propagate(problem, feasible_flips), options)
     for rival in rivals:
         if options.late() or not system.proves(rival):
             break

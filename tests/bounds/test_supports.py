@@ -16,7 +16,7 @@ from certsnn import inputsets
 from certsnn.bounds import SUPPORTS, BoundSupport, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.interval.layers import Source
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import Selection
 from certsnn.bounds.linear.backward import Entry
 from certsnn.bounds.search.encoding import Model
@@ -82,7 +82,7 @@ def test_every_support_has_every_seat(name: str) -> None:
     support = support_of(input_set)
     assert not inspect.isabstract(type(support)), "a seat is missing"
     steps = STEPS if input_set.domain == "image" else len(x0)
-    assert isinstance(support.start(x0, steps, FeasibleFlips()), Source)
+    assert isinstance(support.start(x0, steps, feasible_flips), Source)
     selection, entry = support.selected(x0, PLAIN)
     assert isinstance(selection, Selection) and isinstance(entry, Entry)
     one = support.select(torch.tensor([True, False]))

@@ -28,7 +28,7 @@ from certsnn.bounds import (
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import AnyWeights
+from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet, LinfBall
@@ -271,7 +271,7 @@ def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(problem_of(case, arithmetic), AnyWeights())
+        margin, layers = interval_margins(problem_of(case, arithmetic), any_weights)
         return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
     with torch.no_grad():

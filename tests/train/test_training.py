@@ -169,14 +169,14 @@ class TestObjectives:
 
     def test_fading_regularisers(self) -> None:
         from certsnn.bounds.interval.propagate import interval_margins
-        from certsnn.bounds.interval.topk import AnyWeights
+        from certsnn.bounds.interval.topk import any_weights
 
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, 20), IF(), nn.Linear(20, 20), IF(), nn.Linear(20, 10)]
         network = SpikingNetwork(layers, 3, "membrane")
         samples = self.batch()
         problem = pose(network.freeze(), samples.x, samples.y, LinfBall(0.1), PLAIN)
-        _, bounds = interval_margins(problem, AnyWeights())
+        _, bounds = interval_margins(problem, any_weights)
         widths = [float((b.totals.upper - b.totals.lower).mean().detach()) + 1e-6 for b in bounds]
         expected = sum(max(0.0, 0.9 - widths[0] / w) for w in widths) / 2
         found = Tightness(1.0, 0.9).penalty(network, bounds, 0.25)

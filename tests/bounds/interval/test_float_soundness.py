@@ -21,7 +21,7 @@ from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
+from certsnn.bounds.interval.topk import FlippedSpikes, Ranking, any_weights, feasible_flips
 from certsnn.bounds.linear.backward import membrane_error
 from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
@@ -262,7 +262,7 @@ CHAINS: dict[str, Callable[[], list[nn.Module]]] = {
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bias", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("ranking", [FeasibleFlips(), AnyWeights()], ids=["feasible", "any"])
+@pytest.mark.parametrize("ranking", [feasible_flips, any_weights], ids=["feasible", "any"])
 @torch.no_grad()
 def test_currents_are_widened_by_all_that_any_order_can_lose(
     name: str, rate: float, bias: float, ranking: Ranking

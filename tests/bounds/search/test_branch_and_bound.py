@@ -18,7 +18,7 @@ from certsnn.bounds import bind, certify, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.propagate import propagate
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
@@ -141,7 +141,7 @@ def check_executed(case: Case, members: Tensor) -> None:
     With the inputs fixed, propagation alone finds all counts, unless rounding decides them.
     """
     problem = case.problem()
-    layers = propagate(problem, FeasibleFlips())
+    layers = propagate(problem, feasible_flips)
     model, counts, inputs = encode(problem, layers, 2**30)
     row = csr_matrix((1, model.size))
     constraints = model.constraints(row, 0.0)
