@@ -58,7 +58,7 @@ def bench(*words: str | Path, status: int = 0) -> None:
 def finished(configs: Path) -> Path:
     """A folder of run folders, with table.md and rows.json, that nothing disturbed."""
     runs = configs.parent / "finished"
-    files = ["--table", runs / "table.md", "--json", runs / "rows.json"]
+    files: list[str | Path] = ["--table", runs / "table.md", "--json", runs / "rows.json"]
     bench(configs, "--seeds", "0,3", "--runs", runs, *files)
     return runs
 
@@ -183,7 +183,7 @@ def test_a_stopped_bench_goes_on_and_ends_as_if_it_had_not_been(
         yield from islice(whole(*args, **keywords), 1)
         raise KeyboardInterrupt
 
-    words = [configs / "natural.yaml", configs / "certified.yaml", "--runs", tmp_path]
+    words: list[str | Path] = [configs / "natural.yaml", configs / "certified.yaml", "--runs", tmp_path]
     with monkeypatch.context() as patched:
         patched.setattr(module, whole.__name__, interrupted)
         bench(*words, status=130)
@@ -200,8 +200,8 @@ def test_a_stopped_bench_goes_on_and_ends_as_if_it_had_not_been(
 
 
 def test_ctrl_c_during_training(configs: Path, tmp_path: Path) -> None:
-    words = [configs, "--runs", tmp_path, "--training.epochs", "500", "--threads", "1"]
-    process = process_of("bench", *words)
+    words = ["--runs", str(tmp_path), "--training.epochs", "500", "--threads", "1"]
+    process = process_of("bench", configs, *words)
     wait_for_lines(process, tmp_path / "certified-s0" / "metrics.jsonl", 2)
     said = stopped(process)
     assert said.endswith(
@@ -214,9 +214,9 @@ def test_a_row_without_its_data_is_named_and_the_others_go_on(
 ) -> None:
     absent = tmp_path / "absent.yaml"
     absent.write_text("data: {name: mnist}\nnetwork: {architecture: fc}")
-    table, to, root = tmp_path / "t.md", tmp_path / "rows.json", ["--data.root", tmp_path]
-    words = [absent, configs / "natural.yaml", "--runs", tmp_path, "--table", table, "--json", to]
-    bench(*words, *root, status=2)
+    table, to, root = tmp_path / "t.md", tmp_path / "rows.json", ["--data.root", str(tmp_path)]
+    words = ["--runs", str(tmp_path), "--table", str(table), "--json", str(to)]
+    bench(absent, configs / "natural.yaml", *words, *root, status=2)
     missing, row = rows(to)
     assert missing.keys() == {"config_name", "seed", "not_run"}
     assert "MNIST (test) can't be read from" in missing["not_run"]
@@ -253,11 +253,11 @@ def unsound(problem: Problem, options: Options) -> Tensor:
 def test_an_unsound_bound_stops_everything(
     configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", unsound)
     evidence, table = tmp_path / "evidence", tmp_path / "table.md"
-    words = [configs / "natural.yaml", "--runs", tmp_path, "--method", "unsound", "--evidence", evidence]
+    words = [str(configs / "natural.yaml"), "--runs", str(tmp_path), "--method", "unsound"]
     for _ in range(2):
-        bench(*words, "--threat.eps", "0.1", "--table", table, status=3)
+        bench(*words, "--evidence", evidence, "--threat.eps", "0.1", "--table", table, status=3)
         shown = capsys.readouterr()
         assert shown.out == "", "no table of impossible figures"
         assert "finds an input with the margin" in shown.err
@@ -327,7 +327,7 @@ def test_lines_are_means_over_the_seeds_that_were_run() -> None:
     def row(seed: int, error: float, papers: float | None = None) -> BenchRow:
         return BenchRow("a", seed, 50, "50 (of 100 published)", 50, error, papers, error + 1, error + 2, 30.0)
 
-    three = [row(0, 1.0), NotRun("a", 1, "no data"), row(2, 2.0)]
+    three: list[BenchRow | NotRun] = [row(0, 1.0), NotRun("a", 1, "no data"), row(2, 2.0)]
     (line,) = lines(three)
     parts = ["1.50 (1.00, 2.00)", "-", "2.50 (2.00, 3.00)", "3.50 (3.00, 4.00)", "0.5"]
     assert line == ["a", "2 of 3", "50 (of 100 published)", *parts]

@@ -418,10 +418,12 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatc
     [("1", 1), ("2147483648", 2**31), ("512MiB", 2**29), ("2 gib", 2**31), ("1.5KiB", 1536), ("7B", 7)],
 )
 def test_sizes(size: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("certsnn.cli.commands.verify", lambda *args, **keywords: asked.append(args[2]) or 0)
-    assert main(["verify", "x", "--memory", size]) == 0
-    assert asked[0].memory == expected
+    def asked(source: str, overrides: list[str], setting: Any, *rest: object) -> int:
+        assert setting.memory == expected
+        return 17
+
+    monkeypatch.setattr("certsnn.cli.commands.verify", asked)
+    assert main(["verify", "x", "--memory", size]) == 17
 
 
 @pytest.mark.parametrize(

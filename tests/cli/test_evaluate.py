@@ -203,7 +203,7 @@ def test_an_unsound_bound_ends_with_status_3_and_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Also known to the cascade: certsnn.bounds.METHODS is the one dictionary of them all.
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", unsound)
     evidence, to, json_to = tmp_path / "evidence", tmp_path / "r.jsonl", tmp_path / "r.json"
     words = ["evaluate", "digits-eps0.05", "--method", "unsound", "--threat.eps", "0.1", "--samples", "60"]
     words += [*QUICK, "--evidence", str(evidence), "--results", str(to), "--json", str(json_to)]
@@ -228,7 +228,7 @@ def test_results_of_other_settings_are_refused(tmp_path: Path, capsys: pytest.Ca
     to = tmp_path / "r.jsonl"
     run(capsys, "evaluate", "--results", to, samples=5)
     before = to.read_bytes()
-    words = ["digits-eps0.05", "--results", to, "--samples", "5"]
+    words = ["digits-eps0.05", "--results", str(to), "--samples", "5"]
     assert "attacks is" in refused(capsys, "evaluate", *words, "--attacks", "FGSM")
     assert "method is" in refused(capsys, "evaluate", *words, *QUICK, "--method", "s-crown-ibp")
     assert "attacks is" in refused(capsys, "verify", *words)

@@ -232,7 +232,7 @@ def test_cifar10_dvs_is_split_by_class_and_read_through_tonic(
         for number in range(20):
             (tmp_path / "CIFAR10DVS" / label / f"{number:02}.aedat4").write_text(str(number))
 
-    def read_aedat4(path: str) -> np.ndarray:  # type: ignore[type-arg]
+    def read_aedat4(path: str) -> np.ndarray:
         fields = [("t", np.uint64), ("x", np.uint16), ("y", np.uint16), ("on", bool)]
         number = int(Path(path).read_text())
         if number == 99:
