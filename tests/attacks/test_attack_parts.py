@@ -180,7 +180,9 @@ def test_g2s_under_a_budget_keeps_the_steepest() -> None:
 @pytest.mark.parametrize(("gamma", "random"), [(0.0, False), (0.5, True)])
 def test_flips_are_random_where_gradients_vanish(gamma: float, random: bool) -> None:
     network = linear([1.0, 1.0], rival=0.0)
-    network.layers[1].surrogate = Rectangle(1e-3)  # type: ignore[union-attr]
+    neuron = network.layers[1]
+    assert isinstance(neuron, IF)
+    neuron.surrogate = Rectangle(1e-3)
     x = torch.ones(1, 1, 2)
     result = G2S(gamma=gamma)(network, x, torch.tensor([0]), free(x))
     assert result.random.tolist() == [random] and result.success.tolist() == [random]

@@ -191,7 +191,7 @@ def unsound(problem: Problem, options: Options) -> Tensor:
 
 
 def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", unsound)
     network = threshold_network()
     batches = pixels(1)[1:2]  # its proved margin of -1 becomes 2
     with pytest.raises(UnsoundBoundError) as raised:
@@ -229,7 +229,7 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
         found[-1] += 3
         return found
 
-    monkeypatch.setitem(METHODS, "unsound", wrong_about_the_last)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", wrong_about_the_last)
     with pytest.raises(UnsoundBoundError, match="sample 14 is at least 2"):
         evaluate(threshold_network(), pixels(), LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-14" / "sample.safetensors")
@@ -241,7 +241,7 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
 def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "near", lambda p, o: s_ibp(p, o) + 0.5)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "near", lambda p, o: s_ibp(p, o) + 0.5)
     network, batch = threshold_network(), pixels(1)[1]
     with pytest.raises(UnsoundBoundError, match=r"margin of sample 11 is at least -0\.5\d* by near"):
         evaluate(network, [batch], LinfBall(0.1), "near", [Corner()], evidence=tmp_path)
@@ -252,7 +252,7 @@ def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
 def test_a_certified_and_misclassified_sample_stops_with_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", unsound)
     with pytest.raises(UnsoundBoundError, match="the network misclassifies it"):
         evaluate(threshold_network(), pixels(1)[2:3], LinfBall(0.1), "unsound", [Idle()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-12" / "sample.safetensors")
