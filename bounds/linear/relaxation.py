@@ -10,7 +10,8 @@ For *any* slope k the line ``k u + min (f(v) - k v)`` lies below f, the minimum 
 pieces: l and the threshold from below, the threshold and h from above. `Joint` takes the segment of the
 convex envelope over the midpoint, which has the greatest integral of all minorants; `Separate` relaxes
 ``a s`` and ``c v`` one by one and adds the lines: the published way, kept to compare with. Slopes of one's
-choice are in `certsnn.bounds.linear.alpha`. Source: design, section 5.
+choice are in `certsnn.bounds.linear.alpha`. docs/theory/linear-relaxation.md has the proofs; the separate
+lines are those of Liang et al., 2022, https://arxiv.org/abs/2205.01625 (S-CROWN).
 """
 
 from __future__ import annotations
