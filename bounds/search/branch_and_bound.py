@@ -111,8 +111,8 @@ class System:
         """Whether the margin over this rival is at least `PROVED` (as executed, on the whole set)."""
         a, last = self._coefficients[rival], self._counts
         row = csr_matrix(a @ last.matrix(self._problem.steps - 1, self._model.size))
-        # T times the executed margin is at least a N + constant, less the rounding: if no point of the box has
-        # a N + constant <= T PROVED, the margin is above PROVED.
+        # T times the executed margin is at least a N + constant, less the rounding: if no point of the box
+        # has a N + constant <= T PROVED, the margin is above PROVED.
         most = self._problem.steps * PROVED - self._constants[rival] - a @ last.constant[-1]
         constraints = self._model.constraints(row, most)
         box = constraints.propagated(self._model.box)

@@ -155,8 +155,8 @@ class Constraints:
 
     def refuted(self, box: Box, multipliers: Vector) -> bool:
         """Whether multipliers ``[rows]``, of any origin, prove that no point of the box fulfils the rows."""
-        # Every x that fulfils the rows has y (A x) >= y lower for y > 0, and >= y upper for y < 0. A row without
-        # that end is left out (y = 0).
+        # Every x that fulfils the rows has y (A x) >= y lower for y > 0, and >= y upper for y < 0. A row
+        # without that end is left out (y = 0).
         ends = np.where(multipliers > 0, self.lower, self.upper)
         weights = np.where(np.isfinite(ends), multipliers, 0.0)
         needed = weights * np.where(np.isfinite(ends), ends, 0.0)

@@ -167,9 +167,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
     sums, inputs = _inputs(model, problem)
     for number, (stage, layer) in enumerate(zip(problem.program.stages, layers, strict=True)):
         if not isinstance(layer, CountedLayer):
-            raise TypeError(
-                "branch and bound needs neurons that conserve charge (decay 1, reset by subtraction)"
-            )
+            raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
         size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
         coupled = _coupled(problem, stage, layer, size, memory)
         trains = None
@@ -218,7 +216,8 @@ def _(input_set: SpikeFlips, model: Model, x0: Vector, inputs: Places) -> None:
 
 @restrict.register
 def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
-    # A spike that leaves its bit has been moved, and at most `moved` are; every pixel keeps its number of spikes.
+    # A bit loses its spike only by a move, and there are at most `moved`; every pixel keeps its number of
+    # spikes.
     free = inputs >= 0
     gone, (_, pixel) = free & (x0 == 1), free.nonzero()
     column = inputs[gone]
@@ -300,10 +299,9 @@ def _held(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer, trai
         for one, other in pairwise(switch):
             model.rows([(1, one), (-1, other)], 0.0, np.inf)
         itself = (1.0, Terms(np.array([column]), np.zeros(1)))
-        # Each on its own, for propagation: beyond = 1 says that the current is at least the lower end of piece
-        # k + 1, beyond = 0 that it is at most the upper end of piece k, for the ends ascend; otherwise the row is
-        # implied by the bounds. Then all together, the sum over the steps of both stairs: the convex hull, for
-        # linear programs.
+        # The ends ascend, so a current beyond piece k is at least lower[k + 1], and another one at most
+        # upper[k]; in the other case either row is implied by the outermost ends. These are for propagation.
+        # The sums over all k then are the convex hull, for linear programs.
         for k, term in enumerate(switch):
             model.rows([itself, (lower[0] - lower[k + 1], term)], lower[0], np.inf)
             model.rows([itself, (upper[k] - upper[-1], term)], -np.inf, upper[k])
@@ -337,7 +335,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)
     size = np.abs(threshold) + np.abs(initial) + layer.steps * np.abs(offset)
-    # Errors of products add up over the steps; the second term is the float64 rounding of the thresholds below.
+    # Errors of products add up over the steps; the second term covers the float64 rounding of `needed`.
     error = coupled.lost.cumsum(0) + 2.0**-50 * size
     if layer.scan.error is not None:
         error = error + array(layer.scan.error)[:, coupled.neurons]
@@ -371,8 +369,8 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
             # C >= needed - e. Otherwise `room` lowers the row to the bound of C, and it says nothing.
             room = (needed - e - floor).clip(0)
             model.rows([itself, (-room, now), (room, same)], needed - e - room, np.inf)
-            # n - 1 spikes before and still (now = 0, fewer = 1): it stayed below, so C <= needed + e. Otherwise
-            # `room` raises the row to the bound of C.
+            # n - 1 spikes before and no more now (now = 0, fewer = 1): the membrane stayed below, so
+            # C <= needed + e. Otherwise `room` raises the row to the bound of C.
             room = (ceiling - needed - e).clip(0)
             model.rows([itself, (-room, now), (room, fewer)], -np.inf, needed + e + room)
     step, place, which = (columns >= 0).nonzero()
