@@ -45,6 +45,7 @@ class _Pieces:
 
 def _pieces(membranes: Interval, dynamics: Dynamics) -> _Pieces:
     low, high = membranes
+    # All membranes are below the threshold, or none is; elsewhere both pieces of f matter.
     silent, firing = high < dynamics.threshold, low >= dynamics.threshold
     unstable = ~silent & ~firing
     left = low + high <= 2 * dynamics.threshold

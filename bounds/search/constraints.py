@@ -136,6 +136,8 @@ class Constraints:
             above, below = above / value, below / value
             upper = np.minimum.reduceat(np.where(falls, below, above), starts)
             lower = np.maximum.reduceat(np.where(falls, above, below), starts)
+            # LOOSE moves a bound outwards by more than the last operations rounded, so that no integer on
+            # it is lost; then the bound moves inwards to the next integer, as none lies between.
             upper = np.where(
                 whole, np.floor(upper + LOOSE * (1 + np.abs(upper))), upper + LOOSE * np.abs(upper)
             )

@@ -290,6 +290,7 @@ def _held(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer, trai
     for neuron, column, low, high in zip(coupled.neurons, current, least, most, strict=True):
         # No current of this neuron lies in a piece that ends below its bounds or begins above them.
         reached = ((trains.lower <= high) & (trains.upper >= low)).nonzero()[0]
+        # More than the float64 rounding of the ends and of the rows made of them.
         slack = 2.0**-44 * max(abs(low), abs(high))
         lower = np.maximum(trains.lower[reached], low) - slack
         upper = np.minimum(trains.upper[reached], high) + slack
@@ -350,6 +351,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
 
     for t in range(layer.steps):
         for n in range(1, t + 2):
+            # Up to low, N_t >= n is known to hold; above high, not to.
             open_ = ((low[t] < n) & (n <= high[t])).nonzero()[0]
             columns[t, n - 1, open_] = model.switches(len(open_))
         before = (low[t - 1] < high[t - 1]) if t else np.zeros(low.shape[1], dtype=bool)
