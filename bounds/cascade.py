@@ -3,7 +3,7 @@
 Most methods run on the whole batch at once; the most expensive one runs on one sample at a time, so that a
 time limit means the same for every sample. A batch that runs out of memory is tried again sample by sample: a
 failure stays a sample's own. Each method's margins are sound, so their elementwise maximum is: a sample may
-be certified by two methods together. Source: design, section 5.
+be certified by two methods together.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ TOGETHER = 64
 
 
 def s_ibp(problem: Problem, options: Options) -> Tensor:
-    """S-IBP (design, section 4)."""
+    """S-IBP: intervals alone."""
     return interval_layers(problem)[0]
 
 

@@ -1,7 +1,7 @@
 """Named architectures: functions from the data's shape to a list of layers.
 
-``reference-fc`` and ``reference-conv`` are those of the S-IBP / S-CROWN papers (design, section 8); their
-neuron is ``LIF(0.25, 0.25)``, T = 10, with the rate readout.
+``reference-fc`` and ``reference-conv`` are those of the S-IBP / S-CROWN paper (Liang et al., 2022,
+https://arxiv.org/abs/2205.01625); their neuron is ``LIF(0.25, 0.25)``, T = 10, with the rate readout.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Random encodings draw from a counter-based generator keyed on (seed, index), where index is the
 sample's position in the data set. So a sample meets the same noise in clean, attacked and certified
-evaluation, whatever batch it comes in (design section 3).
+evaluation, whatever batch it comes in.
 """
 
 from __future__ import annotations

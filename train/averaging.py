@@ -1,7 +1,9 @@
 r"""Averages of the weights over training, which are often better than the last weights.
 
 The averages are what is validated, kept as the best, and saved as the model; training itself goes on with
-the weights of its own. Sources: Izmailov et al. 2018 (SWA); Polyak and Juditsky 1992.
+the weights of its own. Sources: Izmailov et al., *Averaging Weights Leads to Wider Optima and Better
+Generalization*, 2018 (SWA), https://arxiv.org/abs/1803.05407; Polyak and Juditsky, *Acceleration of
+Stochastic Approximation by Averaging*, 1992, https://doi.org/10.1137/0330046.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lines below what layers of neurons do: the interface of all relaxations, and the scan back over time."""
+"""Lines below the input-output function of a layer: the interface of relaxations, and the scan over time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from certsnn.neurons import Dynamics
 
 
 class Lines(ABC):
-    """Minorants of what a layer of neurons does, for every row of coefficients.
+    """Minorants of a layer of neurons' output, for every row of coefficients.
 
     Coefficients of all steps are ``[S, T, B, ...]``. A coefficient a of None stands for zeros.
     """
@@ -27,7 +27,7 @@ class Lines(ABC):
 
         Args:
             a: coefficients of the spikes ``[S, T, B, ...]``.
-            carried: the coefficient of what is carried on after the last step, ``[S, B, ...]``.
+            carried: the coefficient of the potential carried on after the last step, ``[S, B, ...]``.
         """
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Stepwise(Lines):
     def at(self, column: Tensor) -> Stepwise:
         """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
 
-        What is returned takes coefficients ``[S, T, B, 1]``.
+        The result takes coefficients ``[S, T, B, 1]``.
         """
 
     @final
@@ -117,7 +117,7 @@ class Tracked(Lines):
 
     def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
         if a is None:
-            raise NotImplementedError("of neurons that are at other places at each step the spikes count")
+            raise NotImplementedError("tracked lines need coefficients of the spikes; None is not supported")
         return self.lines.pull_spikes(a, self.follow)
 
     def until(self, steps: int) -> Tracked:

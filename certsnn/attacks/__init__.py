@@ -1,4 +1,4 @@
-"""Attacks on spiking networks: each proposes members of an input set, one place decides (design, 6)."""
+"""Attacks on spiking networks: each proposes members of an input set, one place decides."""
 
 from certsnn.attacks.base import Attack, AttackResult
 from certsnn.attacks.exhaustive import ExhaustiveFlips

@@ -2,7 +2,6 @@
 
 For every sample: clean error <= attack error. So x itself is a candidate, and a sample is broken only if a
 member of the input set, put to the network as it acts in eval mode, reaches the goal.
-Source: design, section 6.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ from certsnn.surrogates import Surrogate
 @final
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """Each pixel at the end of its range that the sign of the gradient points to (Goodfellow et al. 2015).
+    """Each pixel at the end of its range that the sign of the gradient points to.
+
+    Source: Goodfellow et al., *Explaining and Harnessing Adversarial Examples*, 2015,
+    https://arxiv.org/abs/1412.6572.
 
     Args:
         loss: what the objective is made of.

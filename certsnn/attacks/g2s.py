@@ -31,7 +31,8 @@ class G2S(Attack):
 
     Where the set admits fewer changes than that, those with the largest :math:`|g|` stay. A sample whose
     gradient is all zero has each spike flipped with probability gamma instead, and goes on. Source: Liang et
-    al. 2021, "Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible Gradient".
+    al., *Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible Gradient*, 2021,
+    https://arxiv.org/abs/2001.01587.
 
     Args:
         iterations: at most so many changes in turn.

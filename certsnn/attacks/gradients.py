@@ -25,8 +25,8 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
     The last layer is the output neurons (rate readout) or the affine readout (membrane readout). A higher
     threshold there makes the last hidden layer sparser, and keeps cross-entropy from a saturated output whose
-    gradient vanishes. The reset stays that of the network. Source: Liang et al. 2021 ("Exploring Adversarial
-    Attack in Spiking Neural Networks with Spike-Compatible Gradient"), section V.
+    gradient vanishes. The reset stays that of the network. Source: Liang et al., 2021,
+    https://arxiv.org/abs/2001.01587, section V.
 
     Raises:
         ValueError: if there is no such layer.

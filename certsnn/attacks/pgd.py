@@ -31,7 +31,9 @@ class PGD(Attack):
     :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. One run for each surrogate, in turn, as a spiking
     network's gradient is only as good as its surrogate, with the next loss each time; the first run starts at
     x, the others at random.
-    Sources: Madry et al. 2018; momentum: Dong et al. 2018.
+    Sources: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
+    https://arxiv.org/abs/1706.06083; momentum: Dong et al., *Boosting Adversarial Attacks with
+    Momentum*, 2018, https://arxiv.org/abs/1710.06081.
 
     Args:
         iterations: steps of one run.

@@ -32,7 +32,8 @@ def random_flips(
 class RSF(Attack):
     """Random flips alone, one round on top of the other: what G2S falls back on, as a baseline.
 
-    Where the set admits fewer flips, random ones of them stay. Source: Liang et al. 2021.
+    Where the set admits fewer flips, random ones of them stay. Source: Liang et al., 2021,
+    https://arxiv.org/abs/2001.01587.
 
     Args:
         iterations: at most so many rounds.

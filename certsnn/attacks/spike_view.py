@@ -2,7 +2,8 @@
 
 G2S and RSF flip spikes. An image enters a network as the same current at every step; it is attacked as the
 rate of a spike train: encoded anew with fresh Bernoulli noise, flipped, and moved by the mean of the flips
-over time (design, section 6; Liang et al. 2021, section IV).
+over time (Liang et al., *Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible
+Gradient*, 2021, https://arxiv.org/abs/2001.01587, section IV).
 """
 
 from __future__ import annotations

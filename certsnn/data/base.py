@@ -1,7 +1,7 @@
 """Labelled images and spike trains held in memory, and the loader that batches them.
 
 Every batch carries its samples' positions in the data set they came from: a random encoding is
-keyed on them (design section 3), so a sample meets the same noise in whatever batch or subset.
+keyed on them, so a sample meets the same noise in whatever batch or subset.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class FreeSpikes(Threat):
     """Frees about a share `density` of all bits of each sample, drawn by (seed, index).
 
     A bit is free if its uniform number is less than density, so a lower density frees fewer of the
-    same bits. The N-MNIST threat of the S-IBP / S-CROWN authors' code (design section 3).
+    same bits. The N-MNIST threat of the S-IBP / S-CROWN authors' code.
     """
 
     domain: ClassVar[Domain] = "spikes"

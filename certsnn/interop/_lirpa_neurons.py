@@ -8,8 +8,9 @@ r"""Firing and carry as operators of auto_LiRPA, with bounds that hold at the th
 A neuron with membranes in [l, h] is silent for sure iff h < threshold, and fires for sure iff
 l >= threshold; these neurons are exact. The others have ``l < threshold <= h``, so ``threshold - l`` and
 ``h - l`` are positive there, while ``h - threshold`` may be 0: nothing is divided by it then. The two
-operators are relaxed separately, the published way (design, section 5). Rounding is not covered, but lines
-so steep that they would magnify it (across intervals of some units in the last place) are left flat.
+operators are relaxed separately, the published way (docs/theory/linear-relaxation.md). Rounding is not
+covered, but lines so steep that they would magnify it (across intervals of some units in the last place) are
+left flat.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ are faster and easier to train with. The mix is
 .. math:: \underline m = \beta \max(\underline m_{CROWN}, \underline m_{IBP}) + (1 - \beta) \underline m_{IBP}
 
 where the maximum is what ``method="s-crown-ibp"`` verifies with: S-CROWN alone can be looser than S-IBP,
-most of all where the count domain applies. Sources: Zhang et al. 2020 (CROWN-IBP); design, sections 5, 7.
+most of all where the count domain applies. Source: Zhang et al., *Towards Stable and Efficient Training of
+Verifiably Robust Neural Networks*, 2020 (CROWN-IBP), https://arxiv.org/abs/1906.06316.
 """
 
 from __future__ import annotations

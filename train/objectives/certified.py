@@ -6,8 +6,9 @@ The loss is
 
 with lower margin bounds :math:`\underline m` (`objectives.bounds`): the vector ``[0, -m]`` holds the worst
 case of ``logit[j] - logit[y]``, and L is the clean loss or an attack's (`objectives.clean_term`).
-The threat's size and :math:`1 - \kappa` ramp up together. Sources: design, section 7; Gowal et al. 2018
-(kappa and eps schedules); Zhang et al. 2020 (CROWN-IBP).
+The threat's size and :math:`1 - \kappa` ramp up together, after Gowal et al., *On the Effectiveness of
+Interval Bound Propagation for Training Verifiably Robust Models*, 2018, https://arxiv.org/abs/1810.12715.
+docs/theory/training.md says why the loss bounds the worst case.
 """
 
 from __future__ import annotations

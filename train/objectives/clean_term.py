@@ -42,7 +42,7 @@ class Companion(ABC):
 @final
 @dataclass(frozen=True)
 class CleanLoss(Companion):
-    """Cross-entropy of the clean logits (Gowal et al. 2018)."""
+    """Cross-entropy of the clean logits (Gowal et al., 2018, https://arxiv.org/abs/1810.12715)."""
 
     def __call__(
         self,
@@ -59,7 +59,10 @@ class CleanLoss(Companion):
 @final
 @dataclass(frozen=True)
 class AttackLoss(Companion):
-    """Cross-entropy of what an attack finds within the set (De Palma et al. 2024, MTL-IBP).
+    """Cross-entropy of the inputs that an attack finds within the set.
+
+    Source: De Palma et al., *Expressive Losses for Verified Robustness via Convex Combinations*, 2024
+    (MTL-IBP), https://arxiv.org/abs/2305.13991.
 
     Args:
         iterations, step_size: of the attack, see `certsnn.train.objectives.adversarial.ascend`.

@@ -63,7 +63,8 @@ class SmallBoxes(Region):
 
     Bounds of a smaller set regularise less, and training on them keeps more accuracy; what is verified
     afterwards is still the whole threat. For threats that bind to x itself (`LinfBall`, `SpikeFlips`), whose
-    sizes add up. Source: Mueller et al. 2023 (SABR).
+    sizes add up. Source: Mueller et al., *Certified Training: Small Boxes are All You Need*, 2023 (SABR),
+    https://arxiv.org/abs/2210.04871.
 
     Args:
         share: of the threat's size, in (0, 1].

@@ -4,8 +4,9 @@ The camera (or, what is the same, the image) moves along an isosceles triangle: 
 far side, and back, each side in one third of the time and with a raised-cosine velocity. A pixel with the
 log intensity :math:`L = \log(f + (1 - f) I)` remembers a reference :math:`L_0` and fires, for every whole
 threshold :math:`\theta` between them, an event of the polarity of :math:`L - L_0`, which moves the reference
-by :math:`\pm\theta`. Sources: Orchard et al. 2015, "Converting static image datasets to spiking neuromorphic
-datasets using saccades" (the motion); Lichtsteiner et al. 2008 (the pixel).
+by :math:`\pm\theta`. Sources: Orchard et al., *Converting Static Image Datasets to Spiking Neuromorphic
+Datasets Using Saccades*, 2015, https://arxiv.org/abs/1507.07629 (the motion); Lichtsteiner
+et al., 2008 (the pixel).
 """
 
 from __future__ import annotations

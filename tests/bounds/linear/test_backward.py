@@ -495,7 +495,7 @@ def test_optimised_slopes_never_lose() -> None:
 
 @torch.no_grad()
 def test_joint_is_tighter_than_separate() -> None:
-    """Random LIF networks of the design's kind, before S-IBP's margins are taken in."""
+    """Random LIF networks, before S-IBP's margins are taken in."""
     tighter = []
     for seed in range(10):
         torch.manual_seed(seed)
