@@ -49,4 +49,5 @@ def by_step(program: Program) -> Program:
 
 
 def _changed(stage: Stage, **fields: Any) -> Stage:
+    """The stage with other fields of its neurons' dynamics."""
     return replace(stage, neuron=stage.neuron._replace(**fields))
