@@ -131,6 +131,7 @@ def elsewhere(name: str) -> str:
 
 
 def _load(text: str) -> Any:
+    """YAML text as plain data; raises ConfigError, with the place, where it is none."""
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -142,6 +143,7 @@ def _load(text: str) -> Any:
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Paths and values of flags ``--key value`` or ``--key=value``; raises ConfigError for other words."""
     words = iter(flags)
     for word in words:
         path, equals, rest = word.partition("=")
@@ -324,6 +326,7 @@ def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _without_none(hint: Any) -> Any:
+    """The annotation without its ``| None``; itself where it has none."""
     if get_origin(hint) not in (Union, UnionType) or type(None) not in get_args(hint):
         return hint
     return Union[tuple(part for part in get_args(hint) if part is not type(None))]  # noqa: UP007
@@ -356,6 +359,7 @@ def _concrete(base: type) -> dict[str, type]:
 
 
 def _named(hint: Any) -> str:
+    """An annotation in words, for help texts and messages."""
     base = _base(hint)
     if base is not None:
         return " | ".join(_concrete(base))
@@ -369,4 +373,5 @@ def _named(hint: Any) -> str:
 
 
 def _join(path: str, name: str) -> str:
+    """The path of a key below another one."""
     return f"{path}.{name}" if path else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import final
 
 
 class UserError(Exception):
@@ -13,14 +14,17 @@ class UserError(Exception):
     """
 
 
+@final
 class DataNotFound(UserError):
     """A data set is unknown, or its files are missing or unreadable."""
 
 
+@final
 class CheckpointError(UserError):
     """A run folder or weights file is missing, damaged, or doesn't fit its config."""
 
 
+@final
 class ConfigError(UserError):
     """A config file or command-line override is not valid."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ KNOWN = (
 )
 
 
+@final
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel of images ``[N, C, H, W]``, so that eps stays in raw input units.
 
@@ -99,6 +101,7 @@ def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def _named(hook: object) -> str:
+    """The name of a hook, for messages."""
     return getattr(hook, "__name__", type(hook).__name__)
 
 
@@ -196,6 +199,7 @@ def _same(weight: Tensor, dilation: Pair) -> tuple[Tensor, Pair]:
 
 
 def _filled(weight: Tensor, module: nn.Module) -> Tensor:
+    """The weight; raises ValueError for an empty one."""
     if weight.numel() == 0:
         raise ValueError(f"{module} has no inputs or no outputs; leave it out")
     return weight

@@ -45,6 +45,7 @@ class Input(ABC):
 
 
 def _check_values(x: Tensor, what: str, remedy: str) -> None:
+    """Raise TypeError or ValueError unless x is a float tensor of finite numbers."""
     if not x.is_floating_point():
         raise TypeError(f"{what} must be a float tensor, got {x.dtype}: {remedy}")
     # Nothing finite comes of adding to a NaN or to infinity; a sum that overflows is looked at again.
@@ -343,6 +344,7 @@ def train_chain(
 
 
 def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Products in this dtype while the block runs; None changes nothing."""
     return nullcontext() if products is None else torch.autocast(device, products)
 
 

@@ -116,6 +116,7 @@ def parameter_gradients(
     return [t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True)]
 
 
+@final
 class _Fire(torch.autograd.Function):
     """`fires` and `carry` for membranes of a single step."""
 
@@ -159,6 +160,7 @@ class Trace(NamedTuple):
     spikes: Tensor
 
 
+@final
 class _Scan(torch.autograd.Function):
     """All steps at once, keeping membranes and spikes alone: the graph of single steps is never built."""
 
@@ -218,12 +220,14 @@ def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trac
 
 
 def _finite(name: str, value: float) -> float:
+    """The value as a float; raises ValueError for NaN and infinity."""
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
     return float(value)
 
 
 def _checked_reset(reset: Reset) -> Reset:
+    """The reset as `Neuron` takes it; raises ValueError for anything else."""
     if isinstance(reset, str):
         if reset not in ("zero", "subtract"):
             raise ValueError(
@@ -318,6 +322,7 @@ class Neuron(nn.Module, ABC):
         return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate)
 
     def _upper_branch(self, threshold: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+        """``(gain, offset)`` of the upper branch, scalars."""
         zero = torch.zeros_like(decay)
         if self.reset == "zero":
             return zero, zero

@@ -169,6 +169,7 @@ class SharedBatch(BatchStatistics):
         return self.share.scaled(count)
 
 
+@final
 class _Sum(torch.autograd.Function):
     """A sum over processes. Each one's loss depends on it, so gradients are summed up, too."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, final
 
 import torch
 
@@ -17,14 +17,14 @@ from certsnn.neurons import IF, Neuron
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
 from certsnn.train.initialisation import Initialisation, TorchDefault
-from certsnn.train.objectives.base import Objective
-from certsnn.train.objectives.certified import Certified
+from certsnn.train.objectives import Certified, Objective
 from certsnn.train.schedules import LearningRate
 
 ROUNDING = Factory(IF, {"threshold": 1.0, "initial": 0.5})
 """A spike count that is the charge rounded to the nearest: half a threshold is there from the start."""
 
 
+@final
 @dataclass(frozen=True)
 class DataConfig:
     """The data set.
@@ -61,6 +61,7 @@ class DataConfig:
         return source(self.name).steps(self.frames)
 
 
+@final
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network.
@@ -84,6 +85,7 @@ class NetworkConfig:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
+@final
 @dataclass(frozen=True)
 class TrainingConfig:
     """How it is trained.
@@ -123,6 +125,7 @@ class TrainingConfig:
             raise ValueError(f"gradient_norm must be > 0, got {self.gradient_norm}")
 
 
+@final
 @dataclass(frozen=True)
 class RunConfig:
     """A whole run.

@@ -144,6 +144,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
 
 
 def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:
+    """The layers on frames ``[F, B, ...]``, in eval mode."""
     for layer in layers:
         frames = over_time(as_affine(layer).apply, frames)
     return frames

@@ -17,7 +17,9 @@ from certsnn.models.pretrained import CONFIG, MODEL, Model, build_network, save_
 from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves
-from certsnn.train.loop import Monitor, Progress, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor
+from certsnn.train.state import Progress
 
 INITIAL_BATCH = 256
 """Samples that a data-dependent initialisation sees."""
@@ -93,6 +95,7 @@ def nominal(task: Task, config: RunConfig) -> torch.Tensor:
 
 
 def _finish(folder: Path, model: Model, progress: Progress) -> None:
+    """Write curves.png and model.safetensors."""
     plot_curves(progress.rows, folder / "curves.png")
     save_model(folder / MODEL, model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass, field
 from typing import final
 
@@ -19,7 +20,7 @@ from certsnn.surrogates import Adaptive, Surrogate
 
 
 @dataclass(frozen=True)
-class GreedySearch(Attack):
+class GreedySearch(Attack, ABC):
     """Single changes of a spike train, one after the other: ranked by gradient, the best ones measured.
 
     Args:

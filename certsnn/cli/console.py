@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 
 from certsnn.evaluation.verification import SampleResult, certified_by_stage
-from certsnn.train.loop import Monitor, Row
+from certsnn.train.monitor import Monitor, Row
 
 
 def facts_table(title: str, facts: Mapping[str, str]) -> Table:

@@ -27,6 +27,7 @@ PATIENCE = timedelta(days=30)
 died is noticed at once, by its closed connection or by the launcher."""
 
 
+@final
 class ProcessLost(UserError):
     """Another process of the same run has ended, or can't be reached any more."""
 

@@ -118,6 +118,7 @@ class LabelledDataset(Dataset[Batch], ABC):
 
     @final
     def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The positions as a tensor ``[n]``; raises TypeError or ValueError where they do not fit."""
         positions = torch.as_tensor(indices)
         if positions.dim() != 1 or len(positions) == 0:
             raise ValueError(
@@ -276,10 +277,12 @@ def loader(dataset: LabelledDataset, batch_size: int, shuffle_seed: int | None =
 
 
 def _as_is(batch: Any) -> Any:
+    """The batch as the data set gave it."""
     return batch
 
 
 def _check_images(name: str, images: Tensor) -> None:
+    """Raise TypeError or ValueError unless these are float32 images ``[N, C, H, W]`` in [0, 1], N >= 1."""
     if images.dtype != torch.float32:
         raise TypeError(f"{name}: images must be float32, not {images.dtype}")
     if images.dim() != 4 or images.numel() == 0:
@@ -292,6 +295,7 @@ def _check_images(name: str, images: Tensor) -> None:
 
 
 def _check_labels(name: str, labels: Tensor, samples: int, classes: int) -> None:
+    """Raise TypeError or ValueError unless these are classes, int64 ``[samples]``."""
     if labels.dtype != torch.int64:
         raise TypeError(f"{name}: labels must be int64, not {labels.dtype}")
     if labels.shape != (samples,):

@@ -57,7 +57,7 @@ class Threat(ABC):
         """A short name for tables, e.g. "LinfBall(eps=0.1)"."""
 
 
-class InputSet(Threat):
+class InputSet(Threat, ABC):
     """The inputs that an adversary may choose for each sample of a batch; x0 is always one of them.
 
     x0 must have passed `check`. The batch axis is 0 for images and 1 for spikes.

@@ -113,6 +113,7 @@ class SpikeBox(InputSet):
         check_enumerable(2**most)
 
         def member(code: int) -> Tensor:
+            """Each sample's member with the digits of the code as its free bits; x0 beyond the last."""
             bits = ((code >> place) & 1 == 1) & free
             x = torch.where(bits.view(upper.shape), upper, lower)
             in_range = (code >> counts) == 0

@@ -168,6 +168,7 @@ class NestedTrains(InputSet):
         total = radix[:, -1]
 
         def member(code: int) -> Tensor:
+            """Each sample's member of this number; x0 beyond the last."""
             digit = (code // weight) % choices
             size = prefixes.gather(0, digit.unsqueeze(0)).squeeze(0)
             in_range = (code < total).view(-1, *[1] * (x0.dim() - 2))

@@ -134,6 +134,7 @@ class SpikeFlips(InputSet):
         order = (~allowed).to(torch.uint8).argsort(dim=1, stable=True)  # allowed bits first
 
         def member(chosen: tuple[int, ...]) -> Tensor:
+            """x0 with these of each sample's allowed bits flipped; x0 where it has fewer."""
             # Numbers beyond a sample's allowed bits mean that its members are exhausted.
             exists = (counts > chosen[-1]) if chosen else torch.zeros_like(counts, dtype=torch.bool)
             flips = torch.zeros_like(allowed).scatter(1, order[:, list(chosen)], True)

@@ -211,6 +211,7 @@ class SpikeShift(InputSet):
         pixels = x0[0, 0].numel()
 
         def batch(turn: int) -> Tensor:
+            """Each sample's member of this number; x0 beyond the last."""
             found = x0.movedim(0, -1).flatten(1, -2).clone()  # [B, pixels, T]
             for b, members in enumerate(samples):
                 for pixel, spikes in members[turn] if turn < len(members) else ():
@@ -265,6 +266,7 @@ class SpikeShift(InputSet):
         return [signed for offset in reach for signed in (offset, -offset)]
 
     def _aligned(self, values: Tensor, x0: Tensor) -> Tensor:
+        """Values ``[B]`` of samples, shaped to broadcast against x0."""
         return values.view(1, -1, *repeat(1, x0.dim() - 2))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -85,6 +85,7 @@ def bounded_module(package: ModuleType) -> Any:
     if _version() != "0.3":
         return base
 
+    @final
     class BoundedModule(base):
         def _named_members(
             self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from certsnn.neurons import Dynamics
 Shape = tuple[int, ...]
 
 
+@final
 class Reshaped(nn.Module):
     """Samples in another shape; the batch is fixed, so that the traced graph holds no computed shapes."""
 
@@ -126,6 +128,7 @@ def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) 
     return nn.Sequential(*layers), shape
 
 
+@final
 class Unrolled(nn.Module):
     """A program as a function of its frames: one image ``[B, ...]``, or T tensors of spikes ``[B, ...]``.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -149,6 +149,7 @@ class Rules(NamedTuple):
 RULES = {FIRE: Rules(fire, fire_interval, fire_lines), CARRY: Rules(carry, carry_interval, carry_lines)}
 
 
+@final
 class Operator(torch.autograd.Function):
     """A function of membranes as one node of a traced graph.
 
@@ -177,6 +178,7 @@ def bound_classes(base: Any, dynamics: Sequence[Dynamics]) -> dict[str, Callable
         dynamics: the stages' neurons, in order.
     """
 
+    @final
     class BoundNeuron(base):
         def __init__(self, rules: Rules, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
             super().__init__(attr, inputs, output_index, options)

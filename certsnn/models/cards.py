@@ -189,6 +189,7 @@ def brief(value: Any) -> str:
 
 
 def _default(field: Field[Any]) -> Any:
+    """The default of a dataclass field."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 

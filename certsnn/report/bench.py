@@ -100,6 +100,7 @@ def lines(rows: Iterable[BenchRow | NotRun]) -> list[list[str]]:
 
 
 def _line(config: str, rows: Sequence[BenchRow | NotRun]) -> list[str]:
+    """The cells of one config's line."""
     done = [row for row in rows if isinstance(row, BenchRow)]
     if not done:
         return [config, f"0 of {len(rows)}", "not run", *["-"] * 5]

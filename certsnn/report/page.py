@@ -84,10 +84,12 @@ def page(findings: Findings) -> str:
 
 
 def _text(name: str) -> str:
+    """The text of a file beside this module."""
     return (files("certsnn.report") / name).read_text(encoding="utf-8")
 
 
 def _charts(findings: Findings) -> dict[str, Markup]:
+    """The charts as SVG, by the names that the template has for them."""
     report = findings.report
     rates = (("clean", report.clean), ("attack", report.attack), ("verified", report.verified))
     said = ", ".join(f"{name} {rate.percent:.2f}%" for name, rate in rates)

@@ -33,4 +33,5 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(leaves: Mapping[str, Any], name: str) -> str:
+    """The value of a key as JSON, or "absent"."""
     return json.dumps(leaves[name]) if name in leaves else "absent"

@@ -53,11 +53,13 @@ class Gathered:
 
 
 def _compared(sample: SampleResult) -> dict[str, Any]:
+    """All of a sample that its places must agree on, but for the margin."""
     attacks = {name: attempt.success for name, attempt in sample.attacks.items()}
     return {name: getattr(sample, name) for name in ("status", "correct", "label")} | {"broken by": attacks}
 
 
 def _margins(one: SampleResult, other: SampleResult, first: str, second: str) -> str:
+    """The difference of two margins in words; "" where it may come from rounding."""
     if one.margin == other.margin or math.isclose(one.margin, other.margin, rel_tol=ROUNDING, abs_tol=1e-9):
         return ""
     return f"margin is {one.margin:g} {first} and {other.margin:g} {second}"
@@ -153,10 +155,12 @@ def _read(path: Path, header: Mapping[str, Any]) -> tuple[dict[int, SampleResult
 
 
 def _done(found: Mapping[int, SampleResult]) -> dict[int, SampleResult]:
+    """The samples that did not end with an error."""
     return {index: result for index, result in found.items() if result.status != "error"}
 
 
 def _not_ours(path: Path, line: int, reason: ValueError) -> UserError:
+    """The error for a line that is none of results."""
     return UserError(
         f"line {line} of {path} is not what --results writes there: {reason}. Name another file, or remove "
         "this one"

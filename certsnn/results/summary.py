@@ -150,13 +150,16 @@ class Report:
         }
 
     def _share(self, found: list[bool]) -> Rate:
+        """The share of samples of which this holds."""
         return Rate(sum(found), len(found))
 
 
 def _summarised(name: str, results: tuple[SampleResult, ...]) -> AttackSummary:
+    """The summary of one attack."""
     attempts = [result.attacks[name] for result in results if name in result.attacks]
 
     def column(field: str) -> Tensor:
+        """A field of all attempts, ``[N]``."""
         return torch.tensor([getattr(attempt, field) for attempt in attempts])
 
     names = ("success", "random", "iterations", "queries", "entry_change", "pixel_change")

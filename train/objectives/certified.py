@@ -28,7 +28,7 @@ from certsnn.networks import SpikingNetwork
 from certsnn.train.objectives.base import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.objectives.bound_surrogates import BoundSurrogate, Own
 from certsnn.train.objectives.bounds import IntervalMargins, MarginBound, shortened
-from certsnn.train.objectives.clean_term import CleanLoss, Companion
+from certsnn.train.objectives.clean_term import CleanLoss, CleanTerm
 from certsnn.train.objectives.small_boxes import Region, Whole
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Moment, Ramp
@@ -58,7 +58,7 @@ class Certified(Objective):
     bound: MarginBound = field(default_factory=IntervalMargins)
     steps: int | None = None
     region: Region = field(default_factory=Whole)
-    companion: Companion = field(default_factory=CleanLoss)
+    companion: CleanTerm = field(default_factory=CleanLoss)
     surrogate: BoundSurrogate = field(default_factory=Own)
 
     def __post_init__(self) -> None:

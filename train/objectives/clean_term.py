@@ -15,7 +15,7 @@ from certsnn.networks import Program
 from certsnn.train.objectives.adversarial import ascend
 
 
-class Companion(ABC):
+class CleanTerm(ABC):
     """A loss that keeps accuracy while bounds are trained."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Companion(ABC):
 
 @final
 @dataclass(frozen=True)
-class CleanLoss(Companion):
+class CleanLoss(CleanTerm):
     """Cross-entropy of the clean logits (Gowal et al. 2018)."""
 
     def __call__(
@@ -58,7 +58,7 @@ class CleanLoss(Companion):
 
 @final
 @dataclass(frozen=True)
-class AttackLoss(Companion):
+class AttackLoss(CleanTerm):
     """Cross-entropy of what an attack finds within the set (De Palma et al. 2024, MTL-IBP).
 
     Args:

@@ -47,6 +47,7 @@ def columns(x: object, y: object, polarity: object, time: object) -> Events:
 
 
 def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """The values as int64; raises ValueError for numbers that it can't hold."""
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     if (whole != values).any():
