@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # bounds/ and train/ stand beside this folder in a checkout, and in it once installed. Python prefers the
-# checkout that it is started in (`python -m`, `torchrun -m`) to what is installed.
+# checkout that it is started in (`python -m`, `torchrun -m`) to the installed package.
 if find_spec("certsnn.bounds") is None:
     raise ImportError(
         f"{Path(__file__).parent} is certsnn's source folder, which is no whole package: start Python in "

@@ -74,7 +74,7 @@ NORMS: Mapping[str, Callable[[Sequence[nn.Module]], list[nn.Module]]] = {
     "none": plain,
     "batch": batch_normalised,
 }
-"""What is done to the hidden layers, by the name of the norm."""
+"""The change of the hidden layers, by the name of the norm."""
 
 
 ARCHITECTURES: Mapping[str, Body] = {
@@ -100,7 +100,7 @@ def build(
     input: Literal["image", "spikes"] = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:
-    """A network of a named architecture for samples ``(C, H, W)`` of so many classes.
+    """A network of a named architecture for samples ``(C, H, W)`` of K ``classes``.
 
     Raises:
         ConfigError: if no architecture has this name.

@@ -8,7 +8,7 @@ from typing import final
 
 
 class UserError(Exception):
-    """What was asked for can't be done; the message names what is wrong and what to do about it.
+    """A request that can't be met; the message names the fault and the remedy.
 
     The command line prints the message without a traceback and exits with status 2.
     """

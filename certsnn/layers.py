@@ -1,7 +1,7 @@
 """torch's layers as affine operators, exactly as they are executed in eval mode.
 
-A bound may speak only of what is executed. So a layer is taken by its exact type: a subclass may have a
-forward of its own, which a bound of its base would ignore. Hooks and replaced forwards are refused, too.
+A bound may speak only of the executed operations. So a layer is taken by its exact type: a subclass may have
+a forward of its own, which a bound of its base would ignore. Hooks and replaced forwards are refused, too.
 Weights behind a parametrisation (`torch.nn.utils.parametrize`) are read as the module gives them.
 """
 

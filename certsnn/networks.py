@@ -1,8 +1,8 @@
 """Spiking networks: affine layers and neurons unrolled over T steps, and their frozen form for bounds.
 
 Forward runs layer by layer over all steps at once (one product over T*B rows), and only the neurons scan
-over time. In eval mode a network is what its `Program` computes: batch norm folded into the weights, dropout
-gone, plain IEEE products. That is the semantics that certificates speak about.
+over time. In eval mode a network computes its `Program`: batch norm folded into the weights, dropout gone,
+plain IEEE products. Certificates speak about this semantics.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Input(ABC):
 
     @abstractmethod
     def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
-        """What the first affine layers see, ``[F, B, ...]`` with F = 1 or T, and the number of steps T."""
+        """The first affine layers' input ``[F, B, ...]``, F = 1 or T, and the number of steps T."""
 
 
 def _check_values(x: Tensor, what: str, remedy: str) -> None:

@@ -54,12 +54,12 @@ def integrate(v: Tensor, current: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def carry_below(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """What a neuron that stayed silent carries to the next step."""
+    """The potential that a silent neuron carries to the next step."""
     return dynamics.decay * u
 
 
 def carry_above(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """What a neuron that fired carries to the next step."""
+    """The potential that a neuron carries to the next step when it has fired."""
     return dynamics.gain * u + dynamics.offset
 
 
@@ -95,7 +95,7 @@ class Pulled(NamedTuple):
 def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor) -> Pulled:
     """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
 
-    With a and c the gradients towards the spike (None: nothing) and what is carried:
+    With a and c the gradients towards the spike (None: zero) and towards the carried potential:
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
     """
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
@@ -154,7 +154,7 @@ def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
 
 
 class Trace(NamedTuple):
-    """What a layer of neurons did: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
+    """A layer of neurons over time: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
 
     membranes: Tensor
     spikes: Tensor
@@ -202,7 +202,7 @@ class _Scan(torch.autograd.Function):
             else:
                 to_currents[0] += to_v
         if sums:
-            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential is what step 1 carries
+            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential enters step 1
         return to_currents, None, None, *(sums or (None for _ in wanted))
 
 
@@ -210,7 +210,7 @@ def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trac
     """Run a layer of neurons over time.
 
     Args:
-        currents: ``[T, B, ...]``, or ``[1, B, ...]`` and so many ``steps`` that they are held for.
+        currents: ``[T, B, ...]``, or ``[1, B, ...]`` to hold for ``steps`` steps.
         dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
         steps: T; the length of the currents if None.
     """
@@ -295,7 +295,7 @@ class Neuron(nn.Module, ABC):
 
     @final
     def check_plain(self) -> None:
-        """Raise TypeError where the network would not run what the class says: it runs `dynamics` alone."""
+        """Raise TypeError where the class has more than its `dynamics`, which is all that a network runs."""
         kind = type(self)
         if Neuron not in kind.__bases__:
             raise TypeError(f"{kind.__name__} is a subclass of a neuron that is final; derive from Neuron")

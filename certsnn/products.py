@@ -92,7 +92,7 @@ class _Settings:
                 torch.set_float32_matmul_precision("highest")
 
     def release(self) -> bool:
-        """Restore what was set, where no one else needs it; whether nobody had changed it meanwhile."""
+        """Restore the settings once no one else needs them; whether nobody had changed them meanwhile."""
         with self._lock:
             kept = self._exact()
             self._users -= 1
@@ -110,7 +110,7 @@ class _Settings:
 
     def _restore(self) -> None:
         """Put back the settings that are still as `acquire` left them."""
-        # What someone else has set since is left as it is.
+        # Settings that someone else has changed since are left alone.
         if not torch.backends.cudnn.enabled:
             torch.backends.cudnn.enabled = self._cudnn
         if not torch._C._get_nnpack_enabled():

@@ -59,7 +59,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of a run folder (None if it has none), and what was refused on the way.
+    """The newest whole checkpoint of a run folder (None if it has none), and why others were refused.
 
     Raises:
         CheckpointError: if there are checkpoints, but none is whole.

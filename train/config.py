@@ -1,4 +1,4 @@
-"""What a config file says; every key is also a flag of the command line."""
+"""The config of a run; every key is also a flag of the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DataConfig:
 
     @property
     def domain(self) -> Domain:
-        """What a threat gets: the data set's own samples, or spikes where an encoding makes them."""
+        """The threat's input: the data set's own samples, or spikes where an encoding makes them."""
         return source(self.name).domain if self.encoding is None else "spikes"
 
     @property
@@ -88,7 +88,7 @@ class NetworkConfig:
 @final
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it is trained.
+    """The training of the network.
 
     Args:
         objective: Natural, Certified or Adversarial.
@@ -114,7 +114,7 @@ class TrainingConfig:
 
     @property
     def products(self) -> torch.dtype | None:
-        """What a network's ``training_products`` are to be."""
+        """The dtype of a network's ``training_products``."""
         return torch.bfloat16 if self.precision == "bfloat16" else None
 
     def __post_init__(self) -> None:
@@ -133,8 +133,8 @@ class RunConfig:
     Args:
         data: the data set.
         network: the network.
-        threat: what the adversary may do.
-        training: how the network is trained.
+        threat: the changes that the adversary may make.
+        training: the training of the network.
         seed: of the weights, the order of the samples and all noise of training.
     """
 

@@ -1,4 +1,4 @@
-"""Where the weights of a network to be certified begin."""
+"""Initial weights of networks that are to be certified."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Calibrated(Initialisation):
 @final
 @dataclass(frozen=True)
 class _Hidden:
-    """A layer of neurons whose weights may be changed: what drives it, and the last weights before it."""
+    """A layer of neurons whose weights may be changed: its input, and the last weights before it."""
 
     frames: Tensor
     steps: int

@@ -32,7 +32,7 @@ from certsnn.train.state import Progress, State, resumed, write
 @final
 @dataclass(frozen=True)
 class Task:
-    """What is trained on: the data, how it becomes the network's input, and the threat."""
+    """A training's data, their encoding into the network's input, and the threat."""
 
     train: LabelledDataset
     validation: LabelledDataset
@@ -71,8 +71,8 @@ def train(
         settings: the objective, the schedule and the rest of the config's training part.
         folder: where the checkpoints and metrics.jsonl go.
         seed: of the order of the samples and the noise; torch's own generator must be seeded by the caller.
-        identity: what a checkpoint must agree with to be resumed (the config).
-        monitor: is told how it goes.
+        identity: must be that of a checkpoint for it to be resumed (the config).
+        monitor: is told of the progress.
         processes: that train together; one alone if None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Monitors: told how a training goes, they show it or do not."""
+"""Monitors of a training: they are told of its progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = dict[str, float]
 
 
 class Monitor(ABC):
-    """Is told how training goes; shows it or does not."""
+    """Is told of a training's progress, to show it or not."""
 
     @abstractmethod
     def started(self, epochs: int, batches: int, epoch: int) -> None:
@@ -21,7 +21,7 @@ class Monitor(ABC):
 
     @abstractmethod
     def epoch_done(self, row: Row) -> None:
-        """An epoch is done and saved; the row is what metrics.jsonl gets."""
+        """An epoch is done and saved; the row is its line of metrics.jsonl."""
 
     @abstractmethod
     def warn(self, message: str) -> None:

@@ -42,16 +42,16 @@ def run(
     monitor: Monitor | None = None,
     processes: Processes | None = None,
 ) -> Run:
-    """Train as the config says, or go on with what the folder holds of this config.
+    """Train as the config says, or go on from the folder's last checkpoint of this config.
 
     Writes config.yaml, metrics.jsonl, curves.png, checkpoints and, at the end, model.safetensors.
 
     Args:
-        config: what to train.
+        config: of the training.
         text: the config as YAML; kept in the folder and in the model's file.
         folder: the run folder.
         device: where to train.
-        monitor: is told how it goes.
+        monitor: is told of the progress.
         processes: that train together (see `certsnn.train.loop.train`); one alone if None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The attack interface: subclasses only propose; this file checks, and decides what counts.
+"""The attack interface: subclasses only propose inputs; this file checks them and decides success.
 
 For every sample: clean error <= attack error. So x itself is a candidate, and a sample is broken only if a
 member of the input set, put to the network as it acts in eval mode, meets the criterion.
@@ -52,8 +52,8 @@ class Attack(ABC):
     """Looks for a member of the input set that the network gets wrong.
 
     Subclasses are frozen dataclasses of their settings, constructible without arguments, their effort first.
-    Randomness is keyed on (seed, content of the sample), so that neither the order nor the batch changes
-    what a sample draws, unless the attack says otherwise; floating-point sums may still depend on the batch.
+    Randomness is keyed on (seed, content of the sample): neither the order nor the batch changes a sample's
+    draws, unless the attack says otherwise. Floating-point sums may still depend on the batch.
     """
 
     domains: ClassVar[frozenset[Domain]]
@@ -61,7 +61,7 @@ class Attack(ABC):
 
     @abstractmethod
     def search(self, oracle: Oracle) -> None:
-        """Propose inputs to the oracle (`Oracle.attempt`, `Oracle.measure`), which keeps what works.
+        """Propose inputs to the oracle (`Oracle.attempt`, `Oracle.measure`), which keeps the successes.
 
         Called without gradients, on samples that x itself does not break; not on an empty batch.
         """
@@ -80,7 +80,7 @@ class Attack(ABC):
 
     @final
     def describe(self) -> str:
-        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and what is not the default.
+        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and settings unlike the default.
 
         Fields that are not compared (bounds of memory) change nothing about the result, and are left out.
         """

@@ -44,7 +44,7 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
 
 def by_step(program: Program) -> Program:
-    """The program that takes what its first layer sees at each step, ``[T, B, ...]``, 0/1 or not."""
+    """The program that takes its first layer's input of each step, ``[T, B, ...]``, 0/1 or not."""
     return replace(program, input=SpikeInput())
 
 

@@ -58,7 +58,7 @@ class GreedyFlips(GreedySearch):
     Each round ranks the possible flips by gradient, measures the true effect of the best ``candidates`` of
     them by forward passes, and keeps the best one, even if it does not help yet. Where no flip is left, the
     round undoes one that was made earlier (never the last one, whose rivals have been measured) and bars it,
-    so that later rounds try others with those that stay. What succeeds is then reduced, in as many rounds at
+    so that later rounds try others with those that stay. A success is then reduced, in as many rounds at
     most: flips are undone as long as the sample stays broken. Arguments: `GreedySearch`.
     """
 

@@ -19,7 +19,7 @@ from certsnn.networks import Program
 class RandomSearch(Attack):
     """`InputSet.sample`, again and again.
 
-    The set draws for a whole batch at once, so what a sample draws depends on the batch it comes in.
+    The set draws for a whole batch at once, so a sample's draws depend on its batch.
 
     Args:
         tries: the largest number of members of each sample's set.

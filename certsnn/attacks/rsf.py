@@ -30,7 +30,7 @@ def random_flips(
 @final
 @dataclass(frozen=True)
 class RSF(Attack):
-    """Random flips alone, one round on top of the other: what G2S falls back on, as a baseline.
+    """Random flips alone, one round on top of the other: the fall-back of G2S, as a baseline.
 
     Where the set admits fewer flips, random ones of them stay. Source: Liang et al. 2021.
 

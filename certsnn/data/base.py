@@ -27,12 +27,12 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class LabelledDataset(Dataset[Batch], ABC):
     """Samples with their labels.
 
-    name: what reports and error messages call it.
+    name: for reports and error messages.
     labels: int64 [N], in [0, classes).
     classes: the number of classes K.
-    index: the samples' positions [N] in the data set as loaded: 0..N-1 there, and what is left of them in
-        a subset, a split or a head.
-    whole: how many samples the published data set has, where only some of them were loaded; else None.
+    index: the samples' positions [N] in the data set as loaded: 0..N-1 there, some of them in a subset, a
+        split or a head.
+    whole: the number of samples in the published data set, where only some of them were loaded; else None.
     domain: whether the samples are images or spikes.
     """
 
@@ -51,7 +51,7 @@ class LabelledDataset(Dataset[Batch], ABC):
     @final
     @property
     def extent(self) -> str:
-        """How many samples, for tables: "450", or "100 (of 10000 published)"."""
+        """The number of samples, for tables: "450", or "100 (of 10000 published)"."""
         return str(len(self)) if self.whole is None else f"{len(self)} (of {self.whole} published)"
 
     @final
@@ -139,11 +139,11 @@ class ImageDataset(LabelledDataset):
     """Images with their labels; a batch is [B, C, H, W].
 
     Args:
-        name: what reports and error messages call it.
+        name: for reports and error messages.
         images: float32 [N, C, H, W], raw values in [0, 1].
         labels: int64 [N], in [0, classes).
         classes: the number of classes K.
-        whole: how many samples the published data set has, where these are only some of them.
+        whole: the number of samples in the published data set, where these are only some of them.
 
     Raises:
         TypeError: a wrong dtype.
@@ -186,11 +186,11 @@ class SpikeDataset(LabelledDataset):
     """Spike trains with their labels; a batch is [T, B, C, H, W], float32 of 0 and 1.
 
     Args:
-        name: what reports and error messages call it.
+        name: for reports and error messages.
         spikes: bool [N, T, C, H, W].
         labels: int64 [N], in [0, classes).
         classes: the number of classes K.
-        whole: how many samples the published data set has, where these are only some of them.
+        whole: the number of samples in the published data set, where these are only some of them.
 
     Raises:
         TypeError: a wrong dtype.

@@ -23,6 +23,7 @@ from certsnn.inputsets.base import (
     check_place,
     check_size,
     check_spikes,
+    check_unscaled,
     uniform,
 )
 
@@ -51,9 +52,7 @@ class SpikeBox(InputSet):
 
     def scaled(self, factor: float) -> SpikeBox:
         """Itself for factor 1; raises ValueError for any other: a given box has no size."""
-        check_size("factor", factor)
-        if factor != 1:
-            raise ValueError("a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
+        check_unscaled(factor, "a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
         return self
 
     def describe(self) -> str:

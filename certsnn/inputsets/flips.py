@@ -23,7 +23,7 @@ from certsnn.inputsets.base import (
     check_spikes,
     uniform,
 )
-from certsnn.inputsets.rows import best_flips, count_bits, rows, trains
+from certsnn.inputsets.rows import best_flips, count_bits, random_budget, rows, trains
 
 Kind = Literal["any", "add", "drop"]
 
@@ -97,9 +97,7 @@ class SpikeFlips(InputSet):
         return torch.where(kept, 1 - x0, x0)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        half, part = uniform((2, x0.shape[1]), x0, generator)
-        fewer = (part.double() * (self.budget + 1)).long()
-        budget = torch.where(half < 0.5, self.budget, fewer)
+        budget = random_budget(self.budget, x0, generator)
         score = uniform(x0.shape, x0, generator)
         flips = trains(best_flips(rows(self.allowed(x0)), rows(score), budget), x0)
         return torch.where(flips, 1 - x0, x0)

@@ -1,4 +1,4 @@
-"""The three errors of an evaluation, and what each attack and each class had to do with them."""
+"""The three errors of an evaluation, in all, by attack and by class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from certsnn.results.rates import Rate
 class AttackSummary:
     """One attack over the samples that it was run on, those that the network gets right.
 
-    ``success``: how many it broke. ``means``: see `certsnn.attacks.statistics`. ``seconds``: the sum.
+    ``success``: those that it broke. ``means``: see `certsnn.attacks.statistics`. ``seconds``: the sum.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ClassRow:
 @final
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found: ``results`` sample by sample, and the three errors.
+    """An evaluation: ``results`` sample by sample, and the three errors.
 
     ``method``: the bounds, or "" where nothing was to be certified. ``attacks``: their descriptions.
 

@@ -37,7 +37,7 @@ def ascend(
         logits: of a batch shaped as x0, ``[B, K]``.
         x0: the nominal inputs.
         y: classes ``[B]``.
-        input_set: what may be chosen.
+        input_set: the inputs that may be chosen.
         iterations: gradient steps.
         step_size: see above.
         batch: that the samples are all or a share of.
@@ -58,7 +58,7 @@ def ascend(
 @final
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """Training on what `ascend` finds within the (ramped) threat (Madry et al. 2018).
+    """Training on the inputs that `ascend` finds within the (ramped) threat (Madry et al. 2018).
 
     Args:
         ramp: when the threat grows to its full size.

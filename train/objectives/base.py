@@ -1,4 +1,4 @@
-"""The interface of objectives, and what several of them compute alike."""
+"""The interface of objectives, and the terms that several of them share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from certsnn.batches import BatchStatistics
 from certsnn.evaluation.verification import Summary
-from certsnn.inputsets import Threat
-from certsnn.networks import SpikingNetwork
+from certsnn.inputsets import InputSet, Threat
+from certsnn.networks import Program, SpikingNetwork
 from certsnn.train.schedules import Moment
 
 
@@ -19,6 +20,26 @@ class Samples(NamedTuple):
     x: Tensor
     y: Tensor
     positions: Tensor
+
+
+class CleanPass(NamedTuple):
+    """The clean pass of a batch, from which the terms of a certified loss are made.
+
+    program: the network with the statistics of the pass.
+    logits: ``[B, K]``.
+    samples: the batch as the threat takes it.
+    threat: at its present size.
+    x0, input_set: the threat bound to the batch.
+    batch: that the samples are all or a share of.
+    """
+
+    program: Program
+    logits: Tensor
+    samples: Samples
+    threat: Threat
+    x0: Tensor
+    input_set: InputSet
+    batch: BatchStatistics
 
 
 class Terms(NamedTuple):
@@ -40,7 +61,7 @@ class Objective(ABC):
         """The epoch from which the objective stays the same: best checkpoints count from here."""
 
     def score(self, found: Summary) -> tuple[float, float]:
-        """What makes an epoch the best on validation, the least: verified error, then clean error."""
+        """The score of an epoch on validation, the lower the better: verified error, then clean error."""
         return found.verified_error, found.clean_error
 
 

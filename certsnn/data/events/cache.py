@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def cached(what: Mapping[str, str], make: Callable[[], Trains]) -> Trains:
-    """What ``make`` gives, kept under ``what``, all that it depends on.
+    """The trains that ``make`` gives, kept under ``what``, all that they depend on.
 
     A damaged file is made anew. Where nothing can be written, a warning says so.
     """

@@ -97,7 +97,7 @@ class Frames:
         return self.steps, self.channels, -(-height // side), -(-width // side)
 
     def describe(self) -> str:
-        """What differs from one set of frames to another, for names."""
+        """The settings in words, for names."""
         parts = [f"{self.steps} frames"]
         if self.window is not None:
             parts.append(f"{self.window:g} ms each")
@@ -111,7 +111,7 @@ class Frames:
         """The frames, bool ``[T, C, H, W]``, of a recording by a sensor of this size.
 
         Raises:
-            ValueError: for events outside the sensor, and what `columns` refuses.
+            ValueError: for events outside the sensor, and where `columns` raises it.
         """
         events = columns(*events)
         frames = torch.zeros(self.shape(height, width), dtype=torch.bool)

@@ -19,7 +19,7 @@ from certsnn.errors import DataNotFound
 
 SENSOR = (128, 128)
 GESTURES = {"train": 1077, "test": 264}
-"""How many recordings tonic's form of DVS128 Gesture has."""
+"""The number of recordings in tonic's form of DVS128 Gesture."""
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
