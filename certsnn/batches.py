@@ -30,7 +30,7 @@ class BatchStatistics(ABC):
 
 @final
 class WholeBatch(BatchStatistics):
-    """All samples are here."""
+    """A batch whose samples are all here."""
 
     def mean(self, mean: Tensor) -> Tensor:
         return mean

@@ -64,7 +64,7 @@ def laid_out(layers: Sequence[nn.Module], prefix: str = "layers") -> Iterator[tu
     """The layers by name, first to last, with the contents of ``nn.Sequential`` in its place.
 
     Raises:
-        TypeError: for a Sequential that does more than to call its layers.
+        TypeError: for a Sequential that does more than call its layers.
     """
     for number, layer in enumerate(layers):
         name = f"{prefix}.{number}"

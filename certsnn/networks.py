@@ -100,7 +100,7 @@ class SpikeInput(Input):
 
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B."""
+    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B samples."""
     rows = function(frames.flatten(0, 1))
     return rows.reshape(*frames.shape[:2], *rows.shape[1:])
 
@@ -113,7 +113,7 @@ def hold(currents: Tensor, steps: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Stage:
-    """Affine operators and the layer of neurons that they drive; ``name`` is that of the layer."""
+    """Affine operators and the layer of neurons that they drive; ``name``: of the layer, for messages."""
 
     operators: tuple[Affine, ...]
     neuron: Dynamics
@@ -123,7 +123,7 @@ class Stage:
 @final
 @dataclass(frozen=True)
 class Program:
-    """A network frozen for bounds: its stages, and the affine readout (empty: rate readout).
+    """A network frozen for bounds: its input, its stages, and the affine readout (empty: rate readout).
 
     With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
     it is one product a sample instead of T.

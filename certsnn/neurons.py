@@ -1,4 +1,4 @@
-r"""Spiking neurons: one two-branch description that the forward pass, the bounds and the attacks share.
+r"""Spiking neurons: one two-branch model that the forward pass, the bounds and the attacks share.
 
 .. math::
     u_t &= v_{t-1} + I_t, \qquad v_0 = \mathrm{initial} \\
@@ -32,7 +32,7 @@ Reset = Literal["zero", "subtract"] | float | tuple[float, float]
 
 
 class Dynamics(NamedTuple):
-    """All that forward pass and bounds need to know of a layer of neurons.
+    """The parameters of a layer of neurons, for the forward pass and the bounds.
 
     The tensors are scalars: one number for all neurons of the layer. ``lossless`` says that the neuron
     conserves charge (decay = gain = 1), so that ``u_t = initial + sum of currents + offset * (spikes so
@@ -245,7 +245,7 @@ def _checked_reset(reset: Reset) -> Reset:
 
 
 class Neuron(nn.Module, ABC):
-    """A layer of neurons with common parameters; `LIF` and `IF` are its two faces.
+    """A layer of neurons with common parameters: the base class of `LIF` and `IF`.
 
     Args:
         threshold: firing threshold, at least `LEAST_THRESHOLD`.

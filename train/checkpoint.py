@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not stopped, without pickle.
+"""Checkpoints: all that a run needs to resume as if it had not stopped, without pickle.
 
 A checkpoint is one safetensors file. Its tensors are the weights, the best weights so far, the optimiser's
 state and the random state; its metadata are the position, the figures and the config, with a digest. The

@@ -94,7 +94,7 @@ class Journal:
 
 @contextmanager
 def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
-    """The file of these results, new or to be gone on with.
+    """The file of these results, new or resumed.
 
     Nothing is written before the first results. Samples that ended with an error are not taken as done.
 

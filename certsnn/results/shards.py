@@ -92,7 +92,10 @@ def _complete(path: Path, header: Mapping[str, Any], results: Mapping[int, Sampl
 @final
 @dataclass(frozen=True)
 class Merged:
-    """Results of several files: ``header`` of all of them, ``found`` by index, and indices that lack."""
+    """Results of several files: their common ``header``, ``found`` by index, and the ``missing`` indices.
+
+    ``shared``: the number of samples that stand in several files.
+    """
 
     header: Mapping[str, Any]
     found: Mapping[int, SampleResult]
