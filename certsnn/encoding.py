@@ -39,7 +39,7 @@ def check_images(x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
 
 
 def _remedy(low: float, high: float, least: float, most: float) -> str:
-    """What to do about images that span [least, most] and should lie within [low, high]."""
+    """The remedy for images that span [least, most] and should lie within [low, high]."""
     if max(low - least, most - high) <= 1e-3 * max(-least, most):
         return f"that is rounding, so x.clamp({low:g}, {high:g}) mends it"
     if low == 0 and high == 1 and least >= 0 and 16 < most <= 255:

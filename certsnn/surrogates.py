@@ -1,4 +1,4 @@
-"""Surrogate gradients: what stands for the derivative of the spike in a backward pass.
+"""Surrogate gradients: stand-ins for the derivative of the spike in a backward pass.
 
 A spike ``s = 1[u >= threshold]`` has no useful derivative. Training, the bound passes and the attacks
 all replace ``ds/du`` by one of the functions below, evaluated at ``x = u - threshold``. Each has area one,
@@ -77,9 +77,8 @@ class FastSigmoid(Surrogate):
 class Adaptive(Surrogate):
     """`ArcTan` whose ``alpha = sharpness / mean |x|`` follows each sample, layer and step.
 
-    The mean is over the neurons of a layer at one step, as x ``[B, ...]`` comes from a scan over time: so a
-    fair share of the neurons has a gradient, however far from the threshold their membranes are. Meant for
-    the gradient passes of attacks.
+    The mean is over the neurons of a layer at one step, x ``[B, ...]``. So a fair share of the neurons has a
+    gradient, however far from the threshold their membranes are. Meant for the gradient passes of attacks.
     """
 
     sharpness: float = 3.0

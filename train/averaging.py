@@ -20,15 +20,15 @@ from certsnn.train.schedules import Moment
 
 
 class Averaging(ABC):
-    """How much each step's weights count."""
+    """The share of each step's weights in the average."""
 
     @abstractmethod
     def pace(self, moment: Moment, updates: int) -> float:
-        """How far the average moves towards the present weights, in [0, 1].
+        """The part of the way that the average moves towards the present weights, in [0, 1].
 
         Args:
             moment: where training stands.
-            updates: how many steps the average has seen.
+            updates: the number of steps that the average has seen.
         """
 
 
@@ -89,7 +89,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @final
 class Average:
-    """A running average of a network's state: ``tensors`` by name, and how many ``updates`` it has seen.
+    """A running average of a network's state: ``tensors`` by name, and the number of ``updates`` seen.
 
     Whole numbers (batch norm's counters) are copied.
     """

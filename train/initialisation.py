@@ -1,4 +1,4 @@
-"""Where the weights of a network to be certified begin."""
+"""Initial weights of networks that are to be certified."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Calibrated(Initialisation):
 @final
 @dataclass(frozen=True)
 class _Hidden:
-    """A layer of neurons whose weights may be changed: what drives it, and the last weights before it."""
+    """A layer of neurons whose weights may be changed: its input, and the last weights before it."""
 
     frames: Tensor
     steps: int
@@ -145,6 +145,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
 
 
 def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:
+    """The layers on frames ``[F, B, ...]``, in eval mode."""
     for layer in layers:
         frames = over_time(as_affine(layer).apply, frames)
     return frames

@@ -44,9 +44,10 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
 
 def by_step(program: Program) -> Program:
-    """The program that takes what its first layer sees at each step, ``[T, B, ...]``, 0/1 or not."""
+    """The program that takes its first layer's input of each step, ``[T, B, ...]``, 0/1 or not."""
     return replace(program, input=SpikeInput())
 
 
 def _changed(stage: Stage, **fields: Any) -> Stage:
+    """The stage with other fields of its neurons' dynamics."""
     return replace(stage, neuron=stage.neuron._replace(**fields))

@@ -1,4 +1,4 @@
-"""What a gradient attack ascends: how badly logits fit a class."""
+"""Losses that a gradient attack ascends: how badly logits fit a class."""
 
 from __future__ import annotations
 

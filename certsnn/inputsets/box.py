@@ -23,6 +23,7 @@ from certsnn.inputsets.base import (
     check_place,
     check_size,
     check_spikes,
+    check_unscaled,
     uniform,
 )
 
@@ -51,9 +52,7 @@ class SpikeBox(InputSet):
 
     def scaled(self, factor: float) -> SpikeBox:
         """Itself for factor 1; raises ValueError for any other: a given box has no size."""
-        check_size("factor", factor)
-        if factor != 1:
-            raise ValueError("a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
+        check_unscaled(factor, "a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
         return self
 
     def describe(self) -> str:
@@ -113,6 +112,7 @@ class SpikeBox(InputSet):
         check_enumerable(2**most)
 
         def member(code: int) -> Tensor:
+            """Each sample's member with the digits of the code as its free bits; x0 beyond the last."""
             bits = ((code >> place) & 1 == 1) & free
             x = torch.where(bits.view(upper.shape), upper, lower)
             in_range = (code >> counts) == 0

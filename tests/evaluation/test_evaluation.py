@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from strategies import Example, examples
 from torch import Tensor, nn
 
-from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, RandomSearch, Victim
+from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
 from certsnn.attacks.base import BOTH
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import s_ibp
@@ -47,9 +47,9 @@ class Corner(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
-        for end in victim.input_set.box(victim.x0):
-            victim.attempt(end)
+    def search(self, oracle: Oracle) -> None:
+        for end in oracle.input_set.box(oracle.x0):
+            oracle.attempt(end)
 
 
 @final
@@ -64,7 +64,7 @@ class Idle(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
+    def search(self, oracle: Oracle) -> None:
         pass
 
 

@@ -17,9 +17,9 @@ from certsnn.models.pretrained import build_network
 from certsnn.neurons import LIF
 from certsnn.train.config import RunConfig
 from certsnn.train.objectives.adversarial import Adversarial
-from certsnn.train.objectives.base import Natural
 from certsnn.train.objectives.bounds import CrownMargins, IntervalMargins
 from certsnn.train.objectives.certified import Certified
+from certsnn.train.objectives.natural import Natural
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "paper"

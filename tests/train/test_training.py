@@ -28,12 +28,14 @@ from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train import checkpoint as checkpoints
 from certsnn.train.config import RunConfig, TrainingConfig
 from certsnn.train.initialisation import ConstantWidth
-from certsnn.train.loop import Monitor, Silent, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor, Silent
 from certsnn.train.objectives import bounds as margins
 from certsnn.train.objectives.adversarial import Adversarial, ascend
-from certsnn.train.objectives.base import Natural, Objective, Samples
+from certsnn.train.objectives.base import Objective, Samples
 from certsnn.train.objectives.bounds import CrownMargins, IntervalMargins, MarginBound
 from certsnn.train.objectives.certified import Certified, robust_cross_entropy
+from certsnn.train.objectives.natural import Natural
 from certsnn.train.regularisers import L1, FiringRate, Tightness
 from certsnn.train.schedules import LearningRate, Moment, Ramp
 

@@ -31,7 +31,7 @@ from certsnn.train.config import TrainingConfig
 from certsnn.train.initialisation import Calibrated, ConstantWidth, Initialisation
 from certsnn.train.loop import Task, train
 from certsnn.train.objectives.adversarial import ascend
-from certsnn.train.objectives.base import Samples
+from certsnn.train.objectives.base import CleanPass, Samples
 from certsnn.train.objectives.bound_surrogates import Own, Widths
 from certsnn.train.objectives.certified import Certified, robust_cross_entropy
 from certsnn.train.objectives.clean_term import AttackLoss
@@ -154,9 +154,10 @@ class TestSmallBoxes:
     @pytest.mark.parametrize("threat", [LinfBall(0.1), SpikeFlips(4)])
     def test_the_box_lies_inside_the_set(self, threat: Threat) -> None:
         network, samples = network_of(kind=threat.network_input), batch(threat.domain)
-        _, program = network.forward_and_freeze(samples.x)
+        logits, program = network.forward_and_freeze(samples.x)
         x0, input_set = threat.bind(samples.x, samples.positions)
-        centre, region = SmallBoxes(0.5)(program, samples, threat, x0, input_set, WHOLE)
+        clean = CleanPass(program, logits, samples, threat, x0, input_set, WHOLE)
+        centre, region = SmallBoxes(0.5)(clean)
         assert not torch.equal(centre, x0)
         generator = torch.Generator().manual_seed(0)
         for _ in range(20):

@@ -40,7 +40,7 @@ def ascend(
         logits: of a batch shaped as x0, ``[B, K]``.
         x0: the nominal inputs.
         y: classes ``[B]``.
-        input_set: what may be chosen.
+        input_set: the inputs that may be chosen.
         iterations: gradient steps.
         step_size: see above.
         batch: that the samples are all or a share of.

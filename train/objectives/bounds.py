@@ -1,4 +1,4 @@
-r"""The margins that certified training is done with: S-IBP's, or S-CROWN's mixed with them.
+r"""The margin bounds of certified training: S-IBP's, or S-CROWN's mixed with them.
 
 CROWN-IBP training begins with the tighter bounds of a backward pass and ends with interval bounds, which
 are faster and easier to train with. The mix is
@@ -93,7 +93,7 @@ class CrownMargins(MarginBound):
 
 
 def shortened(program: Program, steps: int) -> Program:
-    """The program with an image held for so many steps; spikes bring their number of steps along."""
+    """The program with an image held for ``steps`` steps; spikes bring their number of steps along."""
     if isinstance(program.input, ImageInput):
         return replace(program, input=ImageInput(steps))
     return program

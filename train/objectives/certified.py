@@ -26,10 +26,10 @@ from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.train.objectives.base import Objective, Samples, Terms, error_rate, mixed
+from certsnn.train.objectives.base import CleanPass, Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.objectives.bound_surrogates import BoundSurrogate, Own
 from certsnn.train.objectives.bounds import IntervalMargins, MarginBound, shortened
-from certsnn.train.objectives.clean_term import CleanLoss, Companion
+from certsnn.train.objectives.clean_term import CleanLoss, CleanTerm
 from certsnn.train.objectives.small_boxes import Region, Whole
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Moment, Ramp
@@ -45,9 +45,9 @@ class Certified(Objective):
         kappa_end: the weight left to the companion at the end of the ramp, in [0, 1].
         size: the threat that is trained on, relative to the one that is verified; > 0.
         regularisers: added once the ramp runs.
-        bound: what bounds the margins, IntervalMargins (S-IBP) or CrownMargins (S-CROWN).
-        steps: train on the first so many of the network's T steps only (both losses); all if None.
-        region: what is bounded, the Whole threat or SmallBoxes inside it (SABR).
+        bound: of the margins, IntervalMargins (S-IBP) or CrownMargins (S-CROWN).
+        steps: the number of the network's T steps, the first ones, to train on (both losses); all if None.
+        region: that is bounded, the Whole threat or SmallBoxes inside it (SABR).
         companion: the loss beside it, CleanLoss or AttackLoss (MTL-IBP).
         surrogate: of the bound pass, the neurons' Own or Widths that change with the ramp.
     """
@@ -59,7 +59,7 @@ class Certified(Objective):
     bound: MarginBound = field(default_factory=IntervalMargins)
     steps: int | None = None
     region: Region = field(default_factory=Whole)
-    companion: Companion = field(default_factory=CleanLoss)
+    companion: CleanTerm = field(default_factory=CleanLoss)
     surrogate: BoundSurrogate = field(default_factory=Own)
 
     def __post_init__(self) -> None:
@@ -85,8 +85,9 @@ class Certified(Objective):
             clean = F.cross_entropy(logits, samples.y)
             return Terms(clean, {"loss": clean.detach()} | figures)
         program = shortened(frozen, steps)
-        companion = self.companion(program, logits, x0, samples.y, input_set, network.batch)
-        centre, region = self.region(program, samples, grown, x0, input_set, network.batch)
+        clean_pass = CleanPass(program, logits, samples, grown, x0, input_set, network.batch)
+        companion = self.companion(clean_pass)
+        centre, region = self.region(clean_pass)
         bounded = self.surrogate(program, share)
         problem = Problem(bounded, centre, samples.y, region, PLAIN, logits.shape[1])
         margins, layers = self.bound(problem, share)
@@ -100,7 +101,7 @@ class Certified(Objective):
         return Terms(loss, figures)
 
     def _steps(self, network: SpikingNetwork, x0: Tensor) -> int:
-        """How many of the steps that x0 gives the network are trained on."""
+        """The number of steps to train on, of those that x0 gives the network."""
         _, steps = network.input.frames(x0, None)
         if self.steps is None:
             return steps

@@ -29,7 +29,7 @@ CHUNK = 256
 
 
 class Instant(NamedTuple):
-    """A moment: its time in microseconds, and how many events ``[N, 2, H, W]`` (darker, brighter) it adds."""
+    """A moment: its time in microseconds, and its numbers of events ``[N, 2, H, W]`` (darker, brighter)."""
 
     time: int
     counts: Tensor
@@ -47,7 +47,7 @@ class Saccades:
         margin: the sensor's border around the image, as a share of its side, rounded to pixels.
         jitter: each pixel's threshold is off by up to this share, at random.
         milliseconds: the duration of one of the three saccades.
-        moments: how many moments of a saccade are simulated.
+        moments: the number of simulated moments of a saccade.
         seed: of the pixels' thresholds.
 
     Raises:
