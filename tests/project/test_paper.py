@@ -87,7 +87,7 @@ def test_networks_are_built_of_the_papers_neuron(group: str) -> None:
 
 @pytest.fixture(scope="module")
 def paper() -> ModuleType:
-    return benchmark("paper")
+    return benchmark("papers.paper_page")
 
 
 def row(

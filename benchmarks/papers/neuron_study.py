@@ -1,7 +1,7 @@
 """What steps and neurons do to the three errors: one factor at a time around a base, on digits as spikes.
 
-    python benchmarks/study.py           # runs what is not done yet, then writes all below
-    python benchmarks/study.py --page    # docs/studies.md and its pictures from results/study.json alone
+    python benchmarks/papers/neuron_study.py measure # runs what is not done yet, then writes all below
+    python benchmarks/papers/neuron_study.py draw    # docs/studies.md and pictures from results/study.json
 
 Every row is a row of `certsnn bench`, in a run folder under runs/study; finished rows are not run again.
 Writes results/study.json, docs/studies.md and docs/studies-*.png.
@@ -14,23 +14,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
 from certsnn.cli.commands import Examination, Setting, Suite, bench, prepared
 from certsnn.data import load
-from certsnn.files import replacing, write_text
+from certsnn.files import write_text
 from certsnn.models import load_model
-from certsnn.report.bench import markdown
+from certsnn.report.bench import spread
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import record
+
 CONFIG = Path("configs/paper/digits-fc-spike-s-ibp.yaml")
 RUNS = Path("runs/study")
-RESULTS = ROOT / "benchmarks" / "results" / "study.json"
-DOCS = ROOT / "docs"
-
 SEEDS = (0, 1)
 EPOCHS, STEPS = 30, 8
 ATTACKS = "RSF,G2S,{class_path: GreedyFlips, candidates: 8}"
@@ -55,8 +54,6 @@ FACTORS: Mapping[str, tuple[str, str, Sequence[str]]] = {
 PICTURES = {"steps": ("T", "T'"), "neuron": ("threshold", "decay"), "kinds": ("reset", "readout")}
 """The factors in each picture."""
 
-Row = dict[str, Any]
-
 
 def variants() -> dict[str, list[str]]:
     """The config keys of each variant by its name; the base comes first."""
@@ -73,9 +70,9 @@ def variant(factor: str, value: str) -> str:
     return "base" if value == FACTORS[factor][1] else f"{factor}={value}"
 
 
-def measured() -> list[Row]:
+def measured() -> list[record.Row]:
     """All rows; those that a run folder holds are not run again."""
-    rows: list[Row] = []
+    rows: list[record.Row] = []
     with prepared("cpu", 1) as processes:
         examination = Examination(Setting(processes), Suite(ATTACKS), ATTACKED)
         for name, overrides in variants().items():
@@ -89,7 +86,7 @@ def measured() -> list[Row]:
     return rows
 
 
-def brief(name: str, row: Row) -> Row:
+def brief(name: str, row: record.Row) -> record.Row:
     """Of a row of `certsnn bench` what the page needs, and all that says how it came about."""
     errors = row["errors"] | {"attack": row["attacked"]["errors"]["attack"]}
     kept = ("seed", "command", "samples", "training", "versions", "device", "threads", "machine")
@@ -112,12 +109,12 @@ def ties(run: Path) -> float:
     return float(100 * tied.double().mean())
 
 
-def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_variant(rows: Sequence[record.Row]) -> dict[str, list[record.Row]]:
     """The rows of each variant, by seed."""
     return {name: [row for row in rows if row["variant"] == name] for name in variants()}
 
 
-def picture(rows: Sequence[Row], factors: Sequence[str]) -> Figure:
+def picture(rows: Sequence[record.Row], factors: Sequence[str]) -> Figure:
     """The three errors over the values of each factor: both seeds as points, a line through their means."""
     found = by_variant(rows)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -139,21 +136,29 @@ def picture(rows: Sequence[Row], factors: Sequence[str]) -> Figure:
     return figure
 
 
-def table(rows: Sequence[Row]) -> str:
+COLUMNS = {
+    "factor": "{factor}",
+    "value": "{value}",
+    **{error: f"{{{error}}}" for error in ERRORS},
+    "ties": "{ties:.2f}",
+}
+
+
+def table(rows: Sequence[record.Row]) -> str:
     """Markdown: a line for each value of each factor, errors as the mean and each seed's."""
     found = by_variant(rows)
-    lines = []
-    for factor, (_, usual, values) in FACTORS.items():
-        for value in values:
-            group = found[variant(factor, value)]
-            errors = [[row["errors"][error] for row in group] for error in ERRORS]
-            tied = mean(row["ties"] for row in group)
-            cells = [f"{mean(at):.2f} ({', '.join(f'{one:.2f}' for one in at)})" for at in errors]
-            lines.append([factor, f"{value} (base)" if value == usual else value, *cells, f"{tied:.2f}"])
-    return markdown(("factor", "value", *ERRORS, "ties"), lines)
+
+    def line(factor: str, value: str, usual: str) -> record.Row:
+        group = found[variant(factor, value)]
+        errors = {error: spread([row["errors"][error] for row in group]) for error in ERRORS}
+        shown = f"{value} (base)" if value == usual else value
+        return {"factor": factor, "value": shown, **errors, "ties": mean(row["ties"] for row in group)}
+
+    lines = [line(factor, v, usual) for factor, (_, usual, values) in FACTORS.items() for v in values]
+    return record.table(COLUMNS, lines)
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[record.Row]) -> str:
     """docs/studies.md."""
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
@@ -203,24 +208,24 @@ config's, and T is smaller: errors are higher than in [paper.md](paper.md). With
 {ATTACKED} images, differences below about two points mean little. The best epoch of each run was chosen
 on a validation split, and no default of certsnn by these figures.
 
-`python benchmarks/study.py` runs what is not done yet and writes this page; each row's own command is in
+`python benchmarks/papers/neuron_study.py measure` runs what is not done yet and writes this page; each row's own command is in
 [study.json](../benchmarks/results/study.json).
 """
 
 
-def write_page(rows: Sequence[Row]) -> None:
-    """The page and its pictures."""
-    write_text(DOCS / "studies.md", page(rows))
+def measure() -> None:
+    """Run what is not done yet, and write all."""
+    record.write_json("study", measured())
+    draw()
+
+
+def draw() -> None:
+    """Write the page and its pictures."""
+    rows = record.read("study")
+    write_text(record.DOCS / "studies.md", page(rows))
     for name, factors in PICTURES.items():
-        with replacing(DOCS / f"studies-{name}.png") as temporary:
-            picture(rows, factors).savefig(temporary, format="png", dpi=110)
-
-
-def main() -> None:
-    if sys.argv[1:] != ["--page"]:
-        write_text(RESULTS, json.dumps(measured(), indent=2) + "\n")
-    write_page(json.loads(RESULTS.read_text(encoding="utf-8")))
+        record.draw(f"studies-{name}", picture(rows, factors))
 
 
 if __name__ == "__main__":
-    main()
+    record.run(measure, draw)

@@ -1,6 +1,6 @@
 """The published weights of S-IBP / S-CROWN under every bound method, beside an attack.
 
-    python benchmarks/reference.py SHARED [CHEAP] [SLOW] [ITERATIONS] [PART] [PARTS]
+    python benchmarks/tightness/published_weights.py SHARED [CHEAP] [SLOW] [ITERATIONS] [PART] [PARTS]
 
 SHARED is the folder with data/MNIST and data/reference. The first CHEAP (500) MNIST test images are bounded
 by the methods of one backward pass, the first SLOW (200) by those that refine every layer; these run on what
@@ -19,32 +19,29 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median_high
 
 import torch
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from certsnn import __version__
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.bounds.methods import (
-    METHODS,
-    RELAXATIONS,
-    backward_margins,
-    interval_layers,
-    levels_of,
-)
+from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
 from certsnn.bounds.problem import Options, Problem, pose
-from certsnn.data import load
+from certsnn.data import LabelledDataset, load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
 from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import LIF
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import record
+
+JOURNAL = record.RESULTS / "reference.jsonl"
 WEIGHTS = "mnist_fc_certified_T3_eps0.06.safetensors"
 EPS, STEPS, SEED = 0.06, 10, 0
 ATTACK_ITERATIONS, RESTARTS, BATCH = 25, 4, 100
@@ -103,42 +100,14 @@ def cheap(problem: Problem) -> dict[str, Tensor]:
     return margins | {"best": torch.maximum(found, margins["joint"])}
 
 
-def main(
-    shared: Path, many: int = 500, few: int = 200, iterations: int = 15, part: int = 0, parts: int = 1
-) -> None:
-    torch.set_num_threads(1)
-    net = network(shared / "data" / "reference")
-    data = load("mnist", "test", str(shared / "data"), False)
-    journal = RESULTS / "reference.jsonl"
-    done: dict[int, dict[str, Any]] = {}
-    if journal.exists():
-        done = {row["index"]: row for row in map(json.loads, journal.read_text().splitlines())}
-    with journal.open("a") as file:
-        for number in track(range(part, many, parts), description="images"):
-            if number in done:
-                continue
-            row = sample(net, data, number, number < few, iterations)
-            done[number] = row
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-    if parts > 1:
-        return
-    rows = [done[number] for number in range(many)]
-    for start in track(range(0, many, BATCH), description="attack"):
-        x, y, index = data[range(start, min(start + BATCH, many))]
-        x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
-        for row, broken in zip(rows[start:], attacked(net, x0, y, members).tolist(), strict=False):
-            row["attacked"] = broken
-            if broken and max(row["margin"].values()) > 0:
-                raise SystemExit(f"image {row['index']} is certified and broken: the bounds are unsound")
-    write_text(RESULTS / "reference.md", report(rows, few, iterations))
-
-
-def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: int) -> dict[str, Any]:
+def sample(
+    net: SpikingNetwork, data: LabelledDataset, number: int, slow: bool, iterations: int
+) -> record.Row:
+    """Least margins of an image by each method, and seconds."""
     x, y, index = data[range(number, number + 1)]
     x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
     problem = pose(net.freeze(), x0, y, members, RIGOROUS)
-    row: dict[str, Any] = {"index": number, "margin": {}, "seconds": {}}
+    row: record.Row = {"index": number, "margin": {}, "seconds": {}}
 
     def note(name: str, margins: Callable[[], Tensor]) -> float:
         begun = time.perf_counter()
@@ -164,42 +133,72 @@ def sample(net: SpikingNetwork, data: Any, number: int, slow: bool, iterations: 
     return row
 
 
-def unproved(name: str, row: dict[str, Any]) -> bool:
-    return not (row["correct"] and row["margin"][name] > 0)
+def attack(rows: list[record.Row], net: SpikingNetwork, data: LabelledDataset) -> None:
+    """Note in each row whether the attack broke its image; ends the process where that was certified."""
+    for start in track(range(0, len(rows), BATCH), description="attack"):
+        x, y, index = data[range(start, min(start + BATCH, len(rows)))]
+        x0, members = CoupledBernoulli(EPS, STEPS, SEED).bind(x, index)
+        for row, broken in zip(rows[start:], attacked(net, x0, y, members).tolist(), strict=False):
+            row["attacked"] = broken
+            if broken and max(row["margin"].values()) > 0:
+                raise SystemExit(f"image {row['index']} is certified and broken: the bounds are unsound")
 
 
-def report(rows: list[dict[str, Any]], few: int, iterations: int) -> str:
-    def share(part: list[dict[str, Any]], holds: Callable[[dict[str, Any]], bool]) -> str:
-        return f"{100 * sum(map(holds, part)) / len(part):.1f}%" if part else "-"
-
-    def seconds(part: list[dict[str, Any]], name: str) -> str:
-        times = sorted(row["seconds"][name] for row in part if name in row["seconds"])
-        return f"{times[len(times) // 2]:.2f} / {times[-1]:.2f}" if times else "-"
-
-    lines = [
-        "# Published weights: MNIST 784-512-256-10, T = 10, CoupledBernoulli(0.06)\n",
-        f"The first {len(rows)} MNIST test images, and the first {few} of them for the methods that refine "
-        f"layers ({iterations} iterations for slopes). Rounding covered, a tie is a failure. Seconds: median "
-        "/ largest for an image on its own; refining methods ran on what cheaper ones left open.\n",
-        f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()} with {os.cpu_count()} cores, {torch.get_num_threads()} threads; weights "
-        f"{WEIGHTS}, noise seed {SEED}; attack: surrogate gradients, {RESTARTS} starts of "
-        f"{ATTACK_ITERATIONS} steps.\n",
-        f"| error | first {len(rows)} | first {few} | seconds an image |",
-        "|---|---|---|---|",
-    ]
+def page(rows: list[record.Row], few: int, iterations: int) -> str:
+    """Markdown: errors in percent of all rows and of the first few, and seconds an image."""
     first = rows[:few]
-    found: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
-        ("clean", lambda row: not row["correct"]),
-        ("attack", lambda row: row["attacked"]),
-    ]
-    lines += [f"| {title} | {share(rows, holds)} | {share(first, holds)} | |" for title, holds in found]
+
+    def line(title: str, fails: Callable[[record.Row], bool], shown: bool, seconds: str) -> record.Row:
+        whole, part = (f"{100 * sum(map(fails, some)) / len(some):.1f}%" for some in (rows, first))
+        return {"title": title, "all": whole if shown else None, "few": part, "seconds": seconds}
+
+    def seconds(name: str) -> str:
+        times = [row["seconds"][name] for row in rows if name in row["seconds"]]
+        return f"{median_high(times):.2f} / {max(times):.2f}" if times else "-"
+
+    def unproved(name: str, row: record.Row) -> bool:
+        return not (row["correct"] and row["margin"][name] > 0)
+
+    lines = [line("clean", lambda row: not row["correct"], True, "")]
+    lines += [line("attack", lambda row: row["attacked"], True, "")]
     for name, title in NAMES.items():
-        fails = partial(unproved, name)
-        whole = "-" if name in SLOW_METHODS else share(rows, fails)
-        lines.append(f"| verified, {title} | {whole} | {share(first, fails)} | {seconds(rows, name)} |")
-    return "\n".join(lines) + "\n"
+        every = name not in SLOW_METHODS
+        lines.append(line(f"verified, {title}", partial(unproved, name), every, seconds(name)))
+    columns = {"error": "{title}", f"first {len(rows)}": "{all}", f"first {few}": "{few}"}
+    return f"""\
+# Published weights: MNIST 784-512-256-10, T = 10, CoupledBernoulli(0.06)
+
+The first {len(rows)} MNIST test images, and the first {few} of them for the methods that refine \
+layers ({iterations} iterations for slopes). Rounding covered, a tie is a failure. Seconds: median \
+/ largest for an image on its own; refining methods ran on what cheaper ones left open.
+
+{record.versions()}, {platform.machine()} with {os.cpu_count()} cores, 1 thread; weights \
+{WEIGHTS}, noise seed {SEED}; attack: surrogate gradients, {RESTARTS} starts of \
+{ATTACK_ITERATIONS} steps.
+
+{record.table({**columns, "seconds an image": "{seconds}"}, lines)}"""
+
+
+def main(
+    shared: Path, many: int = 500, few: int = 200, iterations: int = 15, part: int = 0, parts: int = 1
+) -> None:
+    torch.set_num_threads(1)
+    net = network(shared / "data" / "reference")
+    data = load("mnist", "test", shared / "data")
+    done: dict[int, record.Row] = {}
+    if JOURNAL.exists():
+        done = {row["index"]: row for row in map(json.loads, JOURNAL.read_text().splitlines())}
+    with JOURNAL.open("a") as file:
+        for number in track(range(part, many, parts), description="images"):
+            if number not in done:
+                done[number] = sample(net, data, number, number < few, iterations)
+                file.write(json.dumps(done[number]) + "\n")
+                file.flush()
+    if parts == 1:
+        rows = [done[number] for number in range(many)]
+        attack(rows, net, data)
+        write_text(record.RESULTS / "reference.md", page(rows, few, iterations))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *(int(argument) for argument in sys.argv[2:]))
+    record.run(main)

@@ -1,6 +1,6 @@
 """A spiking network and its ReLU twin under the same attacks and budgets.
 
-    python benchmarks/twin.py ROOT [SAMPLES] [SEEDS]      # writes benchmarks/results/twin.{json,md}
+    python benchmarks/papers/foolbox_twin.py ROOT [SAMPLES] [SEEDS]      # writes results/twin.{json,md}
 
 784-256-256-10, once with LIF neurons (T = 4, membrane readout) and once with ReLU, trained alike on MNIST
 (Adam, cross-entropy, 5 epochs, batch 128). foolbox, which knows nothing of either, attacks the first SAMPLES
@@ -10,36 +10,29 @@ of torchvision's data sets. Needs the extra `foolbox`.
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
-from certsnn import __version__
 from certsnn.attacks import PGD
 from certsnn.data import LabelledDataset, load, loader
-from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import LIF
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # foolbox imports from a deprecated place in scipy
-    import foolbox
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-RESULTS = Path(__file__).parent / "results"
+import record
+
 WIDTHS, STEPS, EPOCHS, BATCH, RATE = (256, 256), 4, 5, 128, 1e-3
 EPSILONS = (0.02, 0.05, 0.1)
 PGD_STEPS = 40
-Row = dict[str, Any]
 
 
 def spiking() -> nn.Module:
@@ -73,13 +66,16 @@ def wrong(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return ~strictly_correct(network(x), y)
 
 
-def errors(network: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[Row]:
+def errors(network: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[record.Row]:
     """Robust errors in percent, a row for each eps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # foolbox imports from a deprecated place in scipy
+        import foolbox
     clean = wrong(network, x, y)
     model = foolbox.PyTorchModel(network, bounds=(0, 1))
     rows = []
     for eps in EPSILONS:
-        row: Row = {"eps": eps, "clean": clean}
+        row: record.Row = {"eps": eps, "clean": clean}
         for name, attack in (
             ("FGSM", foolbox.attacks.LinfFastGradientAttack()),
             ("PGD", foolbox.attacks.LinfPGD(steps=PGD_STEPS, rel_stepsize=0.1)),
@@ -92,45 +88,43 @@ def errors(network: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[Row]:
     return rows
 
 
-def main(root: str, samples: int = 1000, seeds: int = 3) -> None:
+COLUMNS = ("clean", "FGSM", "PGD", "certsnn PGD")
+
+
+def page(found: record.Row) -> str:
+    """Markdown."""
+
+    def line(eps: float, name: str) -> record.Row:
+        rows = [row for row in found["rows"] if (row["network"], row["eps"]) == (name, eps)]
+        errors = {column: [row[column] for row in rows if column in row] for column in COLUMNS}
+        return {"eps": eps, "network": name} | {
+            column: record.mean_and_range(values, 1) for column, values in errors.items()
+        }
+
+    lines = [line(eps, name) for eps in EPSILONS for name in TWINS]
+    table = record.table({name: f"{{{name}}}" for name in ("eps", "network", *COLUMNS)}, lines)
+    return f"# A spiking network and its ReLU twin\n\n{found['facts']}\n{table}"
+
+
+def main(root: Path, samples: int = 1000, seeds: int = 3) -> None:
     train_set, test_set = (load("mnist", part, root) for part in ("train", "test"))
     x, y, _ = test_set[range(samples)]
-    found: list[Row] = []
+    rows: list[record.Row] = []
     for seed in track(range(seeds), description="seeds"):
         for name, build in TWINS.items():
             torch.manual_seed(seed)
             network = build()
             train(network, train_set, seed)
-            found += [{"network": name, "seed": seed} | row for row in errors(network, x, y, seed)]
+            rows += [{"network": name, "seed": seed} | row for row in errors(network, x, y, seed)]
     facts = (
         f"784-256-256-10 with LIF(0.25, 0.25) (T = {STEPS}, membrane readout) or ReLU; MNIST, {EPOCHS} "
         f"epochs of natural training, {seeds} seeds: the mean, the least and the largest. The first "
-        f"{samples} test images; foolbox {foolbox.__version__}, PGD of {PGD_STEPS} steps; errors in percent. "
-        f"certsnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} threads.\n"
+        f"{samples} test images; foolbox {version('foolbox')}, PGD of {PGD_STEPS} steps; errors in percent. "
+        f"{record.footer()}\n"
     )
-    write_text(RESULTS / "twin.json", json.dumps({"facts": facts, "rows": found}, indent=2) + "\n")
-    text = f"# A spiking network and its ReLU twin\n\n{facts}\n{table(found)}"
-    write_text(RESULTS / "twin.md", text)
-    print(text)
-
-
-def table(found: list[Row]) -> str:
-    columns = ("clean", "FGSM", "PGD", "certsnn PGD")
-    lines = [f"| eps | network | {' | '.join(columns)} |", "|---|---|---|---|---|---|"]
-    for eps in EPSILONS:
-        for name in TWINS:
-            rows = [row for row in found if (row["network"], row["eps"]) == (name, eps)]
-            cells = [spread([row[column] for row in rows if column in row]) for column in columns]
-            lines.append(f"| {eps} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    return f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+    found = {"facts": facts, "rows": rows}
+    record.write("twin", found, page(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    record.run(main)

@@ -1,7 +1,6 @@
 """The papers' experiments on record: rows of `certsnn bench configs/paper`, and the page docs/paper.md.
 
-    python benchmarks/paper.py RUN ...      # log these run folders, renew the page
-    python benchmarks/paper.py              # renew the page
+    python benchmarks/papers/paper_page.py [RUN ...]      # log these run folders, renew the page
 
 A RUN is a run folder with its bench.json; the row goes to benchmarks/results/paper, less local paths. It must
 be of the config as it stands in configs/paper: a shortened run is no result. By patterns of names,
@@ -27,9 +26,12 @@ from certsnn.configuration import override, read_config
 from certsnn.files import write_text
 from certsnn.report.bench import COLUMNS, BenchRow, NotRun, lines, markdown, row_from
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs" / "paper"
-ROWS = ROOT / "benchmarks" / "results" / "paper"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import record
+
+CONFIGS = record.CONFIGS / "paper"
+ROWS = record.RESULTS / "paper"
 NOTES = "notes.json"
 
 LOCAL = ("--data.root", "--data.download")
@@ -66,7 +68,7 @@ of two cores that did other work too, so they are no benchmark.
     certsnn bench configs/paper --seeds 0,1,2 --data.root DIR
 
 computes every row; the command of a single one is in its JSON under `benchmarks/results/paper`. This page is
-written by `benchmarks/paper.py`.
+written by `benchmarks/papers/paper_page.py`.
 """
 
 
@@ -245,15 +247,15 @@ for how many points of clean error; differences of means over seeds. Published, 
 ![Errors over eps or budget](paper-sweeps.png)
 
 Seed 0, on the first test samples, a subset, attacked by G2S and RSF (on images, their image form);
-`benchmarks/sweeps.py`, figures in [sweeps.md](../benchmarks/results/sweeps.md).
+`benchmarks/papers/sweeps.py`, figures in [sweeps.md](../benchmarks/results/sweeps.md).
 """
 
 
-def main(words: Sequence[str]) -> None:
-    for word in words:
-        log(Path(word))
-    write_text(ROOT / "docs" / "paper.md", page(groups()))
+def main(*runs: Path) -> None:
+    for run in runs:
+        log(run)
+    write_text(record.DOCS / "paper.md", page(groups()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    record.run(main)
