@@ -18,11 +18,17 @@ from statistics import mean, median
 from string import Formatter
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from certsnn import machine
 from certsnn.data import LabelledDataset, load
+from certsnn.data.events import Events
+from certsnn.data.events.nmnist import FOLDER, SENSOR
+from certsnn.data.events.nmnist import read as read_events
 from certsnn.errors import UserError
 from certsnn.files import replacing, write_text
 from certsnn.models import Model
@@ -42,8 +48,7 @@ def run(*commands: Callable[..., object]) -> None:
     """Call a function with the words of the command line; of several, the one that the first word names.
 
     Its parameters are words, and flags if they are keyword-only; ``*names`` take all words that are left,
-    ``*flags`` unknown flags too. A word is given to the type that is its annotation. A `UserError` is one line,
-    and status 1.
+    ``*flags`` unknown flags too. A word is converted by its annotation. A `UserError` ends with status 1.
     """
     module = inspect.getmodule(commands[0])
     assert module is not None
@@ -60,7 +65,7 @@ def run(*commands: Callable[..., object]) -> None:
     if rest and open_ended != "flags":
         parser.error(f"unknown: {' '.join(rest)}")
     positional = [words[name] for name in inspect.getfullargspec(command).args]
-    positional += [*words[open_ended], *rest] if open_ended else []
+    positional += rest or words.get(open_ended or "", [])
     try:
         command(*positional, **{name: words[name] for name in inspect.getfullargspec(command).kwonlyargs})
     except UserError as error:
@@ -72,6 +77,8 @@ def _accept(parser: ArgumentParser, command: Callable[..., object]) -> None:
     parser.set_defaults(command=command)
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         name, kind, default = parameter.name, parameter.annotation, parameter.default
+        if name == "flags":
+            continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             parser.add_argument(name, type=kind, nargs="*")
         elif kind is bool:
@@ -117,6 +124,26 @@ def rows_page(found: Row) -> str:
     return f"# {found['title']}\n\n{facts}\n\n{plain_table(found['rows'], 4)}"
 
 
+def inserted(page: str, name: str, text: str) -> str:
+    """A page with a text between its `<!-- NAME -->` and `<!-- end of NAME -->`, or ValueError."""
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    if not (begin and end):
+        raise ValueError(
+            f"the page has no place for {name}: lines `<!-- {name} -->`, `<!-- end of {name} -->`"
+        )
+    return before + begin + text + end + after
+
+
+def insert(page: str, **texts: str) -> None:
+    """Put texts into their places in docs/PAGE.md, whose other words are written by hand."""
+    path = DOCS / f"{page}.md"
+    written = path.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        written = inserted(written, name, text)
+    write_text(path, written)
+
+
 def draw(name: str, figure: Figure, dpi: int = 110) -> None:
     """docs/NAME.png."""
     with replacing(DOCS / f"{name}.png") as temporary:
@@ -153,10 +180,22 @@ def explained(script: str) -> str:
 
 
 class _Cells(Formatter):
-    """Formats of cells, in which None is a dash."""
+    """Formats of cells: None is a dash, "{one/other:.2f}" a ratio."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        names = field_name.split("/")
+        values = [super(_Cells, self).get_field(name, args, kwargs)[0] for name in names]
+        if None in values:
+            return None, ""
+        return values[0] if len(values) == 1 else values[0] / values[1], ""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         return "-" if value is None else str(super().format_field(value, format_spec))
+
+
+def columns(headings: str, cells: str) -> dict[str, str]:
+    """The columns of a `table` from both its lines, split at " | "."""
+    return dict(zip(headings.split(" | "), cells.split(" | "), strict=True))
 
 
 def table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -165,6 +204,11 @@ def table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
     return markdown(
         list(columns), [[cells.vformat(text, (), row) for text in columns.values()] for row in rows]
     )
+
+
+def named(rows: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Rows by name as rows with their "name"."""
+    return [{"name": name, **row} for name, row in rows.items()]
 
 
 def plain_table(rows: Sequence[Row], digits: int) -> str:
@@ -216,10 +260,35 @@ def medians(
     return {name: median(values) for name, values in spent.items()}
 
 
-# Data
+# Data and networks
 
 
 def test_set(model: Model, root: Path) -> LabelledDataset:
     """The test set of the data that a model was trained on, below the folder of data sets."""
     data = model.config.data
     return load(data.name, "test", root, frames=data.frames)
+
+
+def recordings(root: Path, split: str) -> tuple[list[Path], list[Events]]:
+    """The files of N-MNIST below the folder of data sets, and their events."""
+    files = sorted((root / "NMNIST" / FOLDER[split]).glob("[0-9]/*.bin"))
+    return files, [read_events(file) for file in files]
+
+
+def event_counts(recordings: Sequence[Events]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Events ``[n, 2, H, W]`` of each recording, by polarity and pixel."""
+    found = np.zeros((len(recordings), 2, *SENSOR))
+    for one, events in zip(found, recordings, strict=True):
+        np.add.at(one, (events.polarity, events.y, events.x), 1)
+    return found
+
+
+def train(network: nn.Module, batches: Iterable[tuple[Tensor, ...]], epochs: int, rate: float) -> None:
+    """Natural training by Adam; the network is in evaluation mode afterwards."""
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    for _ in range(epochs):
+        for x, y, _ in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    network.eval()

@@ -14,21 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.data import Frames, ImageDataset, Saccades, SpikeDataset, load, loader
 from certsnn.data.events import Events
-from certsnn.data.events.nmnist import FOLDER, SENSOR, WHOLE, read
+from certsnn.data.events.nmnist import FOLDER, SENSOR, WHOLE
 from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import LIF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 FRAMES = Frames(steps=10)
@@ -39,14 +36,13 @@ LARGE = 10_000
 
 def pairs(root: Path, split: str) -> tuple[list[Events], list[Events], SpikeDataset, SpikeDataset]:
     """Real and simulated events of the same digits, and the frames of both."""
-    files = sorted((root / "NMNIST" / FOLDER[split]).glob("[0-9]/*.bin"))
+    files, real = record.recordings(root, split)
     images = load("mnist", "train" if split == "train" else "test", root)
     assert isinstance(images, ImageDataset)
     places = torch.tensor([int(file.stem) - 1 for file in files])
     labels = torch.tensor([int(file.parent.name) for file in files])
     if not torch.equal(images.labels[places], labels):
         raise SystemExit("the recordings' numbers are not the places of their images in MNIST")
-    real = [read(file) for file in files]
     simulated = Saccades().events(images.images[places], places)
     frames = [
         SpikeDataset(kind, torch.stack([FRAMES.of(one, *SENSOR) for one in recordings]), labels, 10)
@@ -70,17 +66,9 @@ def figures(recordings: Sequence[Events], frames: SpikeDataset) -> record.Row:
     }
 
 
-def density(recordings: Sequence[Events]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Events ``[n, 2, H, W]`` of each recording, by polarity and pixel."""
-    found = np.zeros((len(recordings), 2, *SENSOR))
-    for one, e in zip(found, recordings, strict=True):
-        np.add.at(one, (e.polarity, e.y, e.x), 1)
-    return found
-
-
 def likeness(real: Sequence[Events], simulated: Sequence[Events]) -> record.Row:
     """Correlations of the event densities: of their sums, and of each recording with its own simulation."""
-    a, b = density(real), density(simulated)
+    a, b = record.event_counts(real), record.event_counts(simulated)
     each = [np.corrcoef(p.ravel(), q.ravel())[0, 1] for p, q in zip(a, b, strict=True)]
     return {
         "of_sums": float(np.corrcoef(a.sum(0).ravel(), b.sum(0).ravel())[0, 1]),
@@ -93,14 +81,9 @@ def train(data: SpikeDataset, seed: int) -> SpikingNetwork:
     inputs = 2 * SENSOR[0] * SENSOR[1]
     layers = [nn.Flatten(), nn.Linear(inputs, HIDDEN), LIF(1.0, 0.5), nn.Linear(HIDDEN, 10)]
     network = SpikingNetwork(layers, FRAMES.steps, "membrane", "spikes")
-    optimizer = torch.optim.Adam(network.parameters(), RATE)
-    batches = loader(data, BATCH, seed)
-    for _ in range(EPOCHS if len(data) <= 1000 else EPOCHS * 1000 // len(data)):
-        for x, y, _ in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(network(x), y).backward()
-            optimizer.step()
-    return network.eval()
+    epochs = EPOCHS if len(data) <= 1000 else EPOCHS * 1000 // len(data)
+    record.train(network, loader(data, BATCH, seed), epochs, RATE)
+    return network
 
 
 @torch.no_grad()
@@ -136,18 +119,15 @@ def described(found: dict[str, record.Row], seeds: int) -> str:
     )
 
 
-EVENTS = {
-    "digits of": "{split}",
-    "camera": "{kind}",
-    "events (deviation)": "{events:.0f} ({events_deviation:.0f})",
-    "brighter": "{brighter:.1%}",
-    "share of each saccade": "{saccades[0]:.0%} / {saccades[1]:.0%} / {saccades[2]:.0%}",
-    f"bits set, T = {FRAMES.steps}": "{bits_set:.2%}",
-}
+EVENTS = record.columns(
+    f"digits of | camera | events (deviation) | brighter | share of each saccade | "
+    f"bits set, T = {FRAMES.steps}",
+    "{split} | {kind} | {events:.0f} ({events_deviation:.0f}) | {brighter:.1%} | "
+    "{saccades[0]:.0%} / {saccades[1]:.0%} / {saccades[2]:.0%} | {bits_set:.2%}",
+)
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     events = [
         {"split": split, "kind": kind, **facts[kind]}
         for split, facts in found["events"].items()

@@ -26,7 +26,6 @@ from certsnn.files import write_text
 from certsnn.train.run import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 RECORDS = record.RESULTS / "ablation"
@@ -102,14 +101,10 @@ def commit() -> str:
     ).stdout.strip()
 
 
-COLUMNS = {
-    "row": "{row}",
-    "seeds": "{seeds}",
-    "verified error": "{verified_error:.2f}",
-    "against plain": "{change:+.2f}",
-    "clean error": "{clean_error:.2f}",
-    "epoch (s)": "{seconds:.0f}",
-}
+COLUMNS = record.columns(
+    "row | seeds | verified error | against plain | clean error | epoch (s)",
+    "{row} | {seeds} | {verified_error:.2f} | {change:+.2f} | {clean_error:.2f} | {seconds:.0f}",
+)
 
 
 def table(base: str) -> str:

@@ -25,7 +25,6 @@ from certsnn.models import load_model
 from certsnn.networks import SpikingNetwork, strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 BATCH = 250

@@ -17,12 +17,10 @@ from pathlib import Path
 import yaml
 
 from certsnn.configuration import override, read_config
-from certsnn.files import write_text
 from certsnn.models.cards import card
 from certsnn.models.pretrained import MODEL, Model, load_model, pretrained, save_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 LOGS = record.RESULTS / "runs"
@@ -52,7 +50,7 @@ def ship(name: str, run: Path) -> None:
     save_model(path, type(model)(model.network, config, text, model.shape, model.classes, model.facts))
     if path.stat().st_size >= LARGEST:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; a shipped model must be below 8 MiB")
-    write_page()
+    record.insert("models", cards=cards())
 
 
 def errors() -> None:
@@ -73,7 +71,7 @@ def errors() -> None:
         if facts != model.facts:
             model.facts.update(facts)
             save_model(path, model)
-    write_page()
+    record.insert("models", cards=cards())
 
 
 def attack(facts: record.Row, row: record.Row) -> record.Row:
@@ -141,24 +139,8 @@ def essence(text: str) -> record.Row:
 
 def cards() -> str:
     """Markdown: the card of every shipped model."""
-    parts = [MODELS]
-    for name, path in pretrained().items():
-        parts.append(card(name, load_model(path), path.stat().st_size).markdown(level=2))
-    return "\n".join(parts)
-
-
-MODELS = """\
-# The pretrained models
-
-What `certsnn models NAME` prints of each, from the facts and the config in its file. Errors in percent on the
-whole test set, unless a subset is named; the best checkpoint was chosen on a validation split of the training
-set. Attack errors are those of [tightness.md](../benchmarks/results/tightness.md), the errors of `auto` those
-of [auto.md](../benchmarks/results/auto.md). This page is written by `benchmarks/papers/models_page.py`.
-"""
-
-
-def write_page() -> None:
-    write_text(record.DOCS / "models.md", cards())
+    shipped = pretrained().items()
+    return "\n".join(card(n, load_model(n), path.stat().st_size).markdown(level=2) for n, path in shipped)
 
 
 if __name__ == "__main__":

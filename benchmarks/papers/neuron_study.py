@@ -20,12 +20,10 @@ from matplotlib.figure import Figure
 
 from certsnn.cli.commands import Examination, Setting, Suite, bench, prepared
 from certsnn.data import load
-from certsnn.files import write_text
 from certsnn.models import load_model
 from certsnn.report.bench import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 CONFIG = Path("configs/paper/digits-fc-spike-s-ibp.yaml")
@@ -158,59 +156,11 @@ def table(rows: Sequence[record.Row]) -> str:
     return record.table(COLUMNS, lines)
 
 
-def page(rows: Sequence[record.Row]) -> str:
-    """docs/studies.md."""
+def figures(rows: Sequence[record.Row]) -> str:
+    """Markdown: the table, and where it was made."""
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    where = f"{versions}; {first['threads']} thread; {first['machine']}"
-    pictures = "\n".join(f"![{', '.join(of)}](studies-{name}.png)" for name, of in PICTURES.items())
-    return f"{INTRO}\n{SAYS}\n{pictures}\n\n## Figures\n\n{table(rows)}\n{HOW}\n{where}.\n"
-
-
-INTRO = f"""\
-# Steps and neurons
-
-How the three errors of a certified network depend on its steps and its neuron: one factor at a time around a
-base. The base is [{CONFIG.name}](../{CONFIG.as_posix()})
-with T = {STEPS} and {EPOCHS} epochs: scikit-learn's digits as spikes, `CoupledBernoulli(0.05)`, 64-128-128-10
-with batch norm, LIF (threshold 0.25, decay 0.25, reset to zero), membrane readout, trained on S-IBP bounds of
-all {STEPS} steps.
-
-- **T**: steps of the spike trains, in training and test; training bounds all of them.
-- **T'**: training, on the clean loss too, sees only the first T' of the {STEPS} steps; the test has all.
-- **threshold**, **decay**, **reset**: of every neuron. Batch norm stands before each hidden layer of them,
-  and its scale can learn to make up for a threshold.
-- **readout**: the mean membrane of a last affine layer, or the spike rate of a last layer of neurons (which
-  has no batch norm before it).
-"""
-
-SAYS = """\
-What it says, for this data set and these short trainings:
-
-- **More steps lower all three errors**, most of it up to T = 8: verified 32, 26, 19 and 17% for T = 2, 4, 8
-  and 16. More spikes say more of an image; the adversary moves the same pixels, and gets more spikes, too.
-- **Training on fewer steps costs more in the bound than under attack**: T' = 4 adds two points to the
-  verified error, T' = 1 nine, of which three show in the attack error.
-- **Leak goes with tight bounds**: from decay 0.25 to 1 the verified error grows by six points, clean and
-  attack error by less than one. That fits intervals of membranes which are carried from step to step.
-- **Threshold and reset matter little** beside batch norm: thresholds of 0.5 and 1 are a point better under
-  attack and not better, or worse, verified; resets to zero and by subtraction differ by a point.
-- **The rate readout loses** at T = 8: counts take nine values, so logits tie, and ties are errors (a third of
-  its clean error); its two seeds differ by nine points. The membrane readout has no ties.
-"""
-
-HOW = f"""\
-Errors in percent on the whole test set ({ATTACKED} images): the mean, then each of the seeds {SEEDS}.
-*Verified*: S-IBP, rounding covered, ties count as errors. *Attack*: the worst case over a light suite,
-`{ATTACKS}`; the default suite may find more. *Ties*: the part of
-the clean error where the right class shares the largest logit, the mean. {EPOCHS} epochs are half of the
-config's, and T is smaller: errors are higher than in [paper.md](paper.md). With two seeds and
-{ATTACKED} images, differences below about two points mean little. The best epoch of each run was chosen
-on a validation split, and no default of certsnn by these figures.
-
-`python benchmarks/papers/neuron_study.py measure` runs what is not done yet and writes this page; each row's own command is in
-[study.json](../benchmarks/results/study.json).
-"""
+    return f"{table(rows)}\n{versions}; {first['threads']} thread; {first['machine']}.\n"
 
 
 def measure() -> None:
@@ -222,7 +172,7 @@ def measure() -> None:
 def draw() -> None:
     """Write the page and its pictures."""
     rows = record.read("study")
-    write_text(record.DOCS / "studies.md", page(rows))
+    record.insert("studies", figures=figures(rows))
     for name, factors in PICTURES.items():
         record.draw(f"studies-{name}", picture(rows, factors))
 

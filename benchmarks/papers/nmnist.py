@@ -33,7 +33,6 @@ from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpike
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
 from certsnn.data import Split, load, loader
-from certsnn.data.events.nmnist import FOLDER, SENSOR, read
 from certsnn.evaluation import evaluate
 from certsnn.files import write_text
 from certsnn.inputsets import SpikeFlips, Threat
@@ -41,7 +40,6 @@ from certsnn.train.config import RunConfig
 from certsnn.train.run import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 from papers.relu_twin import Twin
 
@@ -131,12 +129,9 @@ def relu(root: Path, seed: int) -> list[record.Row]:
 
 def counts(root: Path, split: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
     """log(1 + events) ``[N, 2 34 34]`` of each pixel and polarity over the recording, and the labels."""
-    files = sorted((root / "NMNIST" / FOLDER[split]).glob("[0-9]/*.bin"))
-    found = np.zeros((len(files), 2, *SENSOR))
-    for one, file in zip(found, files, strict=True):
-        events = read(file)
-        np.add.at(one, (events.polarity, events.y, events.x), 1)
-    return np.log1p(found).reshape(len(files), -1), [int(file.parent.name) for file in files]
+    files, events = record.recordings(root, split)
+    found = record.event_counts(events).reshape(len(files), -1)
+    return np.log1p(found), [int(file.parent.name) for file in files]
 
 
 def regressions(root: Path, seeds: int) -> list[record.Row]:
@@ -191,7 +186,6 @@ def line(network: str, rows: Sequence[record.Row]) -> record.Row:
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     by_network: dict[str, list[record.Row]] = {}
     for row in found["networks"]:
         by_network.setdefault(row["network"], []).append(row)

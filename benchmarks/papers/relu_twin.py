@@ -46,7 +46,6 @@ from certsnn.train.regularisers import L1
 from certsnn.train.schedules import Moment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 RESULTS = record.RESULTS / "relu.jsonl"
@@ -59,7 +58,9 @@ class Twin(ABC):
         torch.manual_seed(config.seed)
         layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
         layers = NORMS[config.network.norm](layers)
-        self.config = config
+        if not isinstance(config.training.objective, Certified):
+            raise ConfigError("the twin needs the objective Certified")
+        self.config, self.objective = config, config.training.objective
         self.network = nn.Sequential(*layers, nn.Linear(features, classes)).train()
 
     @abstractmethod
@@ -107,7 +108,7 @@ class Twin(ABC):
     def train(self, data: LabelledDataset) -> float:
         """Train as the config says, and leave the epoch that is best on the validation split; seconds."""
         training, network = self.config.training, self.network
-        objective = self.objective()
+        objective = self.objective
         train_set, validation = data.split(self.config.data.validation, self.config.seed)
         optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
         average = Average(network.state_dict())
@@ -131,7 +132,7 @@ class Twin(ABC):
         self, epoch: int, data: LabelledDataset, optimizer: torch.optim.Optimizer, average: Average
     ) -> None:
         """Steps on all batches of an epoch."""
-        training, objective = self.config.training, self.objective()
+        training = self.config.training
         key = epoch_seed(self.config.seed, epoch)
         order = loader(data, training.batch_size, shuffle_seed=key)
         batches = -(-len(data) // training.batch_size)
@@ -141,20 +142,14 @@ class Twin(ABC):
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate(now)
             optimizer.zero_grad()
-            self.loss(objective, x, y, now).backward()
+            self.loss(x, y, now).backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_norm)
             optimizer.step()
             average.update(self.network.state_dict(), training.averaging, now)
 
-    def objective(self) -> Certified:
-        """That of the config; raises ConfigError if it is another one."""
-        objective = self.config.training.objective
-        if not isinstance(objective, Certified):
-            raise ConfigError("the twin needs the objective Certified")
-        return objective
-
-    def loss(self, objective: Certified, x: Tensor, y: Tensor, now: Moment) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, now: Moment) -> Tensor:
         """Clean and robust cross-entropy, mixed, and the L1 norm of the weights."""
+        objective = self.objective
         share = objective.ramp(now)
         logits, margin = self.bounds(x, y, self.config.threat.scaled(objective.size * share))
         robust = robust_cross_entropy(margin)

@@ -28,7 +28,6 @@ from certsnn.files import digest
 from certsnn.models import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 CONFIG = record.CONFIGS / "digits.yaml"

@@ -29,7 +29,6 @@ from certsnn.models.pretrained import load_model, pretrained
 from certsnn.report.bench import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 from papers.models_page import LOCAL, LOGS, config_file
 
@@ -127,7 +126,7 @@ def beside(twins: Sequence[record.Row]) -> str:
     return " / ".join(f"{mean(twin[e] for twin in twins):.2f}" for e in ("clean_error", "verified_error"))
 
 
-def page() -> str:
+def table() -> str:
     """Markdown: a row for all logged runs of a config."""
     groups: dict[str, list[record.Row]] = defaultdict(list)
     for path in sorted(LOGS.glob("*/results.json")):
@@ -141,42 +140,13 @@ def page() -> str:
         models = ", ".join(shipped[run["name"]] for run in runs if run["name"] in shipped)
         relu = beside(known.get(shared(runs[0]["config"]), []))
         rows.append({**row(runs), "ReLU": relu, "model": models or "-"})
-    return f"# Results\n\n{INTRO}\n{record.table({name: f'{{{name}}}' for name in rows[0]}, rows)}{PAPERS}"
-
-
-INTRO = """\
-Whole test sets (of N-MNIST a subset, 100 recordings); S-IBP with the rounding of the executed
-network covered; ties count as errors.
-The best checkpoint is chosen on a validation split of the training set. Errors in percent: the
-mean, then the single seeds. The machine (2 cores) did other work at the same time, so the minutes
-are no benchmark. Logs, configs, versions, threads: `benchmarks/results/runs`; this page is written
-by `benchmarks/papers/results_page.py`.
-
-The command of a row: `certsnn train configs/CONFIG.yaml --seed SEED` (for MNIST with
-`--data.root DIR --data.download true`), with `--threads` as in its results.json. Where the config
-is "log", it is the config.yaml of the log; if that has no `network.norm`, add `--network.norm
-none`. Another machine, or number of threads, gives another network of the same kind from the same
-seed ([what is reproducible where](training.md#what-is-reproducible-where)). *Model*: what
-`certsnn models` calls the run of seed 0 ([cards](models.md)).
-
-ReLU: the same layers with ReLU in place of every neuron, trained by IBP on the same batches and
-schedules (`python benchmarks/papers/relu_twin.py ROOT configs/CONFIG.yaml NAME --seed SEED`); clean / verified
-error.
-
-"""
-
-PAPERS = """
-## The papers' experiments
-
-Four trainings (natural, adversarial, S-IBP, S-CROWN) of each of the papers' settings, with attack
-errors, beside the published figures: [paper.md](paper.md) (`benchmarks/papers/paper_page.py`).
-"""
+    return record.table({name: f"{{{name}}}" for name in rows[0]}, rows)
 
 
 def main(*runs: Path) -> None:
     for run in runs:
         log(run)
-    write_text(record.DOCS / "results.md", page())
+    record.insert("results", runs=table())
     record.draw("training-curves", curves())
 
 

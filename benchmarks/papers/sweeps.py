@@ -27,7 +27,6 @@ from certsnn.inputsets import Threat
 from certsnn.models import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 from papers.paper_page import CONFIGS, TRAININGS, group_of
 
@@ -90,14 +89,10 @@ EXPLAINED = (
 )
 
 
-COLUMNS = {
-    "group": "{group}",
-    "training": "{training}",
-    "eps or budget": "{size:g}",
-    "clean": "{clean:.1f}",
-    "G2S/RSF": "{attack:.1f}",
-    "verified": "{verified:.1f}",
-}
+COLUMNS = record.columns(
+    "group | training | eps or budget | clean | G2S/RSF | verified",
+    "{group} | {training} | {size:g} | {clean:.1f} | {attack:.1f} | {verified:.1f}",
+)
 
 
 def page(found: dict[str, dict[str, Points]]) -> str:

@@ -26,7 +26,6 @@ from certsnn.neurons import LIF
 from certsnn.products import ieee_products
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 ITERATIONS, STEPS = 25, 10

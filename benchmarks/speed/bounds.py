@@ -37,7 +37,6 @@ from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives.certified import robust_cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 ROUNDS, WARM_UP = 30, 3
@@ -117,22 +116,23 @@ def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
         "products": torch.no_grad()(lambda: (rows @ later, rows[: 9 * len(x)] @ held)),
         "s_ibp": bound_by(program, x, y, "s-ibp"),
         "s_crown_ibp": bound_by(program, x, y, "s-crown-ibp"),
+        **lirpa(program, x, y, "crown-ibp"),
     }
-    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
-    if LIRPA:
-        engine = Engine(program, x)
-        variants["lirpa_crown_ibp"] = lambda: engine.margins(input_set, y, "crown-ibp")
     return record.medians(variants, ROUNDS, WARM_UP)
 
 
 def measure_full(program: Program, x: Tensor, y: Tensor) -> dict[str, float]:
     """S-CROWN with S-CROWN layers, by certsnn and by auto_LiRPA: median milliseconds of three."""
-    variants = {"s_crown": bound_by(program, x, y, "s-crown")}
-    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
-    if LIRPA:
-        engine = Engine(program, x)
-        variants["lirpa_crown"] = lambda: engine.margins(input_set, y, "crown")
+    variants = {"s_crown": bound_by(program, x, y, "s-crown"), **lirpa(program, x, y, "crown")}
     return record.medians(variants, rounds=3, warm_up=1)
+
+
+def lirpa(program: Program, x: Tensor, y: Tensor, method: str) -> dict[str, Callable[[], object]]:
+    """A method of auto_LiRPA, where that is installed."""
+    if not LIRPA:
+        return {}
+    engine, input_set = Engine(program, x), THREAT.bind(x, torch.arange(len(x)))[1]
+    return {f"lirpa_{method.replace('-', '_')}": lambda: engine.margins(input_set, y, method)}
 
 
 def measure_trained(root: Path) -> dict[str, float]:
@@ -164,67 +164,35 @@ def resident(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-NEURON_COLUMNS = {
-    "neuron": "{name}",
-    "forward (ms)": "{forward:.1f}",
-    "S-IBP / forward": "{ratio:.2f}",
-    "with rounding / forward": "{rounding_ratio:.2f}",
-    "natural step (ms)": "{natural_step:.1f}",
-    "certified / natural step": "{step_ratio:.2f}",
-}
-MEMORY_COLUMNS = {"T": "{steps}", "peak memory of a certified step (MiB)": "{memory:.0f}"}
-CROWN_COLUMNS = {
-    "T": "{name}",
-    "forward (ms)": "{forward:.1f}",
-    "products (ms)": "{products:.1f}",
-    "S-CROWN-IBP (ms)": "{s_crown_ibp:.1f}",
-    "/ forward": "{ratio:.1f}",
-    "auto_LiRPA 0.3 CROWN-IBP (ms)": "{lirpa:.0f}",
-    "/ S-CROWN-IBP": "{lirpa_ratio:.2f}",
-}
-FULL_COLUMNS = {
-    "S-CROWN layers": "{name}",
-    "s-crown (ms)": "{s_crown:.0f}",
-    "auto_LiRPA 0.3 CROWN (ms)": "{lirpa:.0f}",
-    "/ s-crown": "{lirpa_ratio:.2f}",
-}
-
-
-def beside(milliseconds: dict[str, float], ours: str, theirs: str) -> record.Row:
-    """The other engine's milliseconds, if it ran, and their ratio to ours."""
-    other = milliseconds.get(theirs)
-    return {"lirpa": other, "lirpa_ratio": None if other is None else other / milliseconds[ours]}
+NEURON_COLUMNS = record.columns(
+    "neuron | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "
+    "certified / natural step",
+    "{name} | {forward:.1f} | {s_ibp/forward:.2f} | {s_ibp_rounding/forward:.2f} | {natural_step:.1f} | "
+    "{certified_step/natural_step:.2f}",
+)
+CROWN_COLUMNS = record.columns(
+    "T | forward (ms) | products (ms) | S-CROWN-IBP (ms) | / forward | auto_LiRPA 0.3 CROWN-IBP (ms) | "
+    "/ S-CROWN-IBP",
+    "{name} | {forward:.1f} | {products:.1f} | {s_crown_ibp:.1f} | {s_crown_ibp/forward:.1f} | "
+    "{lirpa_crown_ibp:.0f} | {lirpa_crown_ibp/s_crown_ibp:.2f}",
+)
+FULL_COLUMNS = record.columns(
+    "S-CROWN layers | s-crown (ms) | auto_LiRPA 0.3 CROWN (ms) | / s-crown",
+    "{name} | {s_crown:.0f} | {lirpa_crown:.0f} | {lirpa_crown/s_crown:.2f}",
+)
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
-    neurons = [
-        {
-            "name": name,
-            **ms,
-            "ratio": ms["s_ibp"] / ms["forward"],
-            "rounding_ratio": ms["s_ibp_rounding"] / ms["forward"],
-            "step_ratio": ms["certified_step"] / ms["natural_step"],
-        }
-        for name, ms in found["milliseconds"].items()
-    ]
-    memory = [{"steps": steps, "memory": size} for steps, size in found["peak_memory_MiB_by_steps"].items()]
-    crown = [
-        {"name": steps, **ms, "ratio": ms["s_crown_ibp"] / ms["forward"]}
-        | beside(ms, "s_crown_ibp", "lirpa_crown_ibp")
-        for steps, ms in found["crown_milliseconds_by_steps"].items()
-    ]
-    full = [
-        {"name": name, **ms, **beside(ms, "s_crown", "lirpa_crown")}
-        for name, ms in found["full_crown_milliseconds"].items()
-    ]
+    memory = [{"T": steps, "MiB": size} for steps, size in found["peak_memory_MiB_by_steps"].items()]
+    crown = [{"lirpa_crown_ibp": None, **r} for r in record.named(found["crown_milliseconds_by_steps"])]
+    full = [{"lirpa_crown": None, **row} for row in record.named(found["full_crown_milliseconds"])]
     return f"""\
 # Cost of bounds
 
 {found["setting"]}
 
-{record.table(NEURON_COLUMNS, neurons)}
-{record.table(MEMORY_COLUMNS, memory)}
+{record.table(NEURON_COLUMNS, record.named(found["milliseconds"]))}
+{record.table({"T": "{T}", "peak memory of a certified step (MiB)": "{MiB:.0f}"}, memory)}
 ## S-CROWN, LIF, rounding=False
 
 {record.table(CROWN_COLUMNS, crown)}

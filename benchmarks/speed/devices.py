@@ -22,7 +22,6 @@ from certsnn.bounds import certify
 from certsnn.cli.allocator import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 from speed.training_step import NEURONS, THREAT, Steps, measure
 
@@ -61,7 +60,6 @@ def row(device: str, architecture: str, steps: int) -> record.Row:
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     rows = record.plain_table(found["rows"], 3)
     return f"# A GPU beside the CPU\n\n{record.explained(__doc__)}\n\n{found['setting']}\n\n{rows}"
 

@@ -34,7 +34,6 @@ from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import Moment, Ramp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 NETWORKS = {"fc, 784-512-512-10": "wide-fc", "small CNN": "small-cnn"}
@@ -101,18 +100,15 @@ def measured(name: str, batch: int, count: int) -> float:
     return float(printed[0])
 
 
-COLUMNS = {
-    "network, batch of both together": "{title}",
-    "one process (samples/s)": "{one:.0f}",
-    "two processes (samples/s)": "{two:.0f}",
-    "ratio": "{ratio:.2f}",
-}
+COLUMNS = record.columns(
+    "network, batch of both together | one process (samples/s) | two processes (samples/s) | ratio",
+    "{title} | {one:.0f} | {two:.0f} | {two/one:.2f}",
+)
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     rows = [
-        {"title": title, "one": rates["1"], "two": rates["2"], "ratio": rates["2"] / rates["1"]}
+        {"title": title, "one": rates["1"], "two": rates["2"]}
         for title, rates in found["samples_per_second"].items()
     ]
     return f"# Certified training in two processes\n\n{found['setting']}\n\n{record.table(COLUMNS, rows)}"

@@ -36,7 +36,6 @@ from certsnn.train.objectives.bounds import IntervalMargins
 from certsnn.train.objectives.certified import robust_cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 BATCH, ROUNDS, WARM_UP, PROFILED = 128, 15, 2, 4
@@ -139,30 +138,20 @@ def profiled(steps: Steps) -> Measured:
     return {group: spent / (1e3 * PROFILED) for group, spent in groups.items()}
 
 
-CASE_COLUMNS = {"network": "{network}", "neuron": "{neuron}", "T": "{steps}"}
-STEP_COLUMNS = {
-    "natural step": "{natural[step]:.1f}",
-    "certified step": "{certified[step]:.1f}",
-    "ratio": "{ratio:.2f}",
-    **{part: f"{{certified[{part}]:.1f}}" for part in PARTS},
-}
-GROUP_COLUMNS = {group: f"{{groups[{group}]:.1f}}" for group in (*GROUPS, "the rest")}
+CASE = {"network": "{network}", "neuron": "{neuron}", "T": "{steps}"}
+STEPS = CASE | record.columns(
+    f"natural step | certified step | ratio | {' | '.join(PARTS)}",
+    "{natural[step]:.1f} | {certified[step]:.1f} | {certified[step]/natural[step]:.2f} | "
+    + " | ".join(f"{{certified[{part}]:.1f}}" for part in PARTS),
+)
+OPERATIONS = CASE | {group: f"{{groups[{group}]:.1f}}" for group in (*GROUPS, "the rest")}
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     text = f"# A training step\n\nMilliseconds of CPU time. {found['setting']}\n"
-    for memory, cases in found.items():
-        if memory == "setting":
-            continue
-        rows = [row | {"ratio": row["certified"]["step"] / row["natural"]["step"]} for row in cases]
-        text += f"""
-## {memory.capitalize()}
-
-{record.table({**CASE_COLUMNS, **STEP_COLUMNS}, rows)}
-By operations, under the profiler:
-
-{record.table({**CASE_COLUMNS, **GROUP_COLUMNS}, rows)}"""
+    for memory in [name for name in found if name != "setting"]:
+        steps, operations = (record.table(columns, found[memory]) for columns in (STEPS, OPERATIONS))
+        text += f"\n## {memory.capitalize()}\n\n{steps}\nBy operations, under the profiler:\n\n{operations}"
     return text
 
 
@@ -170,8 +159,8 @@ def all_cases() -> list[record.Row]:
     rows = []
     for architecture, neuron, steps in CASES:
         case = Steps(architecture, neuron, steps)
-        row = {"network": architecture, "neuron": neuron, "steps": steps, **measure(case)}
-        rows.append(row | {"groups": profiled(case)})
+        row = {"network": architecture, "neuron": neuron, "steps": steps}
+        rows.append({**row, **measure(case), "groups": profiled(case)})
     return rows
 
 

@@ -24,7 +24,6 @@ from certsnn.evaluation.verification import summarise, verify
 from certsnn.models import load_model, pretrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 BATCH, LIMIT = 250, 30.0
@@ -64,19 +63,13 @@ def row(name: str, root: Path, reach: float) -> record.Row:
     }
 
 
-COLUMNS = {
-    "model": "{model}",
-    "threat": "{threat}",
-    "clean error": "{clean_error:.2f}",
-    "verified error, S-IBP": "{verified_error:.2f}",
-    "auto, at most": "{auto_error:.2f}",
-    "margins from": "-{reach:g}",
-    "seconds an image, at most": "{limit:g}",
-    "images tried": "{tried}",
-    "certified": "{certified}",
-    "of these by branch-and-bound": "{by_search}",
-    "seconds an image (median / largest)": "{median_seconds:.1f} / {largest_seconds:.1f}",
-}
+COLUMNS = record.columns(
+    "model | threat | clean error | verified error, S-IBP | auto, at most | margins from | "
+    "seconds an image, at most | images tried | certified | of these by branch-and-bound | "
+    "seconds an image (median / largest)",
+    "{model} | {threat} | {clean_error:.2f} | {verified_error:.2f} | {auto_error:.2f} | -{reach:g} | "
+    "{limit:g} | {tried} | {certified} | {by_search} | {median_seconds:.1f} / {largest_seconds:.1f}",
+)
 
 
 def page(rows: Sequence[record.Row]) -> str:

@@ -21,7 +21,6 @@ from certsnn.inputsets import LinfBall
 from certsnn.models import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 POINTS = 13

@@ -21,7 +21,6 @@ from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import IF, LIF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 NETWORKS, SAMPLES, STEPS, FEATURES = 20, 20, 4, 10

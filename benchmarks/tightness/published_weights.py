@@ -38,7 +38,6 @@ from certsnn.networks import SpikingNetwork, strictly_correct
 from certsnn.neurons import LIF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 JOURNAL = record.RESULTS / "reference.jsonl"
@@ -87,17 +86,8 @@ def attacked(net: SpikingNetwork, x0: Tensor, y: Tensor, members: InputSet) -> T
     return broken
 
 
-def backward(problem: Problem, layers: list[Layer], relaxation: Relaxation) -> Tensor:
+def pulled(problem: Problem, layers: list[Layer], relaxation: Relaxation) -> Tensor:
     return backward_margins(problem, layers, levels_of(problem, layers, relaxation))
-
-
-def cheap(problem: Problem) -> dict[str, Tensor]:
-    """Margins by the methods of at most one backward pass, not intersected."""
-    found, layers = interval_layers(problem)
-    margins = {"s-ibp": found}
-    for name, relaxation in RELAXATIONS.items():
-        margins[name] = backward(problem, layers, relaxation)
-    return margins | {"best": torch.maximum(found, margins["joint"])}
 
 
 def sample(
@@ -109,27 +99,24 @@ def sample(
     problem = pose(net.freeze(), x0, y, members, RIGOROUS)
     row: record.Row = {"index": number, "margin": {}, "seconds": {}}
 
-    def note(name: str, margins: Callable[[], Tensor]) -> float:
+    def note(name: str, call: Callable[[], Tensor]) -> Tensor:
         begun = time.perf_counter()
-        least = float(margins().amin())
-        row["margin"][name] = least
+        margins = call()
         row["seconds"][name] = time.perf_counter() - begun
-        return least
+        row["margin"][name] = float(margins.amin())
+        return margins
 
     with torch.no_grad():
         row["correct"] = bool(strictly_correct(net(x0), y)[0])
-        for name, margins in cheap(problem).items():
-            row["margin"][name] = float(margins.amin())
-        note("s-ibp", lambda: interval_layers(problem)[0])
+        found = note("s-ibp", lambda: interval_layers(problem)[0])
         layers = interval_layers(problem)[1]
-        for name, relaxation in RELAXATIONS.items():
-            note(name, partial(backward, problem, layers, relaxation))
-    best = row["margin"]["best"]
+        backward = {name: note(name, partial(pulled, problem, layers, r)) for name, r in RELAXATIONS.items()}
+    row["margin"]["best"] = best = float(torch.maximum(found, backward["joint"]).amin())
     for name in SLOW_METHODS if slow else ():
         if best > 0 or not row["correct"]:
             row["margin"][name] = best
         else:
-            best = note(name, partial(METHODS[name], problem, Options(iterations=iterations)))
+            best = float(note(name, partial(METHODS[name], problem, Options(iterations=iterations))).amin())
     return row
 
 

@@ -22,7 +22,6 @@ from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 SAMPLES = 8
@@ -61,18 +60,14 @@ def row(networks: int, seed: int, low: float, high: float) -> record.Row:
     return {"low": low, "high": high, **means, "tighter": 100 * float(tighter.double().mean())}
 
 
-COLUMNS = {
-    "eps": "{low:g}-{high:g}",
-    "S-IBP": "{s_ibp:.3f}",
-    "separate": "{separate:.3f}",
-    "joint": "{joint:.3f}",
-    "s-crown": "{s_crown:.3f}",
-    "joint at least as tight as separate": "{tighter:.1f}% of margins",
-}
+COLUMNS = record.columns(
+    "eps | S-IBP | separate | joint | s-crown | joint at least as tight as separate",
+    "{low:g}-{high:g} | {s_ibp:.3f} | {separate:.3f} | {joint:.3f} | {s_crown:.3f} | "
+    "{tighter:.1f}% of margins",
+)
 
 
 def page(found: record.Row) -> str:
-    """Markdown."""
     networks, seed = found["networks"], found["seed"]
     return f"""\
 # Joint against separate relaxation

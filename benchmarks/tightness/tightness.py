@@ -21,7 +21,6 @@ from certsnn.evaluation import evaluate
 from certsnn.models import load_model, pretrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import record
 
 BATCH, SAMPLES, METHOD = 250, 1000, "s-crown-ibp"
@@ -44,38 +43,28 @@ def row(name: str, root: Path) -> record.Row:
     }
 
 
-def error(kind: str) -> str:
-    """The format of an error with its interval."""
-    at = f"errors[{kind}]"
-    return f"{{{at}[percent]:.2f}} ({{{at}[interval][0]:.2f}} to {{{at}[interval][1]:.2f}})"
-
-
 ERRORS = {
-    "model": "{model}",
+    "model": "{name}",
     "threat": "`{threat}`",
     "samples": "{samples}",
-    **{kind: error(kind) for kind in ("clean", "attack", "verified")},
+    **{
+        kind: "{errors[KIND][percent]:.2f} ({errors[KIND][interval][0]:.2f} to "
+        "{errors[KIND][interval][1]:.2f})".replace("KIND", kind)
+        for kind in ("clean", "attack", "verified")
+    },
     "gap": "{errors[gap][percent]:.2f}",
     "s": "{seconds:.0f}",
 }
-ATTACKS = {
-    "model": "{model}",
-    "attack": "`{attack}`",
-    "broken": "{success[count]} of {attacked}",
-    "success": "{success[percent]:.2f}%",
-    "queries a sample": "{queries:.0f}",
-    "s": "{seconds:.0f}",
-}
+ATTACKS = record.columns(
+    "model | attack | broken | success | queries a sample | s",
+    "{model} | `{name}` | {success[count]} of {attacked} | {success[percent]:.2f}% | {queries:.0f} | "
+    "{seconds:.0f}",
+)
 
 
 def page(found: Mapping[str, record.Row]) -> str:
-    """Markdown."""
-    models = [{"model": name, **row} for name, row in found.items()]
-    attacks = [
-        {"model": row["model"], "attack": attack, **one}
-        for row in models
-        for attack, one in row["attacks"].items()
-    ]
+    models = record.named(found)
+    attacks = [{"model": row["name"], **one} for row in models for one in record.named(row["attacks"])]
     cores = " or ".join(dict.fromkeys(str(row["cores"]) for row in models))
     return f"""\
 # How tight the proofs are

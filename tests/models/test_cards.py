@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -37,13 +36,15 @@ def example(config: str = "network: {architecture: small-cnn, norm: none}") -> M
 
 def test_the_page_is_that_of_the_shipped_models(models_page: ModuleType) -> None:
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    assert page == models_page.cards(), "run `python benchmarks/papers/models_page.py errors`"
+    assert page == models_page.record.inserted(page, "cards", models_page.cards()), (
+        "run `python benchmarks/papers/models_page.py errors`"
+    )
     assert all(f"\n## {name}\n" in page for name in pretrained())
 
 
 def test_the_shipped_models_carry_what_is_on_record(models_page: ModuleType) -> None:
-    proved = {row["model"]: row for row in json.loads((models_page.record.RESULTS / "auto.json").read_text())}
-    attacked = json.loads((models_page.record.RESULTS / "tightness.json").read_text())
+    proved = {row["model"]: row for row in models_page.record.read("auto")}
+    attacked = models_page.record.read("tightness")
     for name in pretrained():
         model = load_model(name)  # where one of these fails: `python benchmarks/papers/models_page.py errors`
         assert model.facts["origin"] == models_page.logged_origin(model)
@@ -54,7 +55,7 @@ def test_the_shipped_models_carry_what_is_on_record(models_page: ModuleType) -> 
 
 
 def test_an_attack_of_another_model_is_refused(models_page: ModuleType) -> None:
-    row = json.loads((models_page.record.RESULTS / "tightness.json").read_text())["digits-eps0.05"]
+    row = models_page.record.read("tightness")["digits-eps0.05"]
     facts = load_model("digits-eps0.05").facts
     for other in ({"clean_error": 9.0}, {"threat": "LinfBall(eps=0.1)"}):
         with pytest.raises(ValueError, match="does not fit"):

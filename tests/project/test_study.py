@@ -38,5 +38,7 @@ def test_the_page_is_that_of_the_figures(study: ModuleType) -> None:
         errors = row["errors"]
         assert errors["clean"] <= errors["attack"] <= errors["verified"]
     page = (study.record.DOCS / "studies.md").read_text(encoding="utf-8")
-    assert page == study.page(rows), "run `python benchmarks/papers/neuron_study.py draw`"
+    assert page == study.record.inserted(page, "figures", study.figures(rows)), (
+        "run `python benchmarks/papers/neuron_study.py draw`"
+    )
     assert all((study.record.DOCS / f"studies-{name}.png").exists() for name in study.PICTURES)
