@@ -1,8 +1,8 @@
 """Soundness: whatever a member of the input set makes the network do lies within its bounds.
 
 `check` is the property. It runs under Hypothesis here on some hundred examples, and on as many as
-one likes in ``benchmarks/soundness.py``. S-IBP is checked on all of them, with its bounds of every layer;
-the other methods are checked on fewer, and against S-IBP.
+one likes in ``benchmarks/tightness/soundness.py``. S-IBP is checked on all of them, with its bounds of every
+layer; the other methods are checked on fewer, and against S-IBP.
 """
 
 from __future__ import annotations

@@ -1,35 +1,36 @@
 """Check the soundness property of the tests on as many random margins as one likes.
 
-    python benchmarks/soundness.py [--margins 100000] [--seed 0] [--odd] [--record FILE] [METHOD...]
+    python benchmarks/tightness/soundness.py [--margins 100000] [--seed 0] [--odd] [--keep] [METHOD ...]
 
 Draws random networks with an input set around a batch of inputs and bounds them by each METHOD (s-ibp if none
 is named), until so many margins are bounded. Every margin is compared with those that the network has on
 sampled members, on corners found by gradients and, where the set is small, on all members. --odd draws
 extreme numbers, other layouts and dtypes and changed modules; these may be refused, and the table says how
-many were and why. Slopes are optimised by one step alone. Runs in one thread. Exits with status 1 after a
-violation, or an error that is not certsnn's own.
+many were and why. Slopes are optimised by one step alone. Runs in one thread. --keep writes the table to
+results/soundness.md. Exits with status 1 after a violation, or an error that is not certsnn's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from certsnn.files import write_text
-from certsnn.report.bench import markdown
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))
 
+import record
 from odd_property import check_odd
 from oddities import Odd, odd_examples
 from strategies import examples
@@ -50,10 +51,17 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
-    def row(self, method: str, start: int) -> list[str]:
-        """A line of the table."""
-        counts = (self.networks, sum(self.refused.values()), self.margins, self.samples, self.certified)
-        return [method, str(start), *(f"{count:,}" for count in counts), str(len(self.violations))]
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the table."""
+        return {
+            "networks": self.networks,
+            "refused": self.refused.total(),
+            "margins": self.margins,
+            "samples": self.samples,
+            "certified": self.certified,
+            "violations": len(self.violations),
+        }
 
 
 def kind(message: str) -> str:
@@ -97,39 +105,36 @@ def search(method: str, margins: int, start: int, odd: bool, console: Console) -
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )(given(drawn)(check))
-            seed(number)(run)()
+            hypothesis.seed(number)(run)()
             progress.update(task, completed=min(tally.margins, margins))
             number += 1
     return tally
 
 
-def main(words: Sequence[str]) -> int:
-    """Check each method and print the table; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("methods", nargs="*", default=["s-ibp"], metavar="METHOD")
-    parser.add_argument("--margins", type=int, default=100_000, help="margins to bound by each method")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--odd", action="store_true", help="draw odd networks and inputs")
-    parser.add_argument("--record", type=Path, help="write the table to this Markdown file")
-    asked = parser.parse_args(words)
+def page(found: dict[str, Tally], start: int) -> str:
+    """Markdown: a line for each method, then why examples were refused."""
+    rows = [{"method": method, "seed": start, **tally.counts} for method, tally in found.items()]
+    counts = {name: f"{{{name}:,}}" for name in Tally().counts}
+    text = record.table({"method": "{method}", "seed": "{seed}", **counts}, rows)
+    refused = sum((tally.refused for tally in found.values()), Counter[str]())
+    why = [{"why": why, "networks": number} for why, number in refused.most_common()]
+    reasons = record.table({"refused because": "{why}", "networks": "{networks:,}"}, why)
+    return f"{text}\n{reasons}" if refused else text
+
+
+def main(*methods: str, margins: int = 100_000, seed: int = 0, odd: bool = False, keep: bool = False) -> None:
+    """Check each method, print the table and exit."""
     torch.set_num_threads(1)
     console = Console()
-    found = {
-        method: search(method, asked.margins, asked.seed, asked.odd, console) for method in asked.methods
-    }
-    head = ["method", "seed", "networks", "refused", "margins", "samples", "certified", "violations"]
-    table = markdown(head, [tally.row(method, asked.seed) for method, tally in found.items()])
-    refused = sum((tally.refused for tally in found.values()), Counter[str]())
-    why = markdown(["refused because", "networks"], [[why, f"{n:,}"] for why, n in refused.most_common()])
-    text = f"{table}\n{why}" if refused else table
+    found = {method: search(method, margins, seed, odd, console) for method in methods or ("s-ibp",)}
+    text = page(found, seed)
     console.print(text, markup=False)
-    if asked.record is not None:
-        command = f"python benchmarks/soundness.py {' '.join(words)}"
-        write_text(
-            asked.record, f"# Soundness: random margins\n\n`{command}`, torch {torch.__version__}\n\n{text}"
-        )
-    return int(any(tally.violations for tally in found.values()))
+    if keep:
+        command = shlex.join(["python", "benchmarks/tightness/soundness.py", *sys.argv[1:]])
+        head = f"# Soundness: random margins\n\n`{command}`, torch {torch.__version__}\n\n"
+        write_text(record.RESULTS / "soundness.md", head + text)
+    sys.exit(int(any(tally.violations for tally in found.values())))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    record.run(main)

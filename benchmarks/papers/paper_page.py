@@ -1,7 +1,6 @@
 """The papers' experiments on record: rows of `certsnn bench configs/paper`, and the page docs/paper.md.
 
-    python benchmarks/paper.py RUN ...      # log these run folders, renew the page
-    python benchmarks/paper.py              # renew the page
+    python benchmarks/papers/paper_page.py [RUN ...]      # log these run folders, renew the page
 
 A RUN is a run folder with its bench.json; the row goes to benchmarks/results/paper, less local paths. It must
 be of the config as it stands in configs/paper: a shortened run is no result. By patterns of names,
@@ -27,9 +26,11 @@ from certsnn.configuration import override, read_config
 from certsnn.files import write_text
 from certsnn.report.bench import COLUMNS, BenchRow, NotRun, lines, markdown, row_from
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs" / "paper"
-ROWS = ROOT / "benchmarks" / "results" / "paper"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
+CONFIGS = record.CONFIGS / "paper"
+ROWS = record.RESULTS / "paper"
 NOTES = "notes.json"
 
 LOCAL = ("--data.root", "--data.download")
@@ -47,27 +48,6 @@ PUBLISHED = {
 
 REDUCTION = ("37.7 (at best, by the papers' attacks)", "-", "3.7")
 """Of the papers' abstract: points less attack error, for points of accuracy."""
-
-INTRO = """\
-# The papers' experiments
-
-The data sets and threats of the S-IBP / S-CROWN papers, each network trained in four ways: naturally, on
-attacks (projected ascent through surrogate gradients), on S-IBP bounds, and on S-CROWN bounds while the
-threat ramps up. The neuron is the papers' (LIF, threshold 0.25, decay 0.25, reset to zero). What is not
-theirs: smaller networks with batch norm and the membrane readout, few epochs, and T = 2 for digital input, so
-that a row takes minutes on one CPU core. Within a group the configs differ in nothing but `training`.
-
-Errors in percent: the mean, then each seed. *Clean* and *verified*: the whole test set, or the subset of it
-whose size is given; ties count as errors, the rounding of the executed network is covered. *G2S/RSF* (the
-papers' attacks: both on spikes, the image form of G2S on images) and *worst* (per sample the worst case over
-the default suite): the first of these samples, where their number is given. Minutes: training, on a machine
-of two cores that did other work too, so they are no benchmark.
-
-    certsnn bench configs/paper --seeds 0,1,2 --data.root DIR
-
-computes every row; the command of a single one is in its JSON under `benchmarks/results/paper`. This page is
-written by `benchmarks/paper.py`.
-"""
 
 
 @dataclass(frozen=True)
@@ -222,38 +202,26 @@ def less(
     return "-" if sides != known else f"{mean(known[0]) - mean(known[1]):.1f}"
 
 
-def page(found: Sequence[Group]) -> str:
-    """docs/paper.md."""
-    text = INTRO
-    for group in found:
-        if group.begun:
-            text += f"\n## {group.name}\n\n{group.title}.\n\n{table(group)}"
-    text += f"\n## Not run\n\n{absent(found)}" if not all(group.begun for group in found) else ""
+def all_tables(found: Sequence[Group]) -> str:
+    """Markdown: the table of each group that was begun, then the groups that were not."""
+    begun = [f"## {one.name}\n\n{one.title}.\n\n{table(one)}" for one in found if one.begun]
+    missing = [] if all(group.begun for group in found) else [f"## Not run\n\n{absent(found)}"]
+    return "\n".join([*begun, *missing])
+
+
+def reduction_table(found: Sequence[Group]) -> str:
+    """Markdown: `reductions` of all groups, and the published one."""
     columns = ["group", "training", "G2S/RSF: points less", "worst: points less", "clean: points more"]
     rows = [line for group in found for line in reductions(group)]
-    published = ["published", "certified", *REDUCTION]
-    return f"""{text}
-## Attack error reduction against natural training
-
-By how many points the attack error is lower than that of the naturally trained network of the same group, and
-for how many points of clean error; differences of means over seeds. Published, in the papers' abstract: up to
-37.7 points for 3.7.
-
-{markdown(columns, [*rows, published])}
-## Over the size of the threat
-
-![Errors over eps or budget](paper-sweeps.png)
-
-Seed 0, on the first test samples, a subset, attacked by G2S and RSF (on images, their image form);
-`benchmarks/sweeps.py`, figures in [sweeps.md](../benchmarks/results/sweeps.md).
-"""
+    return markdown(columns, [*rows, ["published", "certified", *REDUCTION]])
 
 
-def main(words: Sequence[str]) -> None:
-    for word in words:
-        log(Path(word))
-    write_text(ROOT / "docs" / "paper.md", page(groups()))
+def main(*runs: Path) -> None:
+    for run in runs:
+        log(run)
+    found = groups()
+    record.insert("paper", groups=all_tables(found), reductions=reduction_table(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    record.run(main)

@@ -1,6 +1,6 @@
 """What a second process brings to certified training: two processes of one thread each against one.
 
-    python benchmarks/processes.py [ROUNDS]      # writes benchmarks/results/processes.{json,md}
+    python benchmarks/speed/processes.py [ROUNDS]    # writes benchmarks/results/processes.{json,md}
 
 Each round trains the same batches with one process and with two, each of its own start, in turn; a figure is
 the median over rounds of the samples a second that a whole step (forward, bounds, backward, exchange, Adam)
@@ -11,25 +11,21 @@ S-IBP. For a machine with nothing else to do.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import time
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
 
-from certsnn import __version__
 from certsnn.architectures import build
 from certsnn.cli.distributed import launched
-from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF
 from certsnn.processes import Processes
@@ -37,7 +33,9 @@ from certsnn.train.objectives.base import Samples
 from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import Moment, Ramp
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
 NETWORKS = {"fc, 784-512-512-10": "wide-fc", "small CNN": "small-cnn"}
 BATCHES, STEPS, WARM_UP = (128, 256), 20, 4
 
@@ -65,7 +63,7 @@ def samples_per_second(name: str, batch: int, processes: Processes) -> float:
         nn.utils.clip_grad_norm_(trained, 8.0)
         optimizer.step()
         seconds.append(time.perf_counter() - begun)
-    return batch / statistics.median(seconds[WARM_UP:])
+    return batch / median(seconds[WARM_UP:])
 
 
 def print_samples_per_second(name: str, batch: int) -> None:
@@ -102,49 +100,39 @@ def measured(name: str, batch: int, count: int) -> float:
     return float(printed[0])
 
 
-def main(rounds: int) -> None:
-    found: dict[str, dict[int, list[float]]] = {
-        f"{title}, batch {batch}": {1: [], 2: []} for title in NETWORKS for batch in BATCHES
+COLUMNS = record.columns(
+    "network, batch of both together | one process (samples/s) | two processes (samples/s) | ratio",
+    "{title} | {one:.0f} | {two:.0f} | {two/one:.2f}",
+)
+
+
+def page(found: record.Row) -> str:
+    rows = [
+        {"title": title, "one": rates["1"], "two": rates["2"]}
+        for title, rates in found["samples_per_second"].items()
+    ]
+    return f"# Certified training in two processes\n\n{found['setting']}\n\n{record.table(COLUMNS, rows)}"
+
+
+def main(rounds: int = 5) -> None:
+    found: dict[str, dict[str, list[float]]] = {
+        f"{title}, batch {batch}": {"1": [], "2": []} for title in NETWORKS for batch in BATCHES
     }
     for _ in range(rounds):
         for (name, batch), rates in zip(product(NETWORKS.values(), BATCHES), found.values(), strict=True):
             for count in rates:
-                rates[count].append(measured(name, batch, count))
+                rates[count].append(measured(name, batch, int(count)))
     medians = {
-        title: {str(count): statistics.median(rates) for count, rates in by_count.items()}
+        title: {count: median(rates) for count, rates in by_count.items()}
         for title, by_count in found.items()
     }
-    setting = {
-        "threads of each process": 1,
-        "rounds": rounds,
-        "steps": STEPS,
-        "certsnn": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load at the end": round(os.getloadavg()[0], 1),
-    }
+    setting = record.setting(**{"threads of each process": 1, "rounds": rounds, "steps": STEPS})
     result = {"setting": setting, "samples_per_second": medians, "rounds": found}
-    write_text(RESULTS / "processes.json", json.dumps(result, indent=2) + "\n")
-    text = table(setting, medians)
-    write_text(RESULTS / "processes.md", text)
-    print(text)
-
-
-def table(setting: dict[str, object], medians: dict[str, dict[str, float]]) -> str:
-    lines = [
-        f"# Certified training in two processes\n\n{setting}\n",
-        "| network, batch of both together | one process (samples/s) | two processes (samples/s) | ratio |",
-        "|---|---|---|---|",
-    ]
-    for title, rates in medians.items():
-        one, two = rates["1"], rates["2"]
-        lines.append(f"| {title} | {one:.0f} | {two:.0f} | {two / one:.2f} |")
-    return "\n".join(lines) + "\n"
+    record.write("processes", result, page(result))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         print_samples_per_second(sys.argv[2], int(sys.argv[3]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+        record.run(main)

@@ -1,8 +1,8 @@
 """What each aid of certified training gives, on a validation split.
 
-    python benchmarks/ablation.py run BASE ROOT [SEED] [ROW ...]   # train rows of configs/ablation/BASE.yaml
-    python benchmarks/ablation.py commands                         # the command of each row
-    python benchmarks/ablation.py table                            # the tables of docs/training.md
+    python benchmarks/papers/ablation.py measure BASE ROOT [SEED] [ROW ...]  # of configs/ablation/BASE.yaml
+    python benchmarks/papers/ablation.py commands                            # the command of each row
+    python benchmarks/papers/ablation.py tables                              # those of docs/training.md
 
 Each row is the base config with a few keys changed, one `certsnn train` of its own, in runs/ablation; its
 epochs go to benchmarks/results/ablation/BASE-ROW-sSEED.jsonl. Errors are those of the validation split (6,000
@@ -16,10 +16,8 @@ import json
 import shlex
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 
@@ -27,9 +25,11 @@ from certsnn.configuration import read_config
 from certsnn.files import write_text
 from certsnn.train.run import run
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "results" / "ablation"
-RUNS = ROOT / "runs" / "ablation"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
+RECORDS = record.RESULTS / "ablation"
+RUNS = record.ROOT / "runs" / "ablation"
 BASES = ("fc", "cnn")
 
 OBJECTIVE = "--training.objective"
@@ -77,71 +77,70 @@ def command(base: str, row: str, seed: int) -> str:
     return f"certsnn train configs/ablation/{base}.yaml {shlex.join(flags)}"
 
 
-def record(base: str, row: str, seed: int) -> Path:
+def journal(base: str, row: str, seed: int) -> Path:
     return RECORDS / f"{base}-{row}-s{seed}.jsonl"
 
 
-def train(base: str, row: str, seed: int, data: str) -> None:
+def train(base: str, row: str, seed: int, root: Path) -> None:
     """One row: its command less the test set."""
-    flags = [*ROWS[row], f"--seed={seed}"]
-    config, text = read_config(
-        ROOT / "configs" / "ablation" / f"{base}.yaml", [*flags, f"--data.root={data}"]
-    )
-    folder = RUNS / f"{base}-{row}-s{seed}"
-    rows = run(config, text, folder, torch.device("cpu")).progress.rows
-    header: dict[str, str | int] = {
+    flags = [*ROWS[row], f"--seed={seed}", f"--data.root={root}"]
+    config, text = read_config(record.CONFIGS / "ablation" / f"{base}.yaml", flags)
+    rows = run(config, text, RUNS / f"{base}-{row}-s{seed}", torch.device("cpu")).progress.rows
+    header: record.Row = {
         "command": command(base, row, seed),
         "commit": commit(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    write_text(record(base, row, seed), "".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    write_text(journal(base, row, seed), "".join(json.dumps(line) + "\n" for line in (header, *rows)))
 
 
 def commit() -> str:
     return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=record.ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
+COLUMNS = record.columns(
+    "row | seeds | verified error | against plain | clean error | epoch (s)",
+    "{row} | {seeds} | {verified_error:.2f} | {change:+.2f} | {clean_error:.2f} | {seconds:.0f}",
+)
+
+
 def table(base: str) -> str:
-    """Markdown: the rows of a base, in their order."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    """Markdown: the rows of a base, in their order; means over seeds."""
+    lines: list[record.Row] = []
     for row in ROWS:
-        for path in sorted(RECORDS.glob(f"{base}-{row}-s[0-9].jsonl")):
-            found[row].append(json.loads(path.read_text().splitlines()[-1]))
-    if not found:
-        return ""
-    plain = found.get("plain", [])
-    lines = [
-        "| row | seeds | verified error | against plain | clean error | epoch (s) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row, ends in found.items():
-        verified, clean = (mean(end[name] for end in ends) for name in ("verified_error", "clean_error"))
-        change = verified - mean(end["verified_error"] for end in plain) if plain else 0
-        seconds = mean(end["seconds"] / end["epoch"] for end in ends)
-        lines.append(
-            f"| {row} | {len(ends)} | {verified:.2f} | {change:+.2f} | {clean:.2f} | {seconds:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        paths = sorted(RECORDS.glob(f"{base}-{row}-s[0-9].jsonl"))
+        ends = [json.loads(path.read_text().splitlines()[-1]) for path in paths]
+        if ends:
+            means = {name: mean(end[name] for end in ends) for name in ("verified_error", "clean_error")}
+            seconds = mean(end["seconds"] / end["epoch"] for end in ends)
+            lines.append({"row": row, "seeds": len(ends), "seconds": seconds, **means})
+    plain = next((line["verified_error"] for line in lines if line["row"] == "plain"), None)
+    for line in lines:
+        line["change"] = None if plain is None else line["verified_error"] - plain
+    return record.table(COLUMNS, lines)
 
 
-def main(what: str, *arguments: str) -> None:
-    if what == "run":
-        base, data, *rest = arguments
-        seed, rows = int(rest[0]) if rest else 0, rest[1:] or list(ROWS)
-        for row in rows:
-            if not record(base, row, seed).exists():
-                train(base, row, seed, data)
-                print(
-                    command(base, row, seed), record(base, row, seed).read_text().splitlines()[-1], flush=True
-                )
-    elif what == "commands":
-        print("\n".join(command(base, row, 0) for base in BASES for row in ROWS))
-    else:
-        print("\n".join(f"{base}\n\n{table(base)}" for base in BASES))
+def measure(base: str, root: Path, seed: int = 0, *rows: str) -> None:
+    """Train the rows that are not on record."""
+    for row in rows or ROWS:
+        if not journal(base, row, seed).exists():
+            train(base, row, seed, root)
+            end = journal(base, row, seed).read_text().splitlines()[-1]
+            print(command(base, row, seed), end, flush=True)
+
+
+def commands() -> None:
+    """Print the command of each row."""
+    print("\n".join(command(base, row, 0) for base in BASES for row in ROWS))
+
+
+def tables() -> None:
+    """Print the tables."""
+    print("\n".join(f"{base}\n\n{table(base)}" for base in BASES))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    record.run(measure, commands, tables)

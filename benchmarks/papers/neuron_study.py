@@ -1,7 +1,7 @@
 """What steps and neurons do to the three errors: one factor at a time around a base, on digits as spikes.
 
-    python benchmarks/study.py           # runs what is not done yet, then writes all below
-    python benchmarks/study.py --page    # docs/studies.md and its pictures from results/study.json alone
+    python benchmarks/papers/neuron_study.py measure # runs what is not done yet, then writes all below
+    python benchmarks/papers/neuron_study.py draw    # docs/studies.md and pictures from results/study.json
 
 Every row is a row of `certsnn bench`, in a run folder under runs/study; finished rows are not run again.
 Writes results/study.json, docs/studies.md and docs/studies-*.png.
@@ -14,23 +14,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
 from certsnn.cli.commands import Examination, Setting, Suite, bench, prepared
 from certsnn.data import load
-from certsnn.files import replacing, write_text
 from certsnn.models import load_model
-from certsnn.report.bench import markdown
+from certsnn.report.bench import spread
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
 CONFIG = Path("configs/paper/digits-fc-spike-s-ibp.yaml")
 RUNS = Path("runs/study")
-RESULTS = ROOT / "benchmarks" / "results" / "study.json"
-DOCS = ROOT / "docs"
-
 SEEDS = (0, 1)
 EPOCHS, STEPS = 30, 8
 ATTACKS = "RSF,G2S,{class_path: GreedyFlips, candidates: 8}"
@@ -55,8 +52,6 @@ FACTORS: Mapping[str, tuple[str, str, Sequence[str]]] = {
 PICTURES = {"steps": ("T", "T'"), "neuron": ("threshold", "decay"), "kinds": ("reset", "readout")}
 """The factors in each picture."""
 
-Row = dict[str, Any]
-
 
 def variants() -> dict[str, list[str]]:
     """The config keys of each variant by its name; the base comes first."""
@@ -73,9 +68,9 @@ def variant(factor: str, value: str) -> str:
     return "base" if value == FACTORS[factor][1] else f"{factor}={value}"
 
 
-def measured() -> list[Row]:
+def measured() -> list[record.Row]:
     """All rows; those that a run folder holds are not run again."""
-    rows: list[Row] = []
+    rows: list[record.Row] = []
     with prepared("cpu", 1) as processes:
         examination = Examination(Setting(processes), Suite(ATTACKS), ATTACKED)
         for name, overrides in variants().items():
@@ -89,7 +84,7 @@ def measured() -> list[Row]:
     return rows
 
 
-def brief(name: str, row: Row) -> Row:
+def brief(name: str, row: record.Row) -> record.Row:
     """Of a row of `certsnn bench` what the page needs, and all that says how it came about."""
     errors = row["errors"] | {"attack": row["attacked"]["errors"]["attack"]}
     kept = ("seed", "command", "samples", "training", "versions", "device", "threads", "machine")
@@ -112,12 +107,12 @@ def ties(run: Path) -> float:
     return float(100 * tied.double().mean())
 
 
-def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_variant(rows: Sequence[record.Row]) -> dict[str, list[record.Row]]:
     """The rows of each variant, by seed."""
     return {name: [row for row in rows if row["variant"] == name] for name in variants()}
 
 
-def picture(rows: Sequence[Row], factors: Sequence[str]) -> Figure:
+def picture(rows: Sequence[record.Row], factors: Sequence[str]) -> Figure:
     """The three errors over the values of each factor: both seeds as points, a line through their means."""
     found = by_variant(rows)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -139,88 +134,48 @@ def picture(rows: Sequence[Row], factors: Sequence[str]) -> Figure:
     return figure
 
 
-def table(rows: Sequence[Row]) -> str:
+COLUMNS = {
+    "factor": "{factor}",
+    "value": "{value}",
+    **{error: f"{{{error}}}" for error in ERRORS},
+    "ties": "{ties:.2f}",
+}
+
+
+def table(rows: Sequence[record.Row]) -> str:
     """Markdown: a line for each value of each factor, errors as the mean and each seed's."""
     found = by_variant(rows)
-    lines = []
-    for factor, (_, usual, values) in FACTORS.items():
-        for value in values:
-            group = found[variant(factor, value)]
-            errors = [[row["errors"][error] for row in group] for error in ERRORS]
-            tied = mean(row["ties"] for row in group)
-            cells = [f"{mean(at):.2f} ({', '.join(f'{one:.2f}' for one in at)})" for at in errors]
-            lines.append([factor, f"{value} (base)" if value == usual else value, *cells, f"{tied:.2f}"])
-    return markdown(("factor", "value", *ERRORS, "ties"), lines)
+
+    def line(factor: str, value: str, usual: str) -> record.Row:
+        group = found[variant(factor, value)]
+        errors = {error: spread([row["errors"][error] for row in group]) for error in ERRORS}
+        shown = f"{value} (base)" if value == usual else value
+        return {"factor": factor, "value": shown, **errors, "ties": mean(row["ties"] for row in group)}
+
+    lines = [line(factor, v, usual) for factor, (_, usual, values) in FACTORS.items() for v in values]
+    return record.table(COLUMNS, lines)
 
 
-def page(rows: Sequence[Row]) -> str:
-    """docs/studies.md."""
+def figures(rows: Sequence[record.Row]) -> str:
+    """Markdown: the table, and where it was made."""
     first = rows[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    where = f"{versions}; {first['threads']} thread; {first['machine']}"
-    pictures = "\n".join(f"![{', '.join(of)}](studies-{name}.png)" for name, of in PICTURES.items())
-    return f"{INTRO}\n{SAYS}\n{pictures}\n\n## Figures\n\n{table(rows)}\n{HOW}\n{where}.\n"
+    return f"{table(rows)}\n{versions}; {first['threads']} thread; {first['machine']}.\n"
 
 
-INTRO = f"""\
-# Steps and neurons
-
-How the three errors of a certified network depend on its steps and its neuron: one factor at a time around a
-base. The base is [{CONFIG.name}](../{CONFIG.as_posix()})
-with T = {STEPS} and {EPOCHS} epochs: scikit-learn's digits as spikes, `CoupledBernoulli(0.05)`, 64-128-128-10
-with batch norm, LIF (threshold 0.25, decay 0.25, reset to zero), membrane readout, trained on S-IBP bounds of
-all {STEPS} steps.
-
-- **T**: steps of the spike trains, in training and test; training bounds all of them.
-- **T'**: training, on the clean loss too, sees only the first T' of the {STEPS} steps; the test has all.
-- **threshold**, **decay**, **reset**: of every neuron. Batch norm stands before each hidden layer of them,
-  and its scale can learn to make up for a threshold.
-- **readout**: the mean membrane of a last affine layer, or the spike rate of a last layer of neurons (which
-  has no batch norm before it).
-"""
-
-SAYS = """\
-What it says, for this data set and these short trainings:
-
-- **More steps lower all three errors**, most of it up to T = 8: verified 32, 26, 19 and 17% for T = 2, 4, 8
-  and 16. More spikes say more of an image; the adversary moves the same pixels, and gets more spikes, too.
-- **Training on fewer steps costs more in the bound than under attack**: T' = 4 adds two points to the
-  verified error, T' = 1 nine, of which three show in the attack error.
-- **Leak goes with tight bounds**: from decay 0.25 to 1 the verified error grows by six points, clean and
-  attack error by less than one. That fits intervals of membranes which are carried from step to step.
-- **Threshold and reset matter little** beside batch norm: thresholds of 0.5 and 1 are a point better under
-  attack and not better, or worse, verified; resets to zero and by subtraction differ by a point.
-- **The rate readout loses** at T = 8: counts take nine values, so logits tie, and ties are errors (a third of
-  its clean error); its two seeds differ by nine points. The membrane readout has no ties.
-"""
-
-HOW = f"""\
-Errors in percent on the whole test set ({ATTACKED} images): the mean, then each of the seeds {SEEDS}.
-*Verified*: S-IBP, rounding covered, ties count as errors. *Attack*: the worst case over a light suite,
-`{ATTACKS}`; the default suite may find more. *Ties*: the part of
-the clean error where the right class shares the largest logit, the mean. {EPOCHS} epochs are half of the
-config's, and T is smaller: errors are higher than in [paper.md](paper.md). With two seeds and
-{ATTACKED} images, differences below about two points mean little. The best epoch of each run was chosen
-on a validation split, and no default of certsnn by these figures.
-
-`python benchmarks/study.py` runs what is not done yet and writes this page; each row's own command is in
-[study.json](../benchmarks/results/study.json).
-"""
+def measure() -> None:
+    """Run what is not done yet, and write all."""
+    record.write_json("study", measured())
+    draw()
 
 
-def write_page(rows: Sequence[Row]) -> None:
-    """The page and its pictures."""
-    write_text(DOCS / "studies.md", page(rows))
+def draw() -> None:
+    """Write the page and its pictures."""
+    rows = record.read("study")
+    record.insert("studies", figures=figures(rows))
     for name, factors in PICTURES.items():
-        with replacing(DOCS / f"studies-{name}.png") as temporary:
-            picture(rows, factors).savefig(temporary, format="png", dpi=110)
-
-
-def main() -> None:
-    if sys.argv[1:] != ["--page"]:
-        write_text(RESULTS, json.dumps(measured(), indent=2) + "\n")
-    write_page(json.loads(RESULTS.read_text(encoding="utf-8")))
+        record.draw(f"studies-{name}", picture(rows, factors))
 
 
 if __name__ == "__main__":
-    main()
+    record.run(measure, draw)

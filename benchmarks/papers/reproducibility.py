@@ -1,6 +1,6 @@
 """What one training comes to under other threads and instruction sets, and over seeds.
 
-    python benchmarks/reproducibility.py [RUNS]    # writes benchmarks/results/reproducibility.{json,md}
+    python benchmarks/papers/reproducibility.py [RUNS]    # writes results/reproducibility.{json,md}
 
 Every row is `certsnn train configs/digits.yaml` in a process and a run folder of its own, below RUNS or else
 runs/reproducibility; a finished one is not trained again. An instruction set is the one that torch's own
@@ -20,21 +20,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any, final
+from typing import final
 
 import torch
 
-from certsnn.files import digest, write_text
+from certsnn.files import digest
 from certsnn.models import load_model
-from certsnn.report.bench import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
-CONFIG = ROOT / "configs" / "digits.yaml"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
+CONFIG = record.CONFIGS / "digits.yaml"
 SHIPPED = "digits-eps0.05"
 SEEDS, DIGITS = 10, 12
 ERRORS = ("clean_error", "verified_error")
-Row = dict[str, Any]
 
 
 @final
@@ -76,7 +75,7 @@ SETTINGS = [
 TOLD = {name for setting in SETTINGS for name in setting.told}
 
 
-def row(setting: Setting, runs: Path) -> Row:
+def row(setting: Setting, runs: Path) -> record.Row:
     """The figures of a training, which a finished run folder has already."""
     run = runs / setting.folder
     report = written(setting, run / "results.json", "train", CONFIG, "--seed", setting.seed, "--run", run)
@@ -89,7 +88,7 @@ def row(setting: Setting, runs: Path) -> Row:
     }
 
 
-def margins(setting: Setting, runs: Path) -> Row:
+def margins(setting: Setting, runs: Path) -> record.Row:
     """The verdicts and margins of a shipped model."""
     to = runs / setting.folder / "shipped.json"
     report = written(setting, to, "verify", SHIPPED, "--json", to)
@@ -98,16 +97,17 @@ def margins(setting: Setting, runs: Path) -> Row:
     return {"margins": digest({"margins": found, "proved": proved})[:DIGITS]}
 
 
-def written(setting: Setting, path: Path, *words: object) -> Row:
+def written(setting: Setting, path: Path, *words: object) -> record.Row:
     """The file that this command writes, unless it is there."""
     if not path.exists():
         setting.call(*words)
-    report: Row = json.loads(path.read_text(encoding="utf-8"))
+    report: record.Row = json.loads(path.read_text(encoding="utf-8"))
     return report
 
 
-def page(settings: Sequence[Row], seeds: Sequence[Row]) -> str:
+def page(found: record.Row) -> str:
     """Markdown: a line for each setting, then one for each seed, then their spread."""
+    settings, seeds = found["settings"], found["seeds"]
     first = settings[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     where = f"{versions}; {first['cpu']} ({first['instructions']}), {first['machine']}"
@@ -118,7 +118,7 @@ def page(settings: Sequence[Row], seeds: Sequence[Row]) -> str:
     ]
     parts = [
         "# One training under other threads, instruction sets and seeds\n",
-        f"{__doc__.split(chr(10), 3)[3].strip()}\n",
+        f"{record.explained(__doc__)}\n",
         f"{where}. Errors in percent on the whole test set (450 images), S-IBP with rounding covered.\n",
         f"Seed 0:\n\n{table(('setting', 'weights', 'margins'), settings)}",
         f"Seeds; {'; '.join(spread)}:\n\n{table(('seed', 'weights'), seeds)}",
@@ -126,22 +126,18 @@ def page(settings: Sequence[Row], seeds: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+def table(names: Sequence[str], rows: Sequence[record.Row]) -> str:
     """Markdown: threads, errors, and these columns."""
-    lines = [
-        [str(row["threads"]), *(f"{row[e]:.2f}" for e in ERRORS), *(str(row[name]) for name in columns)]
-        for row in rows
-    ]
-    return markdown([name.replace("_", " ") for name in ("threads", *ERRORS, *columns)], lines)
+    errors = {name.replace("_", " "): f"{{{name}:.2f}}" for name in ERRORS}
+    return record.table({"threads": "{threads}", **errors, **{name: f"{{{name}}}" for name in names}}, rows)
 
 
-def main(runs: Path) -> None:
+def main(runs: Path = record.ROOT / "runs" / "reproducibility") -> None:
     settings = [row(setting, runs) | margins(setting, runs) for setting in SETTINGS]
     seeds = [row(Setting(1, seed), runs) for seed in range(SEEDS)]
-    rows = {"settings": settings, "seeds": seeds}
-    write_text(RESULTS / "reproducibility.json", json.dumps(rows, indent=2) + "\n")
-    write_text(RESULTS / "reproducibility.md", page(settings, seeds))
+    found = {"settings": settings, "seeds": seeds}
+    record.write("reproducibility", found, page(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "reproducibility")
+    record.run(main)

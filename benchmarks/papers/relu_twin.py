@@ -1,6 +1,6 @@
 """The ReLU twin of a run: the same layers with ReLU in place of every neuron, trained by IBP alike.
 
-    python benchmarks/relu.py ROOT CONFIG NAME [--KEY VALUE ...]    # a line of results/relu.jsonl
+    python benchmarks/papers/relu_twin.py ROOT CONFIG NAME [--KEY VALUE ...]    # a line of results/relu.jsonl
 
 ROOT is the folder of torchvision's data sets. The config is one of `certsnn train`, its keys as flags too.
 The twin has the same architecture, norm, data, split, batches, schedule of eps, kappa and learning rate,
@@ -12,7 +12,6 @@ without rounding terms; the best epoch is chosen on the validation split as `cer
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -32,10 +31,11 @@ from certsnn.bounds.interval.arithmetic import PLAIN, Interval
 from certsnn.bounds.interval.propagate import margins
 from certsnn.configuration import override, read_config
 from certsnn.data import LabelledDataset, load, loader
-from certsnn.errors import ConfigError, UserError
+from certsnn.errors import ConfigError
 from certsnn.files import write_text
 from certsnn.inputsets import LinfBall, Threat
 from certsnn.layers import as_affine
+from certsnn.machine import versions
 from certsnn.networks import strictly_correct, train_chain
 from certsnn.train.averaging import Average, copied
 from certsnn.train.config import RunConfig
@@ -45,7 +45,10 @@ from certsnn.train.objectives.certified import Certified, robust_cross_entropy
 from certsnn.train.regularisers import L1
 from certsnn.train.schedules import Moment
 
-RESULTS = Path(__file__).parent / "results" / "relu.jsonl"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
+RESULTS = record.RESULTS / "relu.jsonl"
 
 
 class Twin(ABC):
@@ -55,7 +58,9 @@ class Twin(ABC):
         torch.manual_seed(config.seed)
         layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
         layers = NORMS[config.network.norm](layers)
-        self.config = config
+        if not isinstance(config.training.objective, Certified):
+            raise ConfigError("the twin needs the objective Certified")
+        self.config, self.objective = config, config.training.objective
         self.network = nn.Sequential(*layers, nn.Linear(features, classes)).train()
 
     @abstractmethod
@@ -102,48 +107,57 @@ class Twin(ABC):
 
     def train(self, data: LabelledDataset) -> float:
         """Train as the config says, and leave the epoch that is best on the validation split; seconds."""
-        config, training, network = self.config, self.config.training, self.network
-        objective, threat = training.objective, config.threat
-        if not isinstance(objective, Certified):
-            raise ConfigError("the twin needs the objective Certified")
-        train_set, validation = data.split(config.data.validation, config.seed)
+        training, network = self.config.training, self.network
+        objective = self.objective
+        train_set, validation = data.split(self.config.data.validation, self.config.seed)
         optimizer = torch.optim.Adam(network.parameters(), training.learning_rate.peak)
         average = Average(network.state_dict())
-        l1 = sum(r.weight for r in objective.regularisers if isinstance(r, L1))
-        batches = -(-len(train_set) // training.batch_size)
         best: tuple[float, float] | None = None
         begun = time.perf_counter()
         for epoch in range(training.epochs):
-            key = epoch_seed(config.seed, epoch)
-            order = loader(train_set, training.batch_size, shuffle_seed=key)
-            for position, (x, y, index) in enumerate(order):
-                x = x if training.augmentation is None else training.augmentation(x, index, key)
-                now = Moment(epoch + position / batches, training.epochs)
-                share = objective.ramp(now)
-                for group in optimizer.param_groups:
-                    group["lr"] = training.learning_rate(now)
-                logits, margin = self.bounds(x, y, threat.scaled(objective.size * share))
-                robust = robust_cross_entropy(margin)
-                loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
-                if l1:
-                    loss = loss + l1 * sum(p.abs().sum() for p in network.parameters() if p.dim() > 1)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
-                optimizer.step()
-                average.update(network.state_dict(), training.averaging, now)
+            self.train_epoch(epoch, train_set, optimizer, average)
             own = copied(network.state_dict())
             network.load_state_dict(average.tensors)
-            score = self.errors(validation, threat)
+            score = self.errors(validation, self.config.threat)
             network.load_state_dict(own)
-            if epoch + 1 >= min(objective.settled(training.epochs), training.epochs) and (
-                best is None or score <= best
-            ):
+            settled = epoch + 1 >= min(objective.settled(training.epochs), training.epochs)
+            if settled and (best is None or score <= best):
                 best, kept = score, copied(average.tensors)
             done = f"epoch {epoch + 1}/{training.epochs}"
             print(f"{done}: verified {score[0]:.2f} %, clean {score[1]:.2f} %", flush=True)
         network.load_state_dict(kept)
         return time.perf_counter() - begun
+
+    def train_epoch(
+        self, epoch: int, data: LabelledDataset, optimizer: torch.optim.Optimizer, average: Average
+    ) -> None:
+        """Steps on all batches of an epoch."""
+        training = self.config.training
+        key = epoch_seed(self.config.seed, epoch)
+        order = loader(data, training.batch_size, shuffle_seed=key)
+        batches = -(-len(data) // training.batch_size)
+        for position, (x, y, index) in enumerate(order):
+            x = x if training.augmentation is None else training.augmentation(x, index, key)
+            now = Moment(epoch + position / batches, training.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate(now)
+            optimizer.zero_grad()
+            self.loss(x, y, now).backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_norm)
+            optimizer.step()
+            average.update(self.network.state_dict(), training.averaging, now)
+
+    def loss(self, x: Tensor, y: Tensor, now: Moment) -> Tensor:
+        """Clean and robust cross-entropy, mixed, and the L1 norm of the weights."""
+        objective = self.objective
+        share = objective.ramp(now)
+        logits, margin = self.bounds(x, y, self.config.threat.scaled(objective.size * share))
+        robust = robust_cross_entropy(margin)
+        loss = mixed(F.cross_entropy(logits, y), robust, objective.kappa_end, share)
+        l1 = sum(r.weight for r in objective.regularisers if isinstance(r, L1))
+        if l1:
+            loss = loss + l1 * sum(p.abs().sum() for p in self.network.parameters() if p.dim() > 1)
+        return loss
 
 
 def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tensor, Any]:
@@ -168,7 +182,7 @@ class BoxTwin(Twin):
         return PLAIN.chain(operators, Interval(*threat.box(x)))
 
 
-def main(root: str, config_file: str, name: str, *flags: str) -> None:
+def main(root: Path, config_file: Path, name: str, *flags: str) -> None:
     config, text = read_config(config_file, [*flags, f"--data.root={root}"])
     train_set, test_set = (load(config.data.name, part, config.data.root) for part in ("train", "test"))
     twin = BoxTwin(config, train_set.shape, train_set.classes)
@@ -176,7 +190,7 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
     verified, clean = twin.errors(test_set, config.threat)
     row = {
         "name": name,
-        "config": Path(config_file).name,
+        "config": config_file.name,
         "flags": flags,
         "threat": config.threat.describe(),
         "seed": config.seed,
@@ -184,8 +198,7 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
         "clean_error": clean,
         "verified_error": verified,
         "seconds": round(seconds, 1),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "threads": torch.get_num_threads(),
         "settings": yaml.safe_load(override(text, ["--data.root=null"])[1]),
     }
@@ -195,7 +208,4 @@ def main(root: str, config_file: str, name: str, *flags: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"relu.py: {error}")
+    record.run(main)

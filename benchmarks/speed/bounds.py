@@ -1,8 +1,8 @@
 """What bounds cost, against the plain forward pass and the natural training step, in one process.
 
-    python benchmarks/bounds.py [THREADS] [DATA]      # writes benchmarks/results/bounds.{json,md}
+    python benchmarks/speed/bounds.py [THREADS] [ROOT]      # writes benchmarks/results/bounds.{json,md}
 
-784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random weights and images. With DATA, a
+784-512-512-10, T = 8 (S-CROWN: 4 and 8), batch 64, membrane readout, random weights and images. With ROOT, a
 folder with MNIST, S-CROWN layers of the pretrained mnist-lif-eps0.1, too. Where auto_LiRPA is installed (see
 the README), its bounds of the same network run in the same process. All figures are medians over rounds in
 which the variants take turns, so that a slow moment of the machine meets all of them alike. "Products" are
@@ -12,14 +12,9 @@ the matrix products of the backward pass alone: no method that pulls dense rows 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certsnn import __version__
 from certsnn.affine import Dense
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
@@ -35,7 +29,6 @@ from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.problem import Options, pose
 from certsnn.data import load
-from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.interop.auto_lirpa import Engine
 from certsnn.models import load_model
@@ -43,7 +36,9 @@ from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives.certified import robust_cross_entropy
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
 ROUNDS, WARM_UP = 30, 3
 FULL, TRAINED = 8, 64
 """Images for S-CROWN with S-CROWN layers: of the random network, and of the pretrained one."""
@@ -71,20 +66,6 @@ def network_of(neuron: Callable[[], Neuron], steps: int = 8) -> SpikingNetwork:
     return SpikingNetwork([*layers, nn.Linear(512, 10)], steps, "membrane")
 
 
-def medians(
-    variants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, warm_up: int = WARM_UP
-) -> dict[str, float]:
-    """Median milliseconds of each variant; they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(warm_up + rounds):
-        for name, call in variants.items():
-            begun = time.perf_counter()
-            call()
-            if turn >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def certified_step(network: SpikingNetwork, x: Tensor, y: Tensor) -> None:
     network.zero_grad()
     logits, frozen = network.forward_and_freeze(x)
@@ -108,15 +89,14 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
         network.zero_grad()
         F.cross_entropy(network.forward_and_freeze(x)[0], y).backward()
 
-    return medians(
-        {
-            "forward": forward,
-            "s_ibp": lambda: bound(PLAIN),
-            "s_ibp_rounding": lambda: bound(RIGOROUS),
-            "natural_step": natural,
-            "certified_step": lambda: certified_step(network, x, y),
-        }
-    )
+    variants = {
+        "forward": forward,
+        "s_ibp": lambda: bound(PLAIN),
+        "s_ibp_rounding": lambda: bound(RIGOROUS),
+        "natural_step": natural,
+        "certified_step": lambda: certified_step(network, x, y),
+    }
+    return record.medians(variants, ROUNDS, WARM_UP)
 
 
 def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
@@ -136,27 +116,28 @@ def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
         "products": torch.no_grad()(lambda: (rows @ later, rows[: 9 * len(x)] @ held)),
         "s_ibp": bound_by(program, x, y, "s-ibp"),
         "s_crown_ibp": bound_by(program, x, y, "s-crown-ibp"),
+        **lirpa(program, x, y, "crown-ibp"),
     }
-    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
-    if LIRPA:
-        engine = Engine(program, x)
-        variants["lirpa_crown_ibp"] = lambda: engine.margins(input_set, y, "crown-ibp")
-    return medians(variants)
+    return record.medians(variants, ROUNDS, WARM_UP)
 
 
 def measure_full(program: Program, x: Tensor, y: Tensor) -> dict[str, float]:
     """S-CROWN with S-CROWN layers, by certsnn and by auto_LiRPA: median milliseconds of three."""
-    variants = {"s_crown": bound_by(program, x, y, "s-crown")}
-    input_set = THREAT.bind(x, torch.arange(len(x)))[1]
-    if LIRPA:
-        engine = Engine(program, x)
-        variants["lirpa_crown"] = lambda: engine.margins(input_set, y, "crown")
-    return medians(variants, rounds=3, warm_up=1)
+    variants = {"s_crown": bound_by(program, x, y, "s-crown"), **lirpa(program, x, y, "crown")}
+    return record.medians(variants, rounds=3, warm_up=1)
 
 
-def measure_trained(data: str) -> dict[str, float]:
+def lirpa(program: Program, x: Tensor, y: Tensor, method: str) -> dict[str, Callable[[], object]]:
+    """A method of auto_LiRPA, where that is installed."""
+    if not LIRPA:
+        return {}
+    engine, input_set = Engine(program, x), THREAT.bind(x, torch.arange(len(x)))[1]
+    return {f"lirpa_{method.replace('-', '_')}": lambda: engine.margins(input_set, y, method)}
+
+
+def measure_trained(root: Path) -> dict[str, float]:
     """`measure_full` of the pretrained network on the first test images."""
-    x, y, _ = load("mnist", "test", data)[range(TRAINED)]
+    x, y, _ = load("mnist", "test", root)[range(TRAINED)]
     return measure_full(load_model(PRETRAINED).network.freeze(), x, y)
 
 
@@ -183,95 +164,65 @@ def resident(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+NEURON_COLUMNS = record.columns(
+    "neuron | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "
+    "certified / natural step",
+    "{name} | {forward:.1f} | {s_ibp/forward:.2f} | {s_ibp_rounding/forward:.2f} | {natural_step:.1f} | "
+    "{certified_step/natural_step:.2f}",
+)
+CROWN_COLUMNS = record.columns(
+    "T | forward (ms) | products (ms) | S-CROWN-IBP (ms) | / forward | auto_LiRPA 0.3 CROWN-IBP (ms) | "
+    "/ S-CROWN-IBP",
+    "{name} | {forward:.1f} | {products:.1f} | {s_crown_ibp:.1f} | {s_crown_ibp/forward:.1f} | "
+    "{lirpa_crown_ibp:.0f} | {lirpa_crown_ibp/s_crown_ibp:.2f}",
+)
+FULL_COLUMNS = record.columns(
+    "S-CROWN layers | s-crown (ms) | auto_LiRPA 0.3 CROWN (ms) | / s-crown",
+    "{name} | {s_crown:.0f} | {lirpa_crown:.0f} | {lirpa_crown/s_crown:.2f}",
+)
+
+
+def page(found: record.Row) -> str:
+    memory = [{"T": steps, "MiB": size} for steps, size in found["peak_memory_MiB_by_steps"].items()]
+    crown = [{"lirpa_crown_ibp": None, **r} for r in record.named(found["crown_milliseconds_by_steps"])]
+    full = [{"lirpa_crown": None, **row} for row in record.named(found["full_crown_milliseconds"])]
+    return f"""\
+# Cost of bounds
+
+{found["setting"]}
+
+{record.table(NEURON_COLUMNS, record.named(found["milliseconds"]))}
+{record.table({"T": "{T}", "peak memory of a certified step (MiB)": "{MiB:.0f}"}, memory)}
+## S-CROWN, LIF, rounding=False
+
+{record.table(CROWN_COLUMNS, crown)}
+{record.table(FULL_COLUMNS, full)}"""
+
+
+def main(threads: int = 2, *roots: Path) -> None:
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(64, 784, generator=generator)
     y = torch.randint(0, 10, (64,), generator=generator)
-    found = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
+    neurons = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
     crown = {steps: measure_crown(steps, x, y) for steps in (4, 8)}
-    full = {
-        f"random weights, T = 4, {FULL} images": measure_full(
-            network_of(leaky, 4).freeze(), x[:FULL], y[:FULL]
-        )
-    }
-    if len(sys.argv) > 2:
-        full[f"{PRETRAINED}, T = 4, first {TRAINED} MNIST test images"] = measure_trained(sys.argv[2])
-    memory = {steps: peak_memory(steps) for steps in (64, 128, 256)}
-    setting = {
-        "network": "784-512-512-10, T=8, batch 64, membrane readout, LinfBall(0.1)",
-        "threads": threads,
-        "certsnn": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    result = {
-        "setting": setting,
-        "milliseconds": found,
+    random = measure_full(network_of(leaky, 4).freeze(), x[:FULL], y[:FULL])
+    full = {f"random weights, T = 4, {FULL} images": random}
+    for root in roots:
+        full[f"{PRETRAINED}, T = 4, first {TRAINED} MNIST test images"] = measure_trained(root)
+    network = f"784-512-512-10, T=8, batch 64, membrane readout, {THREAT.describe()}"
+    found = {
+        "setting": record.setting(network=network, threads=threads),
+        "milliseconds": neurons,
         "crown_milliseconds_by_steps": crown,
         "full_crown_milliseconds": full,
-        "peak_memory_MiB_by_steps": memory,
+        "peak_memory_MiB_by_steps": {steps: peak_memory(steps) for steps in (64, 128, 256)},
     }
-    write_text(RESULTS / "bounds.json", json.dumps(result, indent=2) + "\n")
-    text = table(setting, found, memory) + crown_table(crown, full)
-    write_text(RESULTS / "bounds.md", text)
-    print(text)
-
-
-def table(setting: dict[str, object], found: dict[str, dict[str, float]], memory: dict[int, float]) -> str:
-    lines = [
-        f"# Cost of bounds\n\n{setting}\n",
-        "| neuron | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "
-        "certified / natural step |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, ms in found.items():
-        ratios = [ms["s_ibp"] / ms["forward"], ms["s_ibp_rounding"] / ms["forward"]]
-        step = ms["certified_step"] / ms["natural_step"]
-        lines.append(
-            f"| {name} | {ms['forward']:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | "
-            f"{ms['natural_step']:.1f} | {step:.2f} |"
-        )
-    lines += ["", "| T | peak memory of a certified step (MiB) |", "|---|---|"]
-    lines += [f"| {steps} | {size:.0f} |" for steps, size in memory.items()]
-    return "\n".join(lines) + "\n"
-
-
-def crown_table(crown: dict[int, dict[str, float]], full: dict[str, dict[str, float]]) -> str:
-    lines = [
-        "\n## S-CROWN, LIF, rounding=False\n",
-        "| T | forward (ms) | products (ms) | S-CROWN-IBP (ms) | / forward | auto_LiRPA 0.3 CROWN-IBP (ms) | "
-        "/ S-CROWN-IBP |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for steps, ms in crown.items():
-        mine, other = ms["s_crown_ibp"], ms.get("lirpa_crown_ibp")
-        cells = [
-            f"{ms['forward']:.1f}",
-            f"{ms['products']:.1f}",
-            f"{mine:.1f}",
-            f"{mine / ms['forward']:.1f}",
-        ]
-        lines.append(f"| {steps} | {' | '.join(cells)} | {beside(other, mine)} |")
-    lines += [
-        "\n| S-CROWN layers | s-crown (ms) | auto_LiRPA 0.3 CROWN (ms) | / s-crown |",
-        "|---|---|---|---|",
-    ]
-    for name, ms in full.items():
-        mine = ms["s_crown"]
-        lines.append(f"| {name} | {mine:.0f} | {beside(ms.get('lirpa_crown'), mine)} |")
-    return "\n".join(lines) + "\n"
-
-
-def beside(other: float | None, mine: float) -> str:
-    """The other engine's milliseconds and their ratio, as columns."""
-    return "- | -" if other is None else f"{other:.0f} | {other / mine:.2f}"
+    record.write("bounds", found, page(found))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
         print_peak_memory(int(sys.argv[2]))
     else:
-        main()
+        record.run(main)

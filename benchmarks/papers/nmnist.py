@@ -1,6 +1,6 @@
 """N-MNIST under flipped bits: certified training beside natural, a ReLU network, and logistic regression.
 
-    python benchmarks/nmnist.py ROOT RUNS [SEEDS]      # writes benchmarks/results/nmnist.{json,md}
+    python benchmarks/papers/nmnist.py ROOT RUNS [SEEDS]      # writes benchmarks/results/nmnist.{json,md}
 
 ROOT holds NMNIST/{Train,Test}/<digit>/<id>.bin, all of it or a part; RUNS gets a run folder for each network,
 and one that is finished is taken as it is; the files are written anew after each. Every network is verified
@@ -15,8 +15,6 @@ float32 without rounding terms; it is not attacked.
 from __future__ import annotations
 
 import json
-import platform
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,27 +23,26 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from relu import Twin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from certsnn import __version__
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
 from certsnn.bounds.interval.arithmetic import PLAIN, Interval
 from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
 from certsnn.data import Split, load, loader
-from certsnn.data.events.nmnist import FOLDER, SENSOR, read
 from certsnn.evaluation import evaluate
 from certsnn.files import write_text
 from certsnn.inputsets import SpikeFlips, Threat
 from certsnn.train.config import RunConfig
 from certsnn.train.run import run
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+from papers.relu_twin import Twin
+
 BUDGETS = (1, 5, 10, 50)
 SUITE: tuple[Attack, ...] = (RandomSearch(), G2S(), GreedyFlips(candidates=16))
 NETWORKS = {
@@ -57,18 +54,17 @@ NETWORKS = {
 RELU = "ReLU, certified, 1 flip"
 SPLITS: tuple[Split, Split] = ("train", "test")
 REGRESSION_SIZES = (200, 1000)
-Row = dict[str, Any]
 
 
 def configured(name: str, flags: Sequence[str], root: Path, seed: int) -> tuple[RunConfig, str]:
-    return read_config(ROOT / "configs" / f"{name}.yaml", [*flags, f"--data.root={root}", f"--seed={seed}"])
+    return read_config(record.CONFIGS / f"{name}.yaml", [*flags, f"--data.root={root}", f"--seed={seed}"])
 
 
 def slug(what: str, seed: int) -> str:
     return f"{what.replace(', ', '-').replace(' ', '-')}-s{seed}"
 
 
-def kept(folder: Path, text: str, make: Callable[[], list[Row]]) -> list[Row]:
+def kept(folder: Path, text: str, make: Callable[[], list[record.Row]]) -> list[record.Row]:
     """The rows that a run folder holds of this config, or those that are made and left there."""
     path = folder / "benchmark.json"
     if path.exists():
@@ -80,7 +76,7 @@ def kept(folder: Path, text: str, make: Callable[[], list[Row]]) -> list[Row]:
     return rows
 
 
-def spiking(what: str, root: Path, runs: Path, seed: int) -> list[Row]:
+def spiking(what: str, root: Path, runs: Path, seed: int) -> list[record.Row]:
     """Train, verify and attack; a row for each budget."""
     name, flags = NETWORKS[what]
     config, text = configured(name, flags, root, seed)
@@ -116,7 +112,7 @@ class FlipTwin(Twin):
         return Interval(low[0], high[0])
 
 
-def relu(root: Path, seed: int) -> list[Row]:
+def relu(root: Path, seed: int) -> list[record.Row]:
     """Train and verify the ReLU network; a row for each budget."""
     config, _ = configured("nmnist", (), root, seed)
     train_set, test_set = (load("nmnist", split, root, frames=config.data.frames) for split in SPLITS)
@@ -133,15 +129,12 @@ def relu(root: Path, seed: int) -> list[Row]:
 
 def counts(root: Path, split: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
     """log(1 + events) ``[N, 2 34 34]`` of each pixel and polarity over the recording, and the labels."""
-    files = sorted((root / "NMNIST" / FOLDER[split]).glob("[0-9]/*.bin"))
-    found = np.zeros((len(files), 2, *SENSOR))
-    for one, file in zip(found, files, strict=True):
-        events = read(file)
-        np.add.at(one, (events.polarity, events.y, events.x), 1)
-    return np.log1p(found).reshape(len(files), -1), [int(file.parent.name) for file in files]
+    files, events = record.recordings(root, split)
+    found = record.event_counts(events).reshape(len(files), -1)
+    return np.log1p(found), [int(file.parent.name) for file in files]
 
 
-def regressions(root: Path, seeds: int) -> list[Row]:
+def regressions(root: Path, seeds: int) -> list[record.Row]:
     """Clean error of logistic regression on event counts, on parts of the training recordings."""
     (x, y), (x_test, y_test) = counts(root, "train"), counts(root, "test")
     rows = []
@@ -156,75 +149,83 @@ def regressions(root: Path, seeds: int) -> list[Row]:
     return rows
 
 
-def spread(values: Sequence[float]) -> str:
-    shown = f"{statistics.mean(values):.1f}"
-    return shown if len(set(values)) == 1 else f"{shown} ({min(values):.0f}-{max(values):.0f})"
-
-
-def table(rows: Sequence[Row]) -> str:
-    heads = [f"{budget} flip{'s' * (budget > 1)}" for budget in BUDGETS]
-    lines = ["| network | seeds | clean | " + " | ".join(heads) + " |", "|---|---|---|" + "---|" * len(heads)]
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        first = [row for row in own if row["budget"] == BUDGETS[0]]
-        cells = [network, str(len(first)), spread([row["clean"] for row in first])]
-        for budget in BUDGETS:
-            here = [row for row in own if row["budget"] == budget]
-            attacked = [row["attacked"] for row in here if row["attacked"] is not None]
-            verified = spread([row["verified"] for row in here])
-            cells.append(f"{spread(attacked) if attacked else '-'} / {verified}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def written(root: Path, rows: Sequence[Row], linear: Sequence[Row]) -> str:
-    """Put what there is so far into both files; the text of the page."""
-    train, test = (load("nmnist", split, root) for split in ("train", "test"))
-    facts = (
+def described(root: Path) -> str:
+    """What was measured."""
+    train, test = (load("nmnist", split, root) for split in SPLITS)
+    return (
         f"N-MNIST, a subset: {train.extent} training recordings, {test.extent} test recordings. All tuning "
         "was done on a part of the training recordings. Errors in percent: the mean over seeds, then the "
         "least and the largest. For each budget of flips (any bit, anywhere in the train of 2,890 bits): "
         "attack error / verified error; the truth lies between them, their difference is what is not known. "
         f"Attacks: {', '.join(attack.describe() for attack in SUITE)}, the worst for each recording; "
-        f"verified by S-IBP, rounding covered. certsnn {__version__}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {torch.get_num_threads()} thread.\n"
+        f"verified by S-IBP, rounding covered. {record.footer()}\n"
     )
-    sizes = dict.fromkeys(row["recordings"] for row in linear)
-    lines = [
-        f"- on {size} recordings: {spread([row['clean'] for row in linear if row['recordings'] == size])}"
-        for size in sizes
-    ]
-    text = (
-        f"# N-MNIST under flipped bits\n\n{facts}\n{table(rows)}\n"
-        "*natural* is configs/nmnist.yaml with `--training.objective=Natural`. The ReLU network is described "
-        "in benchmarks/nmnist.py.\n\nClean error of logistic regression on event counts "
-        "(log(1 + count) of each pixel and polarity, whole recordings), no robustness claimed:\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-    found = {"facts": facts, "networks": list(rows), "regression": list(linear)}
-    write_text(RESULTS / "nmnist.json", json.dumps(found, indent=2) + "\n")
-    write_text(RESULTS / "nmnist.md", text)
-    return text
 
 
-def main(root: str, runs: str, seeds: int = 3) -> None:
+COLUMNS = {
+    "network": "{network}",
+    "seeds": "{seeds}",
+    "clean": "{clean}",
+    **{
+        f"{budget} flip{'s' * (budget > 1)}": f"{{attacked{budget}}} / {{verified{budget}}}"
+        for budget in BUDGETS
+    },
+}
+
+
+def line(network: str, rows: Sequence[record.Row]) -> record.Row:
+    """The table's line of a network from its rows."""
+    first = [row for row in rows if row["budget"] == BUDGETS[0]]
+    clean = record.mean_and_range([row["clean"] for row in first])
+    found: record.Row = {"network": network, "seeds": len(first), "clean": clean}
+    for budget in BUDGETS:
+        for error in ("attacked", "verified"):
+            values = [row[error] for row in rows if row["budget"] == budget and row[error] is not None]
+            found[f"{error}{budget}"] = record.mean_and_range(values)
+    return found
+
+
+def page(found: record.Row) -> str:
+    by_network: dict[str, list[record.Row]] = {}
+    for row in found["networks"]:
+        by_network.setdefault(row["network"], []).append(row)
+    by_size: dict[int, list[float]] = {}
+    for row in found["regression"]:
+        by_size.setdefault(row["recordings"], []).append(row["clean"])
+    regressions = "".join(
+        f"- on {size} recordings: {record.mean_and_range(errors)}\n" for size, errors in by_size.items()
+    )
+    return f"""\
+# N-MNIST under flipped bits
+
+{found["facts"]}
+{record.table(COLUMNS, [line(*one) for one in by_network.items()])}
+*natural* is configs/nmnist.yaml with `--training.objective=Natural`. The ReLU network is described \
+in benchmarks/papers/nmnist.py.
+
+Clean error of logistic regression on event counts \
+(log(1 + count) of each pixel and polarity, whole recordings), no robustness claimed:
+
+{regressions}"""
+
+
+def main(root: Path, runs: Path, seeds: int = 3) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    linear = regressions(Path(root), seeds)
-    rows: list[Row] = []
+    linear = regressions(root, seeds)
+    rows: list[record.Row] = []
     order = [*NETWORKS, RELU]
     wanted = [(what, seed) for what in order[:2] for seed in range(seeds)]
     wanted += [(what, seed) for seed in range(seeds) for what in order[2:]]
     for what, seed in wanted:
         name, flags = NETWORKS.get(what, ("nmnist", ()))
-        _, text = configured(name, flags, Path(root), seed)
-        make = relu if what == RELU else partial(spiking, what, runs=Path(runs))
-        rows += kept(Path(runs) / slug(what, seed), text, partial(make, root=Path(root), seed=seed))
+        _, text = configured(name, flags, root, seed)
+        make = relu if what == RELU else partial(spiking, what, runs=runs)
+        rows += kept(runs / slug(what, seed), text, partial(make, root=root, seed=seed))
         rows.sort(key=lambda row: (order.index(row["network"]), row["seed"], row["budget"]))
-        text = written(Path(root), rows, linear)
-    print(text)
+        found = {"facts": described(root), "networks": rows, "regression": linear}
+        record.write("nmnist", found, page(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    record.run(main)

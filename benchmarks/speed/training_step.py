@@ -1,6 +1,6 @@
 """What a certified training step costs against a natural one, and where its time goes, in one process.
 
-    python benchmarks/training_step.py [NAME]    # writes benchmarks/results/NAME.{json,md}
+    python benchmarks/speed/training_step.py [NAME]    # writes benchmarks/results/NAME.{json,md}
 
 ``fc`` (784-256-256-10) and ``small-cnn`` of `certsnn.architectures` on random images as large as MNIST's,
 batch 128, membrane readout, ``LinfBall(0.1)`` fully ramped up, Adam with clipped gradients as in training.
@@ -13,34 +13,31 @@ wall time: read them as shares.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from certsnn import __version__
 from certsnn.architectures import build
 from certsnn.bounds.certify import bind
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.problem import pose
 from certsnn.cli.allocator import keep_freed_memory
-from certsnn.files import write_text
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives.bounds import IntervalMargins
 from certsnn.train.objectives.certified import robust_cross_entropy
 
-RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
 BATCH, ROUNDS, WARM_UP, PROFILED = 128, 15, 2, 4
 THREAT = LinfBall(0.1)
 NEURONS: dict[str, Callable[[], Neuron]] = {
@@ -120,15 +117,9 @@ class Steps:
 def measure(steps: Steps) -> dict[str, Measured]:
     """Median milliseconds of the steps and their parts."""
     kinds = {"natural": steps.natural, "certified": steps.certified}
-    found: dict[str, list[Measured]] = {name: [] for name in kinds}
-    for turn in range(WARM_UP + ROUNDS):
-        for name, call in kinds.items():
-            parts = call()
-            if turn >= WARM_UP:
-                found[name].append(parts)
     return {
-        name: {part: statistics.median(row[part] for row in rows) for part in rows[0]}
-        for name, rows in found.items()
+        name: {part: median(row[part] for row in rows) for part in rows[0]}
+        for name, rows in record.interleaved(kinds, ROUNDS, WARM_UP).items()
     }
 
 
@@ -147,74 +138,41 @@ def profiled(steps: Steps) -> Measured:
     return {group: spent / (1e3 * PROFILED) for group, spent in groups.items()}
 
 
-def table(found: list[dict[str, object]]) -> str:
-    lines = [
-        "| network | neuron | T | natural step | certified step | ratio | clean forward | bound forward | "
-        "backward | optimizer |",
-        "|" + "---|" * 10,
-    ]
-    for row in found:
-        natural, certified = row["natural"], row["certified"]
-        assert isinstance(natural, dict)
-        assert isinstance(certified, dict)
-        cells = [
-            f"{natural['step']:.1f}",
-            f"{certified['step']:.1f}",
-            f"{certified['step'] / natural['step']:.2f}",
-            *(f"{certified[part]:.1f}" for part in PARTS),
-        ]
-        lines.append(f"| {row['network']} | {row['neuron']} | {row['steps']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+CASE = {"network": "{network}", "neuron": "{neuron}", "T": "{steps}"}
+STEPS = CASE | record.columns(
+    f"natural step | certified step | ratio | {' | '.join(PARTS)}",
+    "{natural[step]:.1f} | {certified[step]:.1f} | {certified[step]/natural[step]:.2f} | "
+    + " | ".join(f"{{certified[{part}]:.1f}}" for part in PARTS),
+)
+OPERATIONS = CASE | {group: f"{{groups[{group}]:.1f}}" for group in (*GROUPS, "the rest")}
 
 
-def group_table(found: list[dict[str, object]]) -> str:
-    names = [*GROUPS, "the rest"]
-    lines = [f"| network | neuron | T | {' | '.join(names)} |", "|" + "---|" * (3 + len(names))]
-    for row in found:
-        groups = row["groups"]
-        assert isinstance(groups, dict)
-        cells = " | ".join(f"{groups[name]:.1f}" for name in names)
-        lines.append(f"| {row['network']} | {row['neuron']} | {row['steps']} | {cells} |")
-    return "\n".join(lines) + "\n"
+def page(found: record.Row) -> str:
+    text = f"# A training step\n\nMilliseconds of CPU time. {found['setting']}\n"
+    for memory in [name for name in found if name != "setting"]:
+        steps, operations = (record.table(columns, found[memory]) for columns in (STEPS, OPERATIONS))
+        text += f"\n## {memory.capitalize()}\n\n{steps}\nBy operations, under the profiler:\n\n{operations}"
+    return text
 
 
-def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else "training-step"
+def all_cases() -> list[record.Row]:
+    rows = []
+    for architecture, neuron, steps in CASES:
+        case = Steps(architecture, neuron, steps)
+        row = {"network": architecture, "neuron": neuron, "steps": steps}
+        rows.append({**row, **measure(case), "groups": profiled(case)})
+    return rows
+
+
+def main(name: str = "training-step") -> None:
     torch.set_num_threads(1)
-
-    def all_cases() -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = []
-        for architecture, neuron, steps in CASES:
-            case = Steps(architecture, neuron, steps)
-            rows.append(
-                {"network": architecture, "neuron": neuron, "steps": steps}
-                | measure(case)
-                | {"groups": profiled(case)}
-            )
-        return rows
-
     found = {"allocator as it is": all_cases()}
     if keep_freed_memory():
         found["freed memory kept"] = all_cases()
-    setting = {
-        "batch": BATCH,
-        "rounds": ROUNDS,
-        "threads": 1,
-        "clock": "CPU time",
-        "certsnn": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load": round(os.getloadavg()[0], 1),
-    }
-    write_text(RESULTS / f"{name}.json", json.dumps({"setting": setting} | found, indent=2) + "\n")
-    text = f"# A training step\n\nMilliseconds of CPU time. {setting}\n"
-    for memory, rows in found.items():
-        text += f"\n## {memory.capitalize()}\n\n{table(rows)}\nBy operations, under the profiler:\n\n"
-        text += group_table(rows)
-    write_text(RESULTS / f"{name}.md", text)
-    print(text)
+    setting = record.setting(batch=BATCH, rounds=ROUNDS, threads=1, clock="CPU time")
+    written = {"setting": setting, **found}
+    record.write(name, written, page(written))
 
 
 if __name__ == "__main__":
-    main()
+    record.run(main)
