@@ -321,25 +321,16 @@ def test_results_cut_short_by_a_kill_are_completed(
 
 def test_a_kill_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "results.jsonl"
-    words = [
-        "digits-eps0.05",
-        "--threat.eps",
-        "0.1",
-        "--method",
-        "auto",
-        "--batch-size",
-        "1",
-        "--threads",
-        "1",
-    ]
+    slow = ["--threat.eps", "0.1", "--batch-size", "1"]
+    words = ["digits-eps0.05", *slow, "--method", "s-crown", "--threads", "1"]
     process = process_of("verify", *words, "--results", to)
     wait_for_lines(process, to, 4)
     said = stopped(process)
     done = len(lines(to)) - 1
     assert 3 <= done < 450
     assert said.endswith(f"stopped; {done} of 450 samples are done, the same command goes on from there\n")
-    undisturbed = verified(capsys, "--threat.eps", "0.1", "--batch-size", "1", samples=done + 2)
-    resumed = verified(capsys, "--threat.eps", "0.1", "--batch-size", "1", "--results", to, samples=done + 2)
+    undisturbed = verified(capsys, *slow, samples=done + 2, method="s-crown")
+    resumed = verified(capsys, *slow, "--results", to, samples=done + 2, method="s-crown")
     assert timeless(resumed["samples"]) == timeless(undisturbed["samples"])
 
 
