@@ -47,8 +47,8 @@ def members(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def documented(value: Any) -> bool:
     if not inspect.isclass(value):
         return bool(inspect.getdoc(value))  # a method that overrides another one has that one's
-    text = vars(value).get("__doc__")
-    return bool(text) and not text.startswith(f"{value.__name__}(")  # dataclasses write that one themselves
+    text = vars(value).get("__doc__") or ""
+    return text != "" and not text.startswith(f"{value.__name__}(")  # dataclasses write that one themselves
 
 
 @pytest.mark.parametrize("module", modules())
