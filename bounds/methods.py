@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -180,7 +180,7 @@ LIST: Sequence[Method] = (
 )
 """Every method. "auto" tries its own list in that order."""
 
-METHODS: Mapping[str, Method] = {method.name: method for method in LIST}
+METHODS: dict[str, Method] = {method.name: method for method in LIST}
 """Every method by name."""
 
 

@@ -1,7 +1,7 @@
 """Named architectures: functions from the data's shape to a list of layers.
 
-``reference-fc`` and ``reference-conv`` are those of the S-IBP / S-CROWN papers (design, section 8); their
-neuron is ``LIF(0.25, 0.25)``, T = 10, with the rate readout.
+``reference-fc`` and ``reference-conv`` are those of the S-IBP / S-CROWN paper (Liang et al., 2022,
+https://arxiv.org/abs/2205.01625); their neuron is ``LIF(0.25, 0.25)``, T = 10, with the rate readout.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def fully_connected(*hidden: int) -> Body:
     """Flatten, then Linear layers of these widths, each followed by neurons."""
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
+        """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
         layers: list[nn.Module] = [nn.Flatten()]
         widths = (prod(shape), *hidden)
         for inputs, outputs in pairwise(widths):
@@ -40,6 +41,7 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
     """3x3 convolutions (channels, stride) with padding 1, then Linear layers, each followed by neurons."""
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
+        """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
         depth, height, width = shape
         layers: list[nn.Module] = []
         for outputs, stride in channels:
@@ -72,7 +74,7 @@ NORMS: Mapping[str, Callable[[Sequence[nn.Module]], list[nn.Module]]] = {
     "none": plain,
     "batch": batch_normalised,
 }
-"""What is done to the hidden layers, by the name of the norm."""
+"""The change of the hidden layers, by the name of the norm."""
 
 
 ARCHITECTURES: Mapping[str, Body] = {
@@ -98,7 +100,7 @@ def build(
     input: Literal["image", "spikes"] = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:
-    """A network of a named architecture for samples ``(C, H, W)`` of so many classes.
+    """A network of a named architecture for samples ``(C, H, W)`` of K ``classes``.
 
     Raises:
         ConfigError: if no architecture has this name.

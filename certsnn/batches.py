@@ -1,4 +1,4 @@
-"""What a training pass takes over the whole batch and does not just add to the loss: batch norm's mean, say.
+"""Quantities of a whole batch that are no sums over its samples' losses, such as batch norm's mean.
 
 A process may hold only a share of the batch (`certsnn.processes`). Every process must then ask for the same
 quantities in the same order.
@@ -30,7 +30,7 @@ class BatchStatistics(ABC):
 
 @final
 class WholeBatch(BatchStatistics):
-    """All samples are here."""
+    """A batch whose samples are all here."""
 
     def mean(self, mean: Tensor) -> Tensor:
         return mean

@@ -1,4 +1,4 @@
-"""Checks of what bounds and attacks are asked about."""
+"""Checks of the arguments that bounds and attacks share."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from certsnn.train.config import RunConfig
 
 CLASS, ARGS = "class_path", "init_args"
 REQUIRED = inspect.Parameter.empty
-"""The default of what has none."""
+"""The default of an argument that has none."""
 
 
 class Key(NamedTuple):
@@ -84,7 +84,7 @@ def override(text: str, overrides: Sequence[str]) -> tuple[RunConfig, str]:
     tree = _load(text)
     tree = {} if tree is None else tree
     for path, value in _pairs(overrides):
-        if isinstance(tree, dict):  # what else it is, is said below
+        if isinstance(tree, dict):  # `_read` refuses anything else
             _put(tree, path.split("."), value)
     config: RunConfig = _read(RunConfig, tree, "")
     _check(config)
@@ -100,7 +100,7 @@ def instances(base: type, text: str, name: str) -> tuple[Any, ...]:
         name: what an error message calls the list.
 
     Raises:
-        ConfigError: for what is not a list of such classes with arguments that they take.
+        ConfigError: for anything but a list of such classes with arguments that they take.
     """
     bare = text.strip()
     made: tuple[Any, ...] = _read(Sequence[base], _load(bare if bare.startswith("[") else f"[{bare}]"), name)  # type: ignore[valid-type]
@@ -131,6 +131,7 @@ def elsewhere(name: str) -> str:
 
 
 def _load(text: str) -> Any:
+    """YAML text as plain data; raises ConfigError, with the place, where it is none."""
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -142,6 +143,7 @@ def _load(text: str) -> Any:
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Paths and values of flags ``--key value`` or ``--key=value``; raises ConfigError for other words."""
     words = iter(flags)
     for word in words:
         path, equals, rest = word.partition("=")
@@ -223,7 +225,7 @@ def _choice(base: type, value: Any, path: str, default: Any) -> tuple[type, dict
 
 
 def _made(cls: type, given: Mapping[Any, Any], path: str) -> tuple[dict[str, Any], Any]:
-    """All arguments of a class and an object of it; what its constructor refuses is said of its key."""
+    """All arguments of a class and an object of it; a refusal of its constructor names the key."""
     parameters = _parameters(cls)
     for name in given:
         if name not in parameters:
@@ -293,7 +295,7 @@ def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
 
 
 def _check(config: RunConfig) -> None:
-    """What no single part of the config can know."""
+    """Raise ConfigError where parts of the config do not fit each other."""
     data, encoding = config.data, config.data.encoding
     if encoding is not None and source(data.name).domain == "spikes":
         raise ConfigError(f"data.encoding turns images into spikes, but {data.name} has spikes: leave it out")
@@ -324,6 +326,7 @@ def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _without_none(hint: Any) -> Any:
+    """The annotation without its ``| None``; itself where it has none."""
     if get_origin(hint) not in (Union, UnionType) or type(None) not in get_args(hint):
         return hint
     return Union[tuple(part for part in get_args(hint) if part is not type(None))]  # noqa: UP007
@@ -337,7 +340,7 @@ def _base(hint: Any) -> type | None:
 
 
 def _item(hint: Any) -> Any:
-    """What a sequence holds; None for what is none."""
+    """The annotation of a sequence's items; None for anything else."""
     return get_args(hint)[0] if get_origin(hint) is Sequence else None
 
 
@@ -356,6 +359,7 @@ def _concrete(base: type) -> dict[str, type]:
 
 
 def _named(hint: Any) -> str:
+    """An annotation in words, for help texts and messages."""
     base = _base(hint)
     if base is not None:
         return " | ".join(_concrete(base))
@@ -369,4 +373,5 @@ def _named(hint: Any) -> str:
 
 
 def _join(path: str, name: str) -> str:
+    """The path of a key below another one."""
     return f"{path}.{name}" if path else name

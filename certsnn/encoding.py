@@ -2,7 +2,7 @@
 
 Random encodings draw from a counter-based generator keyed on (seed, index), where index is the
 sample's position in the data set. So a sample meets the same noise in clean, attacked and certified
-evaluation, whatever batch it comes in (design section 3).
+evaluation, whatever batch it comes in.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_images(x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
 
 
 def _remedy(low: float, high: float, least: float, most: float) -> str:
-    """What to do about images that span [least, most] and should lie within [low, high]."""
+    """The remedy for images that span [least, most] and should lie within [low, high]."""
     if max(low - least, most - high) <= 1e-3 * max(-least, most):
         return f"that is rounding, so x.clamp({low:g}, {high:g}) mends it"
     if low == 0 and high == 1 and least >= 0 and 16 < most <= 255:

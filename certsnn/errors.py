@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import final
 
 
 class UserError(Exception):
-    """What was asked for can't be done; the message names what is wrong and what to do about it.
+    """A request that can't be met; the message names the fault and the remedy.
 
     The command line prints the message without a traceback and exits with status 2.
     """
 
 
+@final
 class DataNotFound(UserError):
     """A data set is unknown, or its files are missing or unreadable."""
 
 
+@final
 class CheckpointError(UserError):
     """A run folder or weights file is missing, damaged, or doesn't fit its config."""
 
 
+@final
 class ConfigError(UserError):
     """A config file or command-line override is not valid."""
 

@@ -1,4 +1,4 @@
-"""A class with its arguments, as a config names what is to be made anew for each use."""
+"""A class with its arguments: a config names one where each use needs an object of its own."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the name ``path`` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial.{path.name}")
     try:
@@ -67,6 +68,7 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _poured(path: Path) -> Iterator[Path]:
+    """A temporary path whose bytes go to the stream ``path`` when the block ends well."""
     with TemporaryDirectory() as folder:
         temporary = Path(folder) / "output"
         yield temporary
@@ -138,6 +140,7 @@ def check_file(path: Path) -> None:
 
 
 def _try(path: Path) -> None:
+    """Raise OSError where the path can't be written; nothing is left of the try."""
     mode = path.stat().st_mode if path.exists() else 0
     if stat.S_ISDIR(mode):
         raise OSError("it is a folder")
@@ -154,6 +157,7 @@ def _try(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
+    """The system's words for an error, without its number."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -1,4 +1,4 @@
-"""What needs gradients of its own, called within `torch.inference_mode` or on tensors made there.
+"""Gradients for code that is called within `torch.inference_mode`, or on tensors made there.
 
 Autograd records nothing in inference mode, and never saves a tensor that was made there. So gradient attacks
 and optimised slopes leave it, and work on copies.

@@ -1,7 +1,7 @@
 """torch's layers as affine operators, exactly as they are executed in eval mode.
 
-A bound may speak only of what is executed. So a layer is taken by its exact type: a subclass may have a
-forward of its own, which a bound of its base would ignore. Hooks and replaced forwards are refused, too.
+A bound may speak only of the executed operations. So a layer is taken by its exact type: a subclass may have
+a forward of its own, which a bound of its base would ignore. Hooks and replaced forwards are refused, too.
 Weights behind a parametrisation (`torch.nn.utils.parametrize`) are read as the module gives them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ KNOWN = (
 )
 
 
+@final
 class Normalize(nn.Module):
     """``(x - mean) / std`` per channel of images ``[N, C, H, W]``, so that eps stays in raw input units.
 
@@ -62,7 +64,7 @@ def laid_out(layers: Sequence[nn.Module], prefix: str = "layers") -> Iterator[tu
     """The layers by name, first to last, with the contents of ``nn.Sequential`` in its place.
 
     Raises:
-        TypeError: for a Sequential that does more than to call its layers.
+        TypeError: for a Sequential that does more than call its layers.
     """
     for number, layer in enumerate(layers):
         name = f"{prefix}.{number}"
@@ -99,6 +101,7 @@ def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def _named(hook: object) -> str:
+    """The name of a hook, for messages."""
     return getattr(hook, "__name__", type(hook).__name__)
 
 
@@ -196,6 +199,7 @@ def _same(weight: Tensor, dilation: Pair) -> tuple[Tensor, Pair]:
 
 
 def _filled(weight: Tensor, module: nn.Module) -> Tensor:
+    """The weight; raises ValueError for an empty one."""
     if weight.numel() == 0:
         raise ValueError(f"{module} has no inputs or no outputs; leave it out")
     return weight

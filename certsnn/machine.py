@@ -1,4 +1,4 @@
-"""Where a figure was computed: all, beside the config, that its last digits depend on."""
+"""The versions and the machine of a computation: its last digits depend on them, beside the config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def versions() -> dict[str, str]:
-    """Those of certsnn, torch and Python."""
+    """The versions of certsnn, torch and Python."""
     return {"certsnn": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
@@ -37,7 +37,7 @@ def computed_on(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, or its architecture where the system does not tell a name."""
+    """The CPU's name, or its architecture where the system has no name."""
     text = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()

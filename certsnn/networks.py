@@ -1,8 +1,8 @@
 """Spiking networks: affine layers and neurons unrolled over T steps, and their frozen form for bounds.
 
 Forward runs layer by layer over all steps at once (one product over T*B rows), and only the neurons scan
-over time. In eval mode a network is what its `Program` computes: batch norm folded into the weights, dropout
-gone, plain IEEE products. That is the semantics that certificates speak about.
+over time. In eval mode a network computes its `Program`: batch norm folded into the weights, dropout gone,
+plain IEEE products. Certificates speak about this semantics.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Input(ABC):
 
     @abstractmethod
     def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
-        """What the first affine layers see, ``[F, B, ...]`` with F = 1 or T, and the number of steps T."""
+        """The first affine layers' input ``[F, B, ...]``, F = 1 or T, and the number of steps T."""
 
 
 def _check_values(x: Tensor, what: str, remedy: str) -> None:
+    """Raise TypeError or ValueError unless x is a float tensor of finite numbers."""
     if not x.is_floating_point():
         raise TypeError(f"{what} must be a float tensor, got {x.dtype}: {remedy}")
     # Nothing finite comes of adding to a NaN or to infinity; a sum that overflows is looked at again.
@@ -99,7 +100,7 @@ class SpikeInput(Input):
 
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B."""
+    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B samples."""
     rows = function(frames.flatten(0, 1))
     return rows.reshape(*frames.shape[:2], *rows.shape[1:])
 
@@ -112,7 +113,7 @@ def hold(currents: Tensor, steps: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Stage:
-    """Affine operators and the layer of neurons that they drive; ``name`` is that of the layer."""
+    """Affine operators and the layer of neurons that they drive; ``name``: of the layer, for messages."""
 
     operators: tuple[Affine, ...]
     neuron: Dynamics
@@ -122,7 +123,7 @@ class Stage:
 @final
 @dataclass(frozen=True)
 class Program:
-    """A network frozen for bounds: its stages, and the affine readout (empty: rate readout).
+    """A network frozen for bounds: its input, its stages, and the affine readout (empty: rate readout).
 
     With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
     it is one product a sample instead of T.
@@ -343,6 +344,7 @@ def train_chain(
 
 
 def _narrowed(device: str, products: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Products in this dtype while the block runs; None changes nothing."""
     return nullcontext() if products is None else torch.autocast(device, products)
 
 

@@ -1,4 +1,4 @@
-r"""Spiking neurons: one two-branch description that the forward pass, the bounds and the attacks share.
+r"""Spiking neurons: one two-branch model that the forward pass, the bounds and the attacks share.
 
 .. math::
     u_t &= v_{t-1} + I_t, \qquad v_0 = \mathrm{initial} \\
@@ -32,7 +32,7 @@ Reset = Literal["zero", "subtract"] | float | tuple[float, float]
 
 
 class Dynamics(NamedTuple):
-    """All that forward pass and bounds need to know of a layer of neurons.
+    """The parameters of a layer of neurons, for the forward pass and the bounds.
 
     The tensors are scalars: one number for all neurons of the layer. ``lossless`` says that the neuron
     conserves charge (decay = gain = 1), so that ``u_t = initial + sum of currents + offset * (spikes so
@@ -54,12 +54,12 @@ def integrate(v: Tensor, current: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def carry_below(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """What a neuron that stayed silent carries to the next step."""
+    """The potential that a silent neuron carries to the next step."""
     return dynamics.decay * u
 
 
 def carry_above(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """What a neuron that fired carries to the next step."""
+    """The potential that a neuron carries to the next step when it has fired."""
     return dynamics.gain * u + dynamics.offset
 
 
@@ -95,7 +95,7 @@ class Pulled(NamedTuple):
 def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor) -> Pulled:
     """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
 
-    With a and c the gradients towards the spike (None: nothing) and what is carried:
+    With a and c the gradients towards the spike (None: zero) and towards the carried potential:
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
     """
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
@@ -116,6 +116,7 @@ def parameter_gradients(
     return [t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True)]
 
 
+@final
 class _Fire(torch.autograd.Function):
     """`fires` and `carry` for membranes of a single step."""
 
@@ -153,12 +154,13 @@ def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
 
 
 class Trace(NamedTuple):
-    """What a layer of neurons did: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
+    """A layer of neurons over time: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
 
     membranes: Tensor
     spikes: Tensor
 
 
+@final
 class _Scan(torch.autograd.Function):
     """All steps at once, keeping membranes and spikes alone: the graph of single steps is never built."""
 
@@ -200,7 +202,7 @@ class _Scan(torch.autograd.Function):
             else:
                 to_currents[0] += to_v
         if sums:
-            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential is what step 1 carries
+            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential enters step 1
         return to_currents, None, None, *(sums or (None for _ in wanted))
 
 
@@ -208,7 +210,7 @@ def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trac
     """Run a layer of neurons over time.
 
     Args:
-        currents: ``[T, B, ...]``, or ``[1, B, ...]`` and so many ``steps`` that they are held for.
+        currents: ``[T, B, ...]``, or ``[1, B, ...]`` to hold for ``steps`` steps.
         dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
         steps: T; the length of the currents if None.
     """
@@ -218,12 +220,14 @@ def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trac
 
 
 def _finite(name: str, value: float) -> float:
+    """The value as a float; raises ValueError for NaN and infinity."""
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
     return float(value)
 
 
 def _checked_reset(reset: Reset) -> Reset:
+    """The reset as `Neuron` takes it; raises ValueError for anything else."""
     if isinstance(reset, str):
         if reset not in ("zero", "subtract"):
             raise ValueError(
@@ -241,7 +245,7 @@ def _checked_reset(reset: Reset) -> Reset:
 
 
 class Neuron(nn.Module, ABC):
-    """A layer of neurons with common parameters; `LIF` and `IF` are its two faces.
+    """A layer of neurons with common parameters: the base class of `LIF` and `IF`.
 
     Args:
         threshold: firing threshold, at least `LEAST_THRESHOLD`.
@@ -291,7 +295,7 @@ class Neuron(nn.Module, ABC):
 
     @final
     def check_plain(self) -> None:
-        """Raise TypeError where the network would not run what the class says: it runs `dynamics` alone."""
+        """Raise TypeError where the class has more than its `dynamics`, which is all that a network runs."""
         kind = type(self)
         if Neuron not in kind.__bases__:
             raise TypeError(f"{kind.__name__} is a subclass of a neuron that is final; derive from Neuron")
@@ -318,6 +322,7 @@ class Neuron(nn.Module, ABC):
         return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate)
 
     def _upper_branch(self, threshold: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+        """``(gain, offset)`` of the upper branch, scalars."""
         zero = torch.zeros_like(decay)
         if self.reset == "zero":
             return zero, zero

@@ -1,4 +1,4 @@
-r"""Several processes that work on one training or one verification, and what they exchange.
+r"""Several processes that work on one training or one verification, and their exchanges.
 
 Training: every process holds the same weights and computes its contiguous share of every batch. With the
 shares' weights :math:`w_r = n_r / n` the loss of the whole batch is
@@ -27,7 +27,7 @@ from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.errors import UserError
 
 PART = ".part"
-"""What stands between a file's name and a rank in the name of a part of it."""
+"""The word between a file's name and a rank, in the name of a part of it."""
 
 
 @final
@@ -41,12 +41,12 @@ class Share:
 
     @property
     def samples(self) -> int:
-        """How many samples count here; may be 0."""
+        """The number of samples that count here; may be 0."""
         return self.stop - self.start
 
     @property
     def weight(self) -> float:
-        """What the mean over these samples weighs in the mean over the batch."""
+        """The weight of these samples' mean in the mean over the batch."""
         return self.samples / self.whole
 
     @property
@@ -64,7 +64,7 @@ class Share:
 class Processes(ABC):
     """The processes that were launched together, seen from one of them.
 
-    ``device``: where this process computes; ``rank``: its number, from 0; ``count``: how many there are.
+    ``device``: of this process; ``rank``: its number, from 0; ``count``: the number of processes.
     """
 
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
@@ -81,7 +81,7 @@ class Processes(ABC):
 
     @abstractmethod
     def others(self, text: str) -> list[str]:
-        """What every *other* process gave, by rank; returns when all have given something."""
+        """The text of every *other* process, by rank; returns when all have given theirs."""
 
     @abstractmethod
     def once(self, action: Callable[[], object]) -> None:
@@ -101,7 +101,7 @@ class Processes(ABC):
 
     @final
     def share(self, samples: int) -> Share:
-        """This process's contiguous share of so many samples; shares differ by at most one sample."""
+        """This process's contiguous share of a number of samples; shares differ by at most one sample."""
         start, stop = (samples * rank // self.count for rank in (self.rank, self.rank + 1))
         return Share(start, stop, samples)
 
@@ -169,6 +169,7 @@ class SharedBatch(BatchStatistics):
         return self.share.scaled(count)
 
 
+@final
 class _Sum(torch.autograd.Function):
     """A sum over processes. Each one's loss depends on it, so gradients are summed up, too."""
 

@@ -41,6 +41,7 @@ def _read(place: Place) -> str:
 
 
 def _write(place: Place, precision: str) -> None:
+    """Set a setting."""
     torch._C._set_fp32_precision_setter(*place, precision)
 
 
@@ -91,7 +92,7 @@ class _Settings:
                 torch.set_float32_matmul_precision("highest")
 
     def release(self) -> bool:
-        """Restore what was set, where no one else needs it; whether nobody had changed it meanwhile."""
+        """Restore the settings once no one else needs them; whether nobody had changed them meanwhile."""
         with self._lock:
             kept = self._exact()
             self._users -= 1
@@ -100,6 +101,7 @@ class _Settings:
             return kept
 
     def _exact(self) -> bool:
+        """Whether products are float32 sums under torch's present settings."""
         if torch.backends.cudnn.enabled or torch._C._get_nnpack_enabled():
             return False
         if _PER_BACKEND:
@@ -107,7 +109,8 @@ class _Settings:
         return torch.get_float32_matmul_precision() == "highest"
 
     def _restore(self) -> None:
-        # What someone else has set since is left as it is.
+        """Put back the settings that are still as `acquire` left them."""
+        # Settings that someone else has changed since are left alone.
         if not torch.backends.cudnn.enabled:
             torch.backends.cudnn.enabled = self._cudnn
         if not torch._C._get_nnpack_enabled():
@@ -184,9 +187,11 @@ def _excess(device: torch.device) -> float:
     weight, x = weight.to(device), x.to(device)
 
     def convolved(weight: Tensor, x: Tensor) -> Tensor:
+        """A convolution of 288 terms an output."""
         return F.conv2d(x, weight, padding=1)
 
     def multiplied(weight: Tensor, x: Tensor) -> Tensor:
+        """A matrix product of 512 terms an output."""
         return F.linear(x.flatten(1)[:, :512], weight.flatten(1).repeat(4, 2)[:, :512])
 
     found = []

@@ -1,4 +1,4 @@
-"""Surrogate gradients: what stands for the derivative of the spike in a backward pass.
+"""Surrogate gradients: stand-ins for the derivative of the spike in a backward pass.
 
 A spike ``s = 1[u >= threshold]`` has no useful derivative. Training, the bound passes and the attacks
 all replace ``ds/du`` by one of the functions below, evaluated at ``x = u - threshold``. Each has area one,
@@ -27,7 +27,10 @@ class Surrogate(ABC):
 @final
 @dataclass(frozen=True)
 class Rectangle(Surrogate):
-    """``1[|x| <= half_width] / (2 half_width)`` (Wu et al. 2018, STBP, equation 24)."""
+    """``1[|x| <= half_width] / (2 half_width)``.
+
+    Wu et al., 2018 (STBP), https://arxiv.org/abs/1706.02609, equation 24.
+    """
 
     half_width: float = 0.5
 
@@ -39,7 +42,7 @@ class Rectangle(Surrogate):
 @final
 @dataclass(frozen=True)
 class Triangle(Surrogate):
-    """``max(0, 1 - |x| / half_width) / half_width`` (Bellec et al. 2018)."""
+    """``max(0, 1 - |x| / half_width) / half_width`` (Bellec et al., 2018, https://arxiv.org/abs/1803.09574)."""
 
     half_width: float = 1.0
 
@@ -50,7 +53,7 @@ class Triangle(Surrogate):
 @final
 @dataclass(frozen=True)
 class ArcTan(Surrogate):
-    """``(alpha / 2) / (1 + (pi alpha x / 2)^2)`` (Fang et al. 2021)."""
+    """``(alpha / 2) / (1 + (pi alpha x / 2)^2)`` (Fang et al., 2021, https://arxiv.org/abs/2007.05785)."""
 
     alpha: float = 2.0
 
@@ -61,7 +64,7 @@ class ArcTan(Surrogate):
 @final
 @dataclass(frozen=True)
 class FastSigmoid(Surrogate):
-    """``(slope / 2) / (1 + slope |x|)^2`` (Zenke and Ganguli 2018, SuperSpike)."""
+    """``(slope / 2) / (1 + slope |x|)^2`` (Zenke and Ganguli, 2018, SuperSpike, https://arxiv.org/abs/1705.11146)."""
 
     slope: float = 5.0
 
@@ -74,9 +77,8 @@ class FastSigmoid(Surrogate):
 class Adaptive(Surrogate):
     """`ArcTan` whose ``alpha = sharpness / mean |x|`` follows each sample, layer and step.
 
-    The mean is over the neurons of a layer at one step, as x ``[B, ...]`` comes from a scan over time: so a
-    fair share of the neurons has a gradient, however far from the threshold their membranes are. Meant for
-    the gradient passes of attacks.
+    The mean is over the neurons of a layer at one step, x ``[B, ...]``. So a fair share of the neurons has a
+    gradient, however far from the threshold their membranes are. Meant for the gradient passes of attacks.
     """
 
     sharpness: float = 3.0

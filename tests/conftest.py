@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-# Tests are small: one thread is faster than two, and sums are taken in one order.
+# Tests are small: one thread is faster than two, and sums are taken in one order. Also in their processes.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run; the first one may be slow (imports), so no deadline.
 settings.register_profile("certsnn", derandomize=True, deadline=None)
 settings.load_profile("certsnn")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No processes of their own for tests that are named by file: their start would take longer than most.
+
+    None leaves the number to the plugin: one a core.
+    """
+    named = [part for part in config.args if ".py" in part]
+    return 0 if named else None
 
 
 @pytest.fixture(scope="session")

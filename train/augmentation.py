@@ -20,7 +20,7 @@ STREAM = 1
 
 
 class Augmentation(ABC):
-    """Changes a batch of training samples; the threat is bound to what it gives."""
+    """Changes a batch of training samples; the threat is bound to the changed ones."""
 
     @abstractmethod
     def __call__(self, x: Tensor, index: Tensor, seed: int) -> Tensor:
@@ -38,8 +38,8 @@ class Augmentation(ABC):
 class Translations(Augmentation):
     """Each sample moved by a whole number of pixels, up to ``pixels`` each way, down or up and sideways.
 
-    All steps and channels of a sample move together, so spikes stay spikes. What leaves the frame is lost,
-    and zeros come in.
+    All steps and channels of a sample move together, so spikes stay spikes. Pixels that leave the frame are
+    lost, and zeros come in.
 
     Args:
         pixels: the largest shift; 0 for none.

@@ -1,7 +1,9 @@
 r"""Averages of the weights over training, which are often better than the last weights.
 
 The averages are what is validated, kept as the best, and saved as the model; training itself goes on with
-the weights of its own. Sources: Izmailov et al. 2018 (SWA); Polyak and Juditsky 1992.
+the weights of its own. Sources: Izmailov et al., *Averaging Weights Leads to Wider Optima and Better
+Generalization*, 2018 (SWA), https://arxiv.org/abs/1803.05407; Polyak and Juditsky, *Acceleration of
+Stochastic Approximation by Averaging*, 1992, https://doi.org/10.1137/0330046.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ from certsnn.train.schedules import Moment
 
 
 class Averaging(ABC):
-    """How much each step's weights count."""
+    """The share of each step's weights in the average."""
 
     @abstractmethod
     def pace(self, moment: Moment, updates: int) -> float:
-        """How far the average moves towards the present weights, in [0, 1].
+        """The part of the way that the average moves towards the present weights, in [0, 1].
 
         Args:
             moment: where training stands.
-            updates: how many steps the average has seen.
+            updates: the number of steps that the average has seen.
         """
 
 
@@ -87,7 +89,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @final
 class Average:
-    """A running average of a network's state: ``tensors`` by name, and how many ``updates`` it has seen.
+    """A running average of a network's state: ``tensors`` by name, and the number of ``updates`` seen.
 
     Whole numbers (batch norm's counters) are copied.
     """

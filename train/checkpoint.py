@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not stopped, without pickle.
+"""Checkpoints: all that a run needs to resume as if it had not stopped, without pickle.
 
 A checkpoint is one safetensors file. Its tensors are the weights, the best weights so far, the optimiser's
 state and the random state; its metadata are the position, the figures and the config, with a digest. The
@@ -59,7 +59,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of a run folder (None if it has none), and what was refused on the way.
+    """The newest whole checkpoint of a run folder (None if it has none), and why others were refused.
 
     Raises:
         CheckpointError: if there are checkpoints, but none is whole.

@@ -1,10 +1,10 @@
-"""What a config file says; every key is also a flag of the command line."""
+"""The config of a run; every key is also a flag of the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, final
 
 import torch
 
@@ -17,14 +17,14 @@ from certsnn.neurons import IF, Neuron
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
 from certsnn.train.initialisation import Initialisation, TorchDefault
-from certsnn.train.objectives.base import Objective
-from certsnn.train.objectives.certified import Certified
+from certsnn.train.objectives import Certified, Objective
 from certsnn.train.schedules import LearningRate
 
 ROUNDING = Factory(IF, {"threshold": 1.0, "initial": 0.5})
 """A spike count that is the charge rounded to the nearest: half a threshold is there from the start."""
 
 
+@final
 @dataclass(frozen=True)
 class DataConfig:
     """The data set.
@@ -52,7 +52,7 @@ class DataConfig:
 
     @property
     def domain(self) -> Domain:
-        """What a threat gets: the data set's own samples, or spikes where an encoding makes them."""
+        """The threat's input: the data set's own samples, or spikes where an encoding makes them."""
         return source(self.name).domain if self.encoding is None else "spikes"
 
     @property
@@ -61,6 +61,7 @@ class DataConfig:
         return source(self.name).steps(self.frames)
 
 
+@final
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network.
@@ -84,9 +85,10 @@ class NetworkConfig:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
+@final
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How it is trained.
+    """The training of the network.
 
     Args:
         objective: Natural, Certified or Adversarial.
@@ -112,7 +114,7 @@ class TrainingConfig:
 
     @property
     def products(self) -> torch.dtype | None:
-        """What a network's ``training_products`` are to be."""
+        """The dtype of a network's ``training_products``."""
         return torch.bfloat16 if self.precision == "bfloat16" else None
 
     def __post_init__(self) -> None:
@@ -123,6 +125,7 @@ class TrainingConfig:
             raise ValueError(f"gradient_norm must be > 0, got {self.gradient_norm}")
 
 
+@final
 @dataclass(frozen=True)
 class RunConfig:
     """A whole run.
@@ -130,8 +133,8 @@ class RunConfig:
     Args:
         data: the data set.
         network: the network.
-        threat: what the adversary may do.
-        training: how the network is trained.
+        threat: the changes that the adversary may make.
+        training: the training of the network.
         seed: of the weights, the order of the samples and all noise of training.
     """
 

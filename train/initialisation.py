@@ -1,4 +1,4 @@
-"""Where the weights of a network to be certified begin."""
+"""Initial weights of networks that are to be certified."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class TorchDefault(Initialisation):
 class ConstantWidth(Initialisation):
     """Weights from ``N(0, 2 pi / n^2)`` for n inputs, zero biases, then rescaled to the data.
 
-    With these weights the expected width of an interval stays the same from layer to layer (Shi et al. 2021,
-    section 3.1), but a spiking layer may stay silent. So each layer's weights and bias are then multiplied,
-    first to last, until the mean firing rate on the batch reaches ``rate`` (never by more than ``most``).
+    With these weights the expected width of an interval stays the same from layer to layer (Shi et al.,
+    2021, https://arxiv.org/abs/2103.17268, section 3.1), but a spiking layer may stay silent. So each layer's
+    weights are then multiplied, first to last, until the mean firing rate on the batch reaches ``rate``
+    (never by more than ``most``).
     """
 
     rate: float = 0.15
@@ -69,7 +70,7 @@ class Calibrated(Initialisation):
     (in thresholds), and its biases are then moved, all by the same amount, until the mean firing rate is
     ``rate``, to the precision that ten halvings give. Without it a deep network starts silent and stays so;
     the scale of the weights, and with it the width of intervals, stays near torch's. In the spirit of
-    Mishkin and Matas 2016 (layer-sequential unit variance).
+    Mishkin and Matas, *All you need is a good init*, 2016, https://arxiv.org/abs/1511.06422.
 
     Args:
         spread: > 0.
@@ -106,7 +107,7 @@ class Calibrated(Initialisation):
 @final
 @dataclass(frozen=True)
 class _Hidden:
-    """A layer of neurons whose weights may be changed: what drives it, and the last weights before it."""
+    """A layer of neurons whose weights may be changed: its input, and the last weights before it."""
 
     frames: Tensor
     steps: int
@@ -144,6 +145,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
 
 
 def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:
+    """The layers on frames ``[F, B, ...]``, in eval mode."""
     for layer in layers:
         frames = over_time(as_affine(layer).apply, frames)
     return frames

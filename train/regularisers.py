@@ -1,7 +1,8 @@
 """Penalties that help a network into a certifiable shape while the threat ramps up.
 
 Bounds that have grown too wide, and neurons that never fire or always do, carry no gradient. Source: Shi et
-al. 2021 (fast certified training), carried over from ReLU to spike counts.
+al., *Fast Certified Robust Training with Short Warmup*, 2021, https://arxiv.org/abs/2103.17268, carried over
+from ReLU to spike counts.
 """
 
 from __future__ import annotations

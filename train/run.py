@@ -17,7 +17,9 @@ from certsnn.models.pretrained import CONFIG, MODEL, Model, build_network, save_
 from certsnn.processes import Alone, Processes
 from certsnn.train.config import RunConfig
 from certsnn.train.curves import plot_curves
-from certsnn.train.loop import Monitor, Progress, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor
+from certsnn.train.state import Progress
 
 INITIAL_BATCH = 256
 """Samples that a data-dependent initialisation sees."""
@@ -40,16 +42,16 @@ def run(
     monitor: Monitor | None = None,
     processes: Processes | None = None,
 ) -> Run:
-    """Train as the config says, or go on with what the folder holds of this config.
+    """Train as the config says, or go on from the folder's last checkpoint of this config.
 
     Writes config.yaml, metrics.jsonl, curves.png, checkpoints and, at the end, model.safetensors.
 
     Args:
-        config: what to train.
+        config: of the training.
         text: the config as YAML; kept in the folder and in the model's file.
         folder: the run folder.
         device: where to train.
-        monitor: is told how it goes.
+        monitor: is told of the progress.
         processes: that train together (see `certsnn.train.loop.train`); one alone if None.
 
     Raises:
@@ -93,6 +95,7 @@ def nominal(task: Task, config: RunConfig) -> torch.Tensor:
 
 
 def _finish(folder: Path, model: Model, progress: Progress) -> None:
+    """Write curves.png and model.safetensors."""
     plot_curves(progress.rows, folder / "curves.png")
     save_model(folder / MODEL, model)
 

@@ -1,4 +1,4 @@
-"""Schedules: how far a ramp has come at a moment of training, and the learning rate there."""
+"""Schedules: the share of a ramp that is done at a moment of training, and the learning rate there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RAMPED = 0.6
 
 
 class Moment(NamedTuple):
-    """Where training stands: the (fractional) epoch, and how many there will be."""
+    """A moment of training: the (fractional) epoch, and the number of epochs in all."""
 
     epoch: float
     epochs: int
@@ -34,7 +34,7 @@ class Ramp:
             raise ValueError(f"a ramp needs start >= 0 and length >= 0, got {self}")
 
     def end(self, epochs: int) -> float:
-        """The epoch at which it has reached 1, in a training of so many."""
+        """The epoch at which it has reached 1, in a training of ``epochs`` epochs."""
         return max(self.start, RAMPED * epochs) if self.length is None else self.start + self.length
 
     def __call__(self, moment: Moment) -> float:
@@ -51,8 +51,8 @@ class Ramp:
 class LearningRate:
     """``peak`` until the epoch ``hold``, then a cosine down to ``floor * peak`` at the last epoch.
 
-    Without ``hold`` it falls once `RAMPED` of the training is done. With ``warmup``, the rate rises to the
-    peak in so many epochs first, in a straight line from 0.
+    Without ``hold`` it falls once `RAMPED` of the training is done. The rate first rises to the peak in
+    ``warmup`` epochs, in a straight line from 0.
     """
 
     peak: float = 2e-3

@@ -5,7 +5,8 @@ affine operator, a dot product of n terms computed in float32, is off by at most
 
 .. math:: \gamma_{n+2} (|A| |x| + |b|), \qquad \gamma_k = k u / (1 - k u), \quad u = 2^{-24}
 
-(Higham 2002, section 3.1; two more terms for the bias and for a division or scaling). `RIGOROUS` widens by
+(Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, https://doi.org/10.1137/1.9780898718027,
+section 3.1; two more terms for the bias and for a division or scaling). `RIGOROUS` widens by
 this and computes in float64, whose own error is at most :math:`2^{-29}` of that and is covered by enlarging
 :math:`\gamma` by a factor :math:`1 + 2^{-20}`; numbers that underflow are covered by an absolute term.
 

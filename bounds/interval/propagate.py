@@ -1,4 +1,9 @@
-"""S-IBP: interval bounds of all layers, and of the margins. Source: design, section 4."""
+"""S-IBP: interval bounds of all layers, and of the margins.
+
+Liang, Xu, Hu, Deng and Xie, *Toward Robust Spiking Neural Network Against Adversarial Perturbation*, 2022,
+https://arxiv.org/abs/2205.01625, bound every step. The count domain and the flip budgets are certsnn's:
+docs/theory/intervals.md and docs/theory/counts.md.
+"""
 
 from __future__ import annotations
 

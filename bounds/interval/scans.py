@@ -13,7 +13,7 @@ otherwise              ``s in 0, 1`` ``v`` in ``[min(decay l, gain threshold + o
 ``N_t``, ``N_t = N_{t-1} + 1[initial + C_t + offset N_{t-1} >= threshold]`` is monotone in C and, being an
 integer that grows by at most one a step, in ``N_{t-1}`` too. Simulating it on the lower and the upper
 cumulative currents bounds ``N_t``: a spike that only moves in time costs no free bit at each step.
-Source: design, section 4.
+The proofs are in docs/theory/intervals.md and docs/theory/counts.md.
 """
 
 from __future__ import annotations

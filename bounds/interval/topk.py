@@ -4,7 +4,7 @@ A flip of bit i moves a current by ``w_i (1 - 2 x_i)``, so within one step a cur
 of the ``budget`` largest gains among the flips that are allowed, and falls by at most the same of the
 losses. Over several steps the gains of all steps compete for the one budget: the best k of a union are the
 best k among the bests of its parts, so the top-k of the steps so far is carried along and merged with that
-of each new step (a weight that can be hit at several steps enters as often).
+of each new step (a weight that can be hit at several steps enters as often). See docs/theory/intervals.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Around one sample most neurons are stable at most steps, and most input bits are fixed. A row of coefficients
 then has to be kept only for the *active* neurons of each step: those that are unstable, and the stable ones
-whose membrane reaches an unstable one at a later step. What is fixed becomes part of the currents. Rows get
+whose membrane reaches an unstable one at a later step. Fixed inputs become part of the currents. Rows get
 ten times shorter, without any loss. The samples of a batch keep different neurons, but equally many: those
 with fewer are filled up with neurons that would not have to be kept; as nothing is carried on through these,
 their coefficients on currents are 0.

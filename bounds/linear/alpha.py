@@ -1,4 +1,8 @@
-"""Lines with slopes of one's choice: from zero (S-IBP) to the envelope's at its vertex (alpha-S-CROWN)."""
+"""Lines with chosen slopes: from zero (S-IBP) to the slopes of the envelope (alpha-S-CROWN).
+
+Xu et al., *Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel Incomplete
+Verifiers*, 2021, https://arxiv.org/abs/2011.13824, optimise the slopes of ReLU; docs/theory/alpha.md.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,10 @@ class Slack:
 @final
 @dataclass(frozen=True)
 class Chosen(Stepwise):
-    """Lines with slopes of one's choice (`Slack`); neurons that are stable keep their exact line."""
+    """Lines with chosen slopes (`Slack`); neurons that are stable keep their exact line.
+
+    Any slope is sound, for `constant` takes the least intercept over the ends of both pieces.
+    """
 
     dynamics: Dynamics
     low: Tensor
@@ -53,6 +60,8 @@ class Chosen(Stepwise):
         at_low, at_high = decay * low, gain * high + offset
         before, after = decay * threshold, gain * threshold + offset
         chord = (spike + c * (at_high - at_low)) / (high - low)
+        # A line from the lower end stays below the other points if its slope is the least towards them; from
+        # the upper end, if its slope is the greatest.
         first = torch.minimum(
             torch.minimum(c * decay, chord), (spike + c * (after - at_low)) / (threshold - low)
         )
@@ -66,6 +75,7 @@ class Chosen(Stepwise):
         low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
         below, above = c * decay - k, c * gain - k
         fired = c * offset if a is None else a + c * offset
+        # f(u) - k u is linear on each piece, so its least value there is at an end of the piece.
         silent_part = torch.minimum(below * low, below * threshold)
         fired_part = fired + torch.minimum(above * threshold, above * high)
         unstable = torch.minimum(silent_part, fired_part)
@@ -96,6 +106,8 @@ def chosen_slopes(membranes: Interval, dynamics: Dynamics, slack: Slack) -> Chos
     silent, firing = high < dynamics.threshold, low >= dynamics.threshold
     least = least_width(dynamics.threshold, low.dtype)
     unstable = ~silent & ~firing
+    # A wider interval holds every membrane of the narrower one. Stable neurons get one of width 2, so that no
+    # division is by 0; their lines do not use it.
     low = torch.where(unstable, torch.minimum(low, dynamics.threshold - least), dynamics.threshold - 1)
     high = torch.where(unstable, torch.maximum(high, dynamics.threshold + least), dynamics.threshold + 1)
     return Chosen(dynamics, low, high, silent, firing, slack.share, slack.mix)

@@ -1,6 +1,6 @@
 r"""The scan of `chosen.Chosen` with its gradient written out, for the many small steps of an ascent.
 
-Backwards through time, with the coefficient c on what is carried,
+Backwards through time, with the coefficient c on the carried potential,
 
 .. math:: k_t = share\, (first + mix\, (last - first)), \qquad c_{t-1} = k_t
 

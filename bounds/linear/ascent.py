@@ -1,4 +1,4 @@
-"""Slopes optimised by projected gradient ascent on the bound (alpha-S-CROWN)."""
+"""Slopes optimised by projected gradient ascent on the bound (alpha-S-CROWN); docs/theory/alpha.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP = 0.2
 def ascend(
     bound: Callable[[Sequence[Slack]], Tensor], start: Sequence[Slack], iterations: int, deadline: float
 ) -> Tensor:
-    """The best lower bounds ``[S, B]`` on the way: never below those of the start, whenever it ends.
+    """The best lower bounds ``[S, B]`` found, never below those of the start.
 
     Args:
         bound: bounds for the slopes of each level; each row depends on its own slopes alone.
@@ -24,6 +24,7 @@ def ascend(
         iterations: steps of projected gradient ascent (Adam); with 0 the start is all.
         deadline: when to end early, in seconds of `time.monotonic`.
     """
+    # Each slope gives a sound bound, so every iterate is one, and so is the greatest of them.
     with torch.no_grad():
         best = bound(start)
     numbers = [part.detach().clone().requires_grad_() for slack in start for part in (slack.share, slack.mix)]
@@ -43,6 +44,7 @@ def ascend(
         for number, gradient in zip(numbers, gradients, strict=True):
             number.grad = gradient
         optimizer.step()
+        # A row depends on its own slopes alone, so ascending on the sum raises each row.
         with torch.no_grad():
             for number in numbers:
                 number.clamp_(0, 1)

@@ -2,8 +2,10 @@ r"""S-CROWN: lower bounds of linear forms, by carrying coefficients backwards th
 
 For each layer from the last: the coefficients on its spikes are carried to its currents by one scan over
 t = T..1 (`certsnn.bounds.linear.lines`), then through the affine operators for all steps at once. At the
-input the set gives the exact minimum of what is left; with direct encoding the coefficients are summed
-over the steps before that. Memory is linear in T. Source: design, section 5.
+input the set gives the minimum of the form (or a lower bound of it); with direct encoding the coefficients
+are summed over the steps before that. Memory is linear in T. docs/theory/backward.md has the derivation; its
+model for networks without time is Zhang et al., *Efficient Neural Network Robustness Certification with
+General Activation Functions*, 2018 (CROWN), https://arxiv.org/abs/1811.00866.
 
 **Rounding.** The relaxations hold for the executed membranes, which lie within their bounds. Between them the
 executed network differs from the exact one by the errors of the products, the addition and the carry of each

@@ -7,7 +7,8 @@ of I in two.) A form ``sum a_t s_t`` is then bounded below by the convex envelop
 ``[l, h]``: exact in one dimension, where lines step by step would forget that all steps see the same I.
 
 **Rounding.** The executed membrane is off by at most E, so each cut is moved by E to either side and the
-pieces overlap: an executed train belongs to a piece whose interval holds its current.
+pieces overlap: an executed train belongs to a piece whose interval holds its current. See
+docs/theory/constant-current.md.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from certsnn.neurons import Dynamics
 MOST_PIECES = 64
 """With more pieces than this, lines step by step are taken."""
 POINT = 1e-14
-"""What is narrower than this, relative to the currents, is no piece but the rounding of a cut."""
+"""Pieces narrower than this, relative to the currents, are the rounding of a cut."""
 ABSENT = 1e30
-"""The height of what is not there: no line is limited by it."""
+"""The height given to a piece that is not reached: above any other, so it limits no line."""
 
 
 @final
@@ -49,8 +50,9 @@ _Piece = tuple[float, float, float, float, float, tuple[int, ...]]
 
 
 def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: float) -> Pieces | None:
-    """All trains that currents in ``[least, most]`` can cause; None if there are too many, neurons differ, or
-    the currents are not finite.
+    """All trains that currents in ``[least, most]`` can cause.
+
+    None if there are too many of them, if neurons differ, or if the currents are not finite.
 
     ``unit`` is the unit roundoff of the executed network; 0 leaves rounding out.
     """
@@ -58,15 +60,19 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
         return None
     threshold, decay, initial, gain, offset = (float(value.detach()) for value in dynamics[:5])
     size = max(abs(least), abs(most), UNDERFLOW)
+    # A wider interval only adds trains, so widening is sound.
     least, most = least - 9 * POINT * size, most + 9 * POINT * size
     found: list[_Piece] = [(least, most, 0.0, initial, 0.0, ())]
     for _ in range(steps):
         cut: list[_Piece] = []
         for low, high, slope, constant, error, spikes in found:
+            # decay and gain are >= 0, so the slope is at least 1, and dividing by it keeps inequalities.
             slope += 1
             reach = slope * size + abs(constant)
             # Additions and products round relative to results; float64 errors are covered by the 4.
             error += (4 * unit * reach + 4 * UNDERFLOW) if unit else 0.0
+            # Silent: slope I + constant - error <= u < threshold. Firing: slope I + constant + error >= u >=
+            # threshold. The two pieces overlap by what the error leaves open, so no train is lost.
             end = (threshold + error - constant) / slope
             begin = (threshold - error - constant) / slope
             if low <= end:
@@ -76,7 +82,7 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
                 reset = 4 * unit * (gain * reach + abs(offset))
                 kept = (gain * slope, gain * constant + offset, gain * error + reset)
                 cut.append((max(low, begin), high, *kept, (*spikes, 1)))
-        # At a cut the neuron fires, as it does right of it: without rounding no piece is a single point.
+        # At a cut the neuron fires, and right of it too: without rounding no piece is a single point.
         found = [piece for piece in cut if unit or piece[1] - piece[0] > POINT * size]
         if len(found) > MOST_PIECES:
             return None
@@ -113,9 +119,12 @@ class Held(Lines):
     def pull(self, a: Tensor) -> Pulled:
         values = self.spikes[:, : a.shape[1]] @ a.movedim(1, 0).flatten(1)
         values = values.view(len(self.spikes), len(a), *a.shape[2:]) + self.absent
+        # A line takes its greatest value over a piece at one of its ends, and the function is constant there:
+        # below the lesser of both sides at every end, it is below the function everywhere.
         heights = torch.cat([values[:1], torch.minimum(values[:-1], values[1:]), values[-1:]])
         k = self.slope(heights)
         least = torch.addcmul(heights, k, self.at, value=-1).amin(0)
+        # An end that stands up to `spread` elsewhere moves the line there by at most |k| spread.
         if self.spread:
             least = least - self.spread * k.abs()
         return Pulled(k[:, None], least.flatten(2).sum(2))
@@ -127,12 +136,13 @@ class Held(Lines):
         tangents = (
             ((on_right - point) * scale).amin(0) for point, scale in zip(on_left, self._scales, strict=True)
         )
-        # Within next to nothing a slope is worth nothing, and could be anything.
+        # Any slope is sound, for `pull` takes the least intercept; over a width near 0 it is set to 0, as the
+        # quotients are noise there.
         k: Tensor = reduce(torch.maximum, tangents) * (self.at[-1] - self.at[0] >= self.least)
         return k
 
     def _least_slope(self, heights: Tensor, away: Tensor) -> Tensor:
-        """The least slope to all points from those that are nothing ``away`` from an end of the bounds."""
+        """The least slope to all points from those at an end of the bounds, where ``away`` is 0."""
         here = away <= 0
         height = (heights + ABSENT * ~here).amin(0)
         far = away >= self.least
@@ -140,7 +150,7 @@ class Held(Lines):
         return slopes.amin(0) * far.any(0)
 
     def _per_width(self, left: Tensor, right: Tensor) -> Tensor:
-        """One over the distance; 1 where there is none to speak of."""
+        """One over the distance; 1 where it is below `least`."""
         width = right - left
         return 1 / torch.where(width >= self.least, width, torch.ones_like(width))
 
@@ -203,8 +213,10 @@ def held(currents: Interval, cut: Pieces, dynamics: Dynamics) -> HeldMidpoint:
     spread = float(apart.max()) / 2 * (1 + 2.0**-20) if len(inner) else 0.0
     shape = (-1, *[1] * (low.ndim + 1))
     ends = torch.cat([low[None, None], inner.to(low).view(shape).expand(-1, 1, *low.shape), high[None, None]])
+    # No current lies outside [low, high], so ends beyond it are moved to it.
     at = torch.minimum(torch.maximum(ends, low), high)
     begin, end = (part.to(low).view(shape) for part in (cut.lower, cut.upper))
+    # A piece that begins above all currents, or ends below them, is reached by none of them.
     absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
     least = float(dynamics.threshold) * math.sqrt(torch.finfo(low.dtype).eps)
     return HeldMidpoint(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least)

@@ -41,7 +41,7 @@ class Cut(ABC):
 
     @abstractmethod
     def start(self, rows: int) -> Slack:
-        """The slopes of the envelope over the midpoint, for so many rows."""
+        """The slopes of the envelope over the midpoint, one set for each row."""
 
     @abstractmethod
     def chosen(self, slack: Slack) -> Level:

@@ -2,7 +2,7 @@
 
 The layers are bounded from the first to the last: S-IBP first, then a backward pass for every neuron that it
 leaves undecided, step by step, the interval scan being rerun after each step. All of this happens in the
-networks that are left of the samples (`certsnn.bounds.linear.active_neurons`).
+networks that are left of the samples (`certsnn.bounds.linear.active_neurons`); docs/theory/intermediate.md.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from certsnn.neurons import Dynamics
 REACH = 0.15
 """Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
 CACHED, LEAST_ROWS = 2**22, 64
-"""Bytes of coefficients at a time, to stay in the cache; but at least so many rows, for products to pay."""
+"""Bytes of coefficients at a time, to stay in the cache; and the least number of rows."""
 FEW_ROWS, MOST_EFFORT = 64, 4
-"""Where rows are few, each gets up to so many times the steps: it costs no more."""
+"""With fewer rows than the first, each gets up to the second times the steps: it costs no more."""
 
 
 @final
@@ -93,6 +93,8 @@ class Refinement:
                 for iterations in sorted({0, self.options.iterations}):
                     if self.options.late():
                         break
+                    # Both the old and the new bounds hold for every member, so their intersection does;
+                    # and lines built from narrower bounds hold at the steps after.
                     lines = self.relaxation(self._membranes(layer), dynamics)
                     layer = layer.narrowed(self._bounds(layer, lines, rows, error(layer), t, iterations))
         self._cut(layer, rows, dynamics, error(layer))
@@ -112,6 +114,7 @@ class Refinement:
             current = Interval(*(raised(end[:1]) for end in layer.driven_by))
             ends = (float(current.lower.min()), float(current.upper.max()))
             cut = pieces(*ends, layer.steps, dynamics, self.problem.arithmetic.unit)
+            # One choice of neurons for all steps, for there is one current for all of them.
             wanted = wanted.any(0, keepdim=True).expand_as(wanted)
             if cut is not None:
                 known, error = current, None if error is None else error[:1]
@@ -134,7 +137,8 @@ class Refinement:
         like = self._membranes(layer).lower
         bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
         neurons = bounds.shape[3]
-        # Slopes are optimised only where that may decide something.
+        # A neuron that is left out keeps infinite bounds here, which say nothing and so are sound.
+        # Slopes are optimised only where that may decide a spike.
         reach = REACH if iterations else math.inf
         near = torch.cat([gap.flatten(1) <= reach for gap in layer.gap(t)], 1)
         wanted = near & layer.undecided[t].flatten(1).repeat(1, 2)
@@ -144,6 +148,7 @@ class Refinement:
             if not bool(asked.any()):
                 break
             side, column = place // neurons, place % neurons
+            # Side 0 bounds +u from below; side 1 bounds -u from below, which is u from above.
             k, constant = layer.reaching(lines, t, column, (1 - 2 * side).to(like)[:, :, None])
             into = rows.single(column, t + 1)
             by_step = k[..., 0].transpose(0, 1)
@@ -151,6 +156,7 @@ class Refinement:
             constant = constant + (by_step * into.shift).sum(0)
             lost = torch.zeros_like(constant)
             if error is not None:
+                # An executed current is off by at most e, so k I is at least its exact value less |k| e.
                 lost = (by_step.abs() * error.flatten(2)[: t + 1, sample, column]).sum(0)
             found = self.lower(Forms(a.movedim(0, 1), constant, lost), iterations)
             where = (side[asked], t, sample.expand_as(side)[asked], column[asked])
@@ -172,6 +178,7 @@ class Refinement:
 
         start = [cut.start(rows) for cut in self.cuts]
         steps = iterations * min(MOST_EFFORT, max(1, FEW_ROWS // rows))
+        # Both are lower bounds of the same forms, so the greater one is.
         return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
 
     def _rows_at_once(self, steps: int) -> int:
@@ -188,6 +195,7 @@ class Refinement:
         rate = rates(last, problem.x0.dtype)
         forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
         a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
+        # A neuron that is not selected has one value for every member: its term is that number.
         kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
         constant = forms.constant + (a * self.inputs.fixed.flatten(2)).sum((1, 3))
         most = self._rows_at_once(problem.steps)
@@ -214,5 +222,6 @@ def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
 def needed(layer: Layer, dynamics: Dynamics) -> Tensor:
     """``bool [B, n]``: the neurons that refining may ask for: unstable or undecided at some step."""
     low, high = layer.membranes
+    # It may fire (u >= threshold) and may not (u < threshold): the bounds leave room on both sides.
     unstable = (low < dynamics.threshold) & (high >= dynamics.threshold)
     return (unstable | layer.undecided).any(0).flatten(1)

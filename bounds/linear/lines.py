@@ -1,4 +1,4 @@
-"""Lines below what layers of neurons do: the interface of all relaxations, and the scan back over time."""
+"""Lines below the input-output function of a layer: the interface of relaxations, and the scan over time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from certsnn.neurons import Dynamics
 
 
 class Lines(ABC):
-    """Minorants of what a layer of neurons does, for every row of coefficients."""
+    """Minorants of a layer of neurons' output, for every row of coefficients."""
 
     @abstractmethod
     def pull(self, a: Tensor) -> Pulled:
@@ -73,7 +73,7 @@ class Stepwise(Lines):
 
     @final
     def pull_carried(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        """`pull`, with a coefficient ``[S, B, ...]`` on what is carried on after the last step, too."""
+        """`pull`, with a coefficient ``[S, B, ...]`` on the potential carried on after the last step."""
         return scan_back(self, a, carried, [None] * (self.steps - 1))
 
 
@@ -88,7 +88,7 @@ class Neuronwise(Stepwise):
     def at(self, column: Tensor) -> Neuronwise:
         """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
 
-        What is returned takes coefficients ``[S, T, B, 1]``.
+        The result takes coefficients ``[S, T, B, 1]``.
         """
 
 

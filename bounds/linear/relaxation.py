@@ -9,8 +9,9 @@ on. Both are functions of the same membrane u in ``[l, h]``:
 For *any* slope k the line ``k u + min (f(v) - k v)`` lies below f, the minimum over the end points of the two
 pieces: l and the threshold from below, the threshold and h from above. `Joint` takes the segment of the
 convex envelope over the midpoint, which has the greatest integral of all minorants; `Separate` relaxes
-``a s`` and ``c v`` one by one and adds the lines: the published way, kept to compare with. Slopes of one's
-choice are in `certsnn.bounds.linear.alpha`. Source: design, section 5.
+``a s`` and ``c v`` one by one and adds the lines: the published way, kept to compare with. Chosen slopes are
+in `certsnn.bounds.linear.alpha`. docs/theory/linear-relaxation.md has the proofs; the separate
+lines are those of Liang et al., 2022, https://arxiv.org/abs/2205.01625 (S-CROWN).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Membranes ``[T, B, ...]`` sorted by what they are, and the pieces of f there."""
+    """Membranes ``[T, B, ...]``: where neurons are silent or firing, and the bounds of f's pieces."""
 
     low: Tensor
     high: Tensor
@@ -44,9 +45,11 @@ class _Pieces:
 
 def _pieces(membranes: Interval, dynamics: Dynamics) -> _Pieces:
     low, high = membranes
+    # All membranes are below the threshold, or none is; elsewhere both pieces of f matter.
     silent, firing = high < dynamics.threshold, low >= dynamics.threshold
     unstable = ~silent & ~firing
     left = low + high <= 2 * dynamics.threshold
+    # A wider interval holds every membrane of the narrower one, so a line below f there is below f here.
     least = least_width(dynamics.threshold, low.dtype)
     low = torch.where(unstable & left, torch.minimum(low, dynamics.threshold - least), low)
     high = torch.where(unstable & ~left, torch.maximum(high, dynamics.threshold + least), high)
@@ -86,6 +89,8 @@ class Joint(Neuronwise):
             # In place: a pass over the tensors less each.
             inner.addcmul_(a, self.inner_a[t])
             chord.addcmul_(a, self.chord_a[t])
+        # The line passes through the end e. With the least slope (from l; the greatest, from h) towards the
+        # other ends of the pieces it stays below all of them, so below both pieces, which are linear.
         return torch.minimum(torch.minimum(adjacent, inner), chord) * self.sign[t]
 
     def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
 @final
 @dataclass(frozen=True)
 class Separate(Neuronwise):
-    """``a s`` and ``c v`` relaxed one by one: lines below and above the spike and what is carried on."""
+    """``a s`` and ``c v`` relaxed one by one: lines below and above the spike and the carried potential."""
 
     dynamics: Dynamics
     spike_low: tuple[Tensor, Tensor]
@@ -163,6 +168,7 @@ class Separate(Neuronwise):
     carry_high: tuple[Tensor, Tensor]
 
     def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
+        # A factor >= 0 keeps a line below v below; a factor < 0 turns a line above v into one below.
         k = c.clamp_min(0) * self.carry_low[0][t] + c.clamp_max(0) * self.carry_high[0][t]
         if a is None:
             return k
@@ -198,9 +204,9 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     """`Separate` for membranes ``[T, B, ...]``.
 
     Unstable, with the longer part above the threshold: ``(u - threshold) / (h - threshold) <= s <= 1``, else
-    ``0 <= s <= (u - l) / (threshold - l)``. What is carried on lies above the chord of its end points if that
-    passes below its value at the threshold, else above its least value; and below ``decay u`` where that
-    bounds the other piece too. For the reset to zero these are the published lines.
+    ``0 <= s <= (u - l) / (threshold - l)``. The carried potential lies above the chord of its end points if
+    that passes below its values at the threshold, else above its least value; and below ``decay u`` where
+    that bounds the other piece too. For the reset to zero these are the published lines.
     """
     dynamics = exactly(dynamics, membranes.lower.dtype)
     pieces = _pieces(membranes, dynamics)
@@ -212,6 +218,8 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     right = ~left & ~silent & ~firing
     to_high = torch.where(right, 1 / torch.where(right, high - threshold, one), zero)
     from_low = torch.where(left, 1 / torch.where(left, threshold - low, one), zero)
+    # s >= 0, and s = 1 from the threshold on: a line through (threshold, 0) and (h, 1) is below s on both
+    # sides. s <= 1, and s = 0 before it: a line through (l, 0) and (threshold, 1) is above s on both sides.
     low_line = (to_high, -threshold * to_high + firing)
     high_line = (from_low, torch.where(left, -low * from_low, one) - silent.to(low))
     at_low, at_high = decay * low, gain * high + offset
@@ -225,6 +233,8 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
             torch.minimum(sign * at_low, sign * at_high),
             torch.minimum(sign * before, sign * after),
         )
+        # Both pieces are linear, so the chord is below them if it is below both values at the threshold;
+        # otherwise the least of all four values is.
         bent = vertex < sign * at_threshold
         slope = torch.where(bent, zero, sign * chord)
         intercept = torch.where(bent, torch.minimum(ends, vertex), sign * (at_low - chord * low))
@@ -237,6 +247,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
         )
 
     slope, intercept = line(-1.0)
+    # decay u is the silent piece; it is above the firing one if it is above both ends of that.
     covered = (after <= before) & (at_high <= decay * high)
     upper = torch.where(covered, decay, -slope), torch.where(covered, zero, -intercept)
     return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))

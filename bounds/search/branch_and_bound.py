@@ -3,10 +3,11 @@ r"""Branch and bound on spike counts: is there an input for which the margin is 
 Around one sample the network is a system of linear constraints on integers (`search.encoding`). With one row
 more, ``margin <= 0``, a margin is proved by showing that nothing fulfils them: the box of all
 variables is narrowed by propagation, refuted by the multipliers of a linear program, or cut in two at a
-binary one, the most influential on the margin first. S-IBP takes every neuron at its own worst case; that
-some of these exclude each other is what is found here. On networks trained by S-IBP it often takes
+binary one, the most influential on the margin first. S-IBP takes every neuron at its own worst case; the
+search finds that some of these exclude each other. On networks trained by S-IBP it often takes
 propagation alone: the margin can only be lost if nearly all neurons are at their worst, which fixes their
-counts, so the currents that they need, so the counts of the layer before, and so on back to the input.
+counts, so the currents that they need, so the counts of the layer before, and so on back to the input. See
+docs/theory/branch-and-bound.md.
 
 Rounding is always covered, also where it is left out elsewhere: a system of constraints that holds but for
 rounding errors can be empty.
@@ -109,6 +110,8 @@ class System:
         """Whether the margin over this rival is at least `PROVED` (as executed, on the whole set)."""
         a, last = self._coefficients[rival], self._counts
         row = csr_matrix(a @ last.matrix(self._problem.steps - 1, self._model.size))
+        # T times the executed margin is at least a N + constant, less the rounding: if no point of the box
+        # has a N + constant <= T PROVED, the margin is above PROVED.
         most = self._problem.steps * PROVED - self._constants[rival] - a @ last.constant[-1]
         constraints = self._model.constraints(row, most)
         box = constraints.propagated(self._model.box)
@@ -137,6 +140,7 @@ class System:
             return _middle(box)
         if constraints.refuted(box, found.multipliers):
             return None
+        # A member of the set that loses the margin is a counterexample: no search can prove it.
         if executed_margins(self._problem, self._input(found.point))[rival] <= 0:
             raise Lost
         return found.point
@@ -165,7 +169,7 @@ def closed(
     """Whether a depth-first search shows that no point of the box fulfils the constraints.
 
     Args:
-        constraints: what is to be refuted.
+        constraints: the rows to be refuted.
         box: propagated already.
         weights: ``[n]``, >= 0: how soon to branch at a variable.
         examine: a point of the box that says which numbers are far from integers; None if it is refuted.
@@ -193,6 +197,7 @@ def closed(
 
 def _halves(box: Box, chosen: int) -> tuple[Box, Box]:
     """The box with an integer variable in the lower and in the upper half of its numbers."""
+    # An integer is at most the floor of the middle, or at least one more: nothing lies between the halves.
     middle = np.floor((box.lower[chosen] + box.upper[chosen]) / 2)
     upper, lower = box.upper.copy(), box.lower.copy()
     upper[chosen], lower[chosen] = middle, middle + 1

@@ -34,7 +34,7 @@ FURTHER = 8
 TINY = 1e-280
 """More than a sum loses to underflow."""
 ROUNDS = 50
-"""Propagation ends after so many rounds at the latest: any box on the way is sound."""
+"""The most rounds of propagation: the box after any round is sound."""
 LITTLE = 1e-3
 """It also ends when no variable loses this share of its width."""
 LOOSE = 2.0**-40
@@ -97,6 +97,7 @@ class Constraints:
     def _activities(self, box: Box) -> tuple[Vector, Vector]:
         """The least and the greatest value of every row."""
         positive, negative = self._signs
+        # A term a x is least at the lower bound of x where a > 0, at the upper bound where a < 0.
         least = positive @ box.lower + negative @ box.upper
         most = positive @ box.upper + negative @ box.lower
         return least, most
@@ -124,15 +125,19 @@ class Constraints:
             least, most = self._activities(box)
             size = self._magnitude @ np.maximum(np.abs(box.lower), np.abs(box.upper)) + self._sizes
             error = 2 * UNIT * self._terms * size + TINY
+            # A row whose least value exceeds its upper end holds nowhere in the box.
             if (least - error > self.upper).any() or (most + error < self.lower).any():
                 return None
             low, high = value * box.lower[column], value * box.upper[column]
             falls = value < 0
             above = (self.upper + error)[row] - (least[row] - np.where(falls, high, low))
             below = (self.lower - error)[row] - (most[row] - np.where(falls, low, high))
+            # a x <= above: dividing by a < 0 turns it into a lower bound of x.
             above, below = above / value, below / value
             upper = np.minimum.reduceat(np.where(falls, below, above), starts)
             lower = np.maximum.reduceat(np.where(falls, above, below), starts)
+            # LOOSE moves a bound outwards by more than the last operations rounded, so that no integer on
+            # it is lost; then the bound moves inwards to the next integer, as none lies between.
             upper = np.where(
                 whole, np.floor(upper + LOOSE * (1 + np.abs(upper))), upper + LOOSE * np.abs(upper)
             )
@@ -152,6 +157,8 @@ class Constraints:
 
     def refuted(self, box: Box, multipliers: Vector) -> bool:
         """Whether multipliers ``[rows]``, of any origin, prove that no point of the box fulfils the rows."""
+        # Every x that fulfils the rows has y (A x) >= y lower for y > 0, and >= y upper for y < 0. A row
+        # without that end is left out (y = 0).
         ends = np.where(multipliers > 0, self.lower, self.upper)
         weights = np.where(np.isfinite(ends), multipliers, 0.0)
         needed = weights * np.where(np.isfinite(ends), ends, 0.0)
@@ -160,6 +167,7 @@ class Constraints:
         reach = np.maximum(np.abs(box.lower), np.abs(box.upper))
         size = np.abs(needed).sum() + (self._magnitude.T @ np.abs(weights) * reach).sum()
         error = 2 * UNIT * (sum(self.matrix.shape) + FURTHER) * size + TINY
+        # Such an x in the box has needed <= y . A x <= most; needed > most, beyond rounding, excludes it.
         return bool(needed.sum() - most.sum() > error)
 
     def least_violation(self, box: Box, seconds: float) -> LeastViolation | None:

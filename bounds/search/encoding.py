@@ -9,7 +9,7 @@ alone (`interval.scans`). With binary variables ``y_{t,n} = 1[N_t >= n]``, so ``
 Both directions are linear, with the bounds of ``C_t`` where a constant must be large enough. With direct
 encoding a first-layer neuron sees one current I, and its whole train is a function of I
 (`linear.constant_current`): the binary variable ``b_k`` says that I lies in the k-th piece or beyond. Only
-what S-IBP leaves undecided becomes a variable.
+what S-IBP leaves undecided becomes a variable. docs/theory/branch-and-bound.md has every row.
 
 **Rounding.** Executed currents are off by at most ``lost`` in each step, executed membranes by at most E
 (`accumulated_rounding`). A spike therefore says ``C_t >= ... - e``, a silent step ``C_t <= ... + e``, with
@@ -165,7 +165,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
     sums, inputs = _inputs(model, problem)
     for number, (stage, layer) in enumerate(zip(problem.program.stages, layers, strict=True)):
         if not isinstance(layer, CountedLayer):
-            raise TypeError("only neurons that conserve charge have constraints on counts")
+            raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
         size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
         coupled = _coupled(problem, stage, layer, size, memory)
         trains = _trains(layer, stage.neuron) if problem.held(number) else None
@@ -198,7 +198,7 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
 
 def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> None:
     """A row for at most so many flips; arguments as `BoundSupport.restrict`."""
-    # The flipped bits are those of x (1 - 2 x0) + x0.
+    # x (1 - 2 x0) + x0 is 1 exactly where x differs from x0, and at most `budget` bits do.
     free = inputs >= 0
     sign, column = 1 - 2 * x0[free], inputs[free]
     row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
@@ -207,7 +207,8 @@ def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> Non
 
 def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None:
     """Rows for at most so many spikes that are moved in time; arguments as `BoundSupport.restrict`."""
-    # No more spikes leave their bits than are moved, and every pixel keeps its number of spikes.
+    # A bit loses its spike only by a move, and there are at most `moved`; every pixel keeps its number of
+    # spikes.
     free = inputs >= 0
     gone, (_, pixel) = free & (x0 == 1), free.nonzero()
     column = inputs[gone]
@@ -264,7 +265,7 @@ def _trains(layer: CountedLayer, dynamics: Dynamics) -> _Trains | None:
     if found is None:
         return None
     lower, upper = found.lower.numpy(), found.upper.numpy()
-    # They ascend but for the overlaps; to widen them is sound.
+    # They ascend but for the overlaps; a wider piece holds every current of the narrower one.
     lower, upper = np.minimum.accumulate(lower[::-1])[::-1], np.maximum.accumulate(upper)
     return _Trains(lower, upper, found.spikes.cumsum(1).numpy().T)
 
@@ -278,16 +279,21 @@ def _held(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer, trai
     _define(model, sums, coupled, 0, np.arange(len(current)), current, lost)
     found: list[tuple[Places, Places, Places, Vector]] = []
     for neuron, column, low, high in zip(coupled.neurons, current, least, most, strict=True):
+        # No current of this neuron lies in a piece that ends below its bounds or begins above them.
         reached = ((trains.lower <= high) & (trains.upper >= low)).nonzero()[0]
+        # More than the float64 rounding of the ends and of the rows made of them.
         slack = 2.0**-44 * max(abs(low), abs(high))
         lower = np.maximum(trains.lower[reached], low) - slack
         upper = np.minimum(trains.upper[reached], high) + slack
         beyond = model.switches(len(reached) - 1)
         switch = [Terms(beyond[k : k + 1], np.zeros(1)) for k in range(len(beyond))]
+        # A current in piece k + 1 or beyond is in piece k or beyond.
         for one, other in pairwise(switch):
             model.rows([(1, one), (-1, other)], 0.0, np.inf)
         itself = (1.0, Terms(np.array([column]), np.zeros(1)))
-        # Each on its own, for propagation; then all together: the convex hull, for linear programs.
+        # The ends ascend, so a current beyond piece k is at least lower[k + 1], and another one at most
+        # upper[k]; in the other case either row is implied by the outermost ends. These are for propagation.
+        # The sums over all k then are the convex hull, for linear programs.
         for k, term in enumerate(switch):
             model.rows([itself, (lower[0] - lower[k + 1], term)], lower[0], np.inf)
             model.rows([itself, (upper[k] - upper[-1], term)], -np.inf, upper[k])
@@ -305,6 +311,7 @@ def _define(
     model: Model, sums: Sums, coupled: _Coupled, t: int, rows: Places, column: Places, slack: Vector | float
 ) -> None:
     """Rows for variables that are the cumulative currents of undecided neurons ``rows`` at step t."""
+    # The sum over steps of W s + b is W (sum of s) + t b, up to the slack.
     matrix = coupled.matrix[rows]
     shift = matrix @ sums.constant[t] + (t + 1) * coupled.bias[rows]
     itself = csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), column)), shape=(len(rows), model.size))
@@ -320,6 +327,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)
     size = np.abs(threshold) + np.abs(initial) + layer.steps * np.abs(offset)
+    # Errors of products add up over the steps; the second term covers the float64 rounding of `needed`.
     error = coupled.lost.cumsum(0) + 2.0**-50 * size
     if layer.scan.error is not None:
         error = error + array(layer.scan.error)[:, coupled.neurons]
@@ -334,6 +342,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
 
     for t in range(layer.steps):
         for n in range(1, t + 2):
+            # Up to low, N_t >= n is known to hold; above high, not to.
             open_ = ((low[t] < n) & (n <= high[t])).nonzero()[0]
             columns[t, n - 1, open_] = model.switches(len(open_))
         before = (low[t - 1] < high[t - 1]) if t else np.zeros(low.shape[1], dtype=bool)
@@ -344,12 +353,17 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
         _define(model, sums, coupled, t, some, charge, 0.0)
         for n in range(1, t + 2):
             now, same, fewer = reached(t, n, some), reached(t - 1, n, some), reached(t - 1, n - 1, some)
+            # Counts never fall, and rise by at most one in a step.
             model.rows([(1, now), (-1, same)], 0.0, np.inf)
             model.rows([(1, now), (-1, fewer)], -np.inf, 0.0)
             needed = threshold[some] - initial[some] - offset[some] * (n - 1)
             itself = (1.0, Terms(charge, np.zeros(len(some))))
+            # The n-th spike comes now (now = 1, same = 0): the executed membrane reached the threshold, so
+            # C >= needed - e. Otherwise `room` lowers the row to the bound of C, and it says nothing.
             room = (needed - e - floor).clip(0)
             model.rows([itself, (-room, now), (room, same)], needed - e - room, np.inf)
+            # n - 1 spikes before and no more now (now = 0, fewer = 1): the membrane stayed below, so
+            # C <= needed + e. Otherwise `room` raises the row to the bound of C.
             room = (ceiling - needed - e).clip(0)
             model.rows([itself, (-room, now), (room, fewer)], -np.inf, needed + e + room)
     step, place, which = (columns >= 0).nonzero()

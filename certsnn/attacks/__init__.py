@@ -1,4 +1,4 @@
-"""Attacks on spiking networks: each proposes members of an input set, one place decides (design, 6)."""
+"""Attacks on spiking networks: each proposes members of an input set, `Attack.__call__` decides for all."""
 
 from certsnn.attacks.base import Attack, AttackResult
 from certsnn.attacks.exhaustive import ExhaustiveFlips
@@ -6,7 +6,7 @@ from certsnn.attacks.fgsm import FGSM
 from certsnn.attacks.g2s import G2S
 from certsnn.attacks.greedy import GreedyFlips
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin, MeanSquaredError
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.pgd import PGD
 from certsnn.attacks.random_search import RandomSearch
 from certsnn.attacks.rsf import RSF
@@ -26,6 +26,6 @@ __all__ = [
     "Loss",
     "Margin",
     "MeanSquaredError",
+    "Oracle",
     "RandomSearch",
-    "Victim",
 ]

@@ -1,8 +1,7 @@
-"""The attack interface: subclasses only propose; this file checks, and decides what counts.
+"""The attack interface: subclasses only propose inputs; this file checks them and decides success.
 
 For every sample: clean error <= attack error. So x itself is a candidate, and a sample is broken only if a
-member of the input set, put to the network as it acts in eval mode, reaches the goal.
-Source: design, section 6.
+member of the input set, put to the network as it acts in eval mode, meets the criterion.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from certsnn.attacks.criterion import Goal
-from certsnn.attacks.oracle import Ledger, Victim, sample_keys
+from certsnn.attacks.criterion import Criterion
+from certsnn.attacks.oracle import Ledger, Oracle, sample_keys
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet
@@ -31,7 +30,7 @@ SPIKES: frozenset[Domain] = frozenset({"spikes"})
 @final
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """What an attack found, for each sample of a batch.
+    """The outcome of an attack, for each sample of a batch.
 
     adversarial: a member of the input set that breaks the sample; x itself where the attack failed (or x is
         misclassified already). Shaped as x.
@@ -53,16 +52,16 @@ class Attack(ABC):
     """Looks for a member of the input set that the network gets wrong.
 
     Subclasses are frozen dataclasses of their settings, constructible without arguments, their effort first.
-    Randomness is keyed on (seed, content of the sample), so that neither the order nor the batch changes
-    what a sample draws, unless the attack says otherwise; floating-point sums may still depend on the batch.
+    Randomness is keyed on (seed, content of the sample): neither the order nor the batch changes a sample's
+    draws, unless the attack says otherwise. Floating-point sums may still depend on the batch.
     """
 
     domains: ClassVar[frozenset[Domain]]
     """The inputs of networks that the attack can change."""
 
     @abstractmethod
-    def search(self, victim: Victim) -> None:
-        """Propose inputs to the victim (`Victim.attempt`, `Victim.measure`), which keeps what works.
+    def search(self, oracle: Oracle) -> None:
+        """Propose inputs to the oracle (`Oracle.attempt`, `Oracle.measure`), which keeps the successes.
 
         Called without gradients, on samples that x itself does not break; not on an empty batch.
         """
@@ -81,7 +80,7 @@ class Attack(ABC):
 
     @final
     def describe(self) -> str:
-        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and what is not the default.
+        """A short name for tables, e.g. "PGD(iterations=25)": the effort, and settings unlike the default.
 
         Fields that are not compared (bounds of memory) change nothing about the result, and are left out.
         """
@@ -110,8 +109,8 @@ class Attack(ABC):
             network: attacked as it acts in eval mode; it is not changed.
             x: its nominal input, images ``[B, ...]`` or spikes ``[T, B, ...]``.
             y: the labels ``[B]``, int64.
-            input_set: what the adversary may choose, around x (`Threat.bind` gives both).
-            targets: classes ``[B]``, int64, other than y: success is then that the network says so.
+            input_set: the inputs that the adversary may choose, around x (`Threat.bind` gives both).
+            targets: classes ``[B]``, int64, other than y: success then means that the network answers these.
 
         Raises:
             ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
@@ -121,21 +120,22 @@ class Attack(ABC):
         view = self.view(program)
         axis = input_set.batch_axis
         with ieee_products():
-            _check_goal(y, targets, x, axis, program)
-            goal = Goal(usable(y), None if targets is None else usable(targets))
+            _check_criterion(y, targets, x, axis, program)
+            criterion = Criterion(usable(y), None if targets is None else usable(targets))
             ledger = Ledger(x, axis, program)
             rows = torch.arange(len(y), device=x.device)
             keys = sample_keys(x, axis)
-            victim = Victim(program, view, x, goal, input_set, keys, ledger, rows)
-            if len(victim):
-                victim.measure(x[None])
+            oracle = Oracle(program, view, x, criterion, input_set, keys, ledger, rows)
+            if len(oracle):
+                oracle.measure(x[None])
                 ledger.iterations.zero_()
-                rest, _ = victim.unbroken()
+                rest, _ = oracle.unbroken()
                 if len(rest):
                     self.search(rest)
-            return _decided(victim)
+            return _decided(oracle)
 
     def _check(self, network: SpikingNetwork, x: Tensor, input_set: InputSet) -> None:
+        """Raise ValueError or TypeError unless network, x and input set fit each other and the attack."""
         name = type(self).__name__
         check_question(network, x, input_set)
         if not isinstance(input_set, InputSet):
@@ -158,12 +158,13 @@ class Attack(ABC):
 
 
 def _default(field: Any) -> Any:
+    """The default of a dataclass field; MISSING where it has none."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default
 
 
-def _check_goal(y: Tensor, targets: Tensor | None, x: Tensor, axis: int, program: Program) -> None:
+def _check_criterion(y: Tensor, targets: Tensor | None, x: Tensor, axis: int, program: Program) -> None:
     """Raise ValueError unless x fits the layers, and labels and targets are int64 [B] and in range."""
     batch = x.shape[axis]
     classes = program.run(x.narrow(axis, 0, 0)).shape[1]
@@ -175,14 +176,14 @@ def _check_goal(y: Tensor, targets: Tensor | None, x: Tensor, axis: int, program
         raise ValueError("targets must differ from the labels: a target is the wrong answer that is wanted")
 
 
-def _decided(victim: Victim) -> AttackResult:
-    """Success, decided anew from the inputs alone: members of the set that reach the goal."""
-    ledger, x0 = victim.ledger, victim.x0
+def _decided(oracle: Oracle) -> AttackResult:
+    """Success, decided anew from the inputs alone: members of the set that meet the criterion."""
+    ledger, x0 = oracle.ledger, oracle.x0
     success = torch.zeros_like(ledger.broken)
-    broken, found = victim.broken()
+    broken, found = oracle.broken()
     if len(broken):
-        reached = broken.goal.reached(broken.program.run(found))
-        success[broken.rows] = reached & broken.input_set.contains(broken.x0, found)
+        met = broken.criterion.met(broken.program.run(found))
+        success[broken.rows] = met & broken.input_set.contains(broken.x0, found)
         ledger.queries[broken.rows] += 1
-    adversarial = torch.where(victim.aligned(success), ledger.found, x0)
+    adversarial = torch.where(oracle.aligned(success), ledger.found, x0)
     return AttackResult(adversarial, success, ledger.queries, ledger.iterations, ledger.random)

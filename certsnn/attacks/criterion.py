@@ -1,4 +1,4 @@
-"""What an attack is to achieve, and when it has."""
+"""The criterion of success of an attack: wrong answers, or a target's answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from certsnn.networks import strictly_correct
 
 @final
 @dataclass(frozen=True, eq=False)
-class Goal:
+class Criterion:
     """Labels ``y [B]`` and, for a targeted attack, the classes ``targets [B]`` wanted instead.
 
     Untargeted: the label is no longer strictly the largest logit, so a tie counts. Targeted: the target is
@@ -23,24 +23,24 @@ class Goal:
     y: Tensor
     targets: Tensor | None = None
 
-    def reached(self, logits: Tensor) -> Tensor:
-        """``bool [B]``; logits that hold NaN reach the untargeted goal, and never a target."""
+    def met(self, logits: Tensor) -> Tensor:
+        """``bool [B]``, whether logits ``[B, K]`` meet it; NaN meets the untargeted one, never a target's."""
         if self.targets is None:
             return ~strictly_correct(logits, self.y)
         return strictly_correct(logits, self.targets)
 
     def objective(self, loss: Loss, logits: Tensor) -> Tensor:
-        """What the attack ascends, ``[B]``."""
+        """The quantity that the attack ascends, ``[B]``."""
         return loss(logits, self.y) if self.targets is None else -loss(logits, self.targets)
 
     def gap(self, logits: Tensor) -> Tensor:
-        """How far logits are from the goal, ``[B]``: the less the better, below 0 it is reached."""
+        """The distance of logits from success, ``[B]``: below 0 the criterion is met."""
         return -self.objective(Margin(), logits)
 
-    def select(self, mask: Tensor) -> Goal:
-        """The goal of those of the samples that the boolean mask ``[B]`` names."""
-        return Goal(self.y[mask], None if self.targets is None else self.targets[mask])
+    def select(self, mask: Tensor) -> Criterion:
+        """The criterion of those of the samples that the boolean mask ``[B]`` names."""
+        return Criterion(self.y[mask], None if self.targets is None else self.targets[mask])
 
-    def repeat(self, times: int) -> Goal:
-        """The goal of so many copies of the batch, one after the other."""
-        return Goal(self.y.repeat(times), None if self.targets is None else self.targets.repeat(times))
+    def repeat(self, times: int) -> Criterion:
+        """The criterion of a number of copies of the batch, one after the other."""
+        return Criterion(self.y.repeat(times), None if self.targets is None else self.targets.repeat(times))

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from certsnn.attacks.base import SPIKES, Attack
-from certsnn.attacks.oracle import MEMORY, Victim
+from certsnn.attacks.oracle import MEMORY, Oracle
 from certsnn.attacks.settings import check_count
 from certsnn.networks import Program
 
@@ -39,12 +39,12 @@ class ExhaustiveFlips(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
-        members = victim.input_set.enumerate(victim.x0)
-        everyone = victim
+    def search(self, oracle: Oracle) -> None:
+        members = oracle.input_set.enumerate(oracle.x0)
+        everyone = oracle
         while chunk := list(islice(members, CHUNK)):
-            victim, _ = everyone.unbroken()
-            if not len(victim):
+            oracle, _ = everyone.unbroken()
+            if not len(oracle):
                 return
-            victim, found = everyone.unbroken(*chunk)
-            victim.measure(torch.stack(found), self.memory)
+            oracle, found = everyone.unbroken(*chunk)
+            oracle.measure(torch.stack(found), self.memory)

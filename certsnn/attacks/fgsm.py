@@ -8,7 +8,7 @@ from typing import final
 from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.networks import Program
 from certsnn.surrogates import Surrogate
 
@@ -16,10 +16,13 @@ from certsnn.surrogates import Surrogate
 @final
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """Each pixel at the end of its range that the sign of the gradient points to (Goodfellow et al. 2015).
+    """Each pixel at the end of its range that the sign of the gradient points to.
+
+    Source: Goodfellow et al., *Explaining and Harnessing Adversarial Examples*, 2015,
+    https://arxiv.org/abs/1412.6572.
 
     Args:
-        loss: what the objective is made of.
+        loss: the term of the objective.
         surrogate: the spikes' derivative; None is the network's own.
     """
 
@@ -31,8 +34,8 @@ class FGSM(Attack):
     def view(self, program: Program) -> Program:
         return with_surrogate(program, self.surrogate)
 
-    def search(self, victim: Victim) -> None:
-        gradient = victim.gradient(victim.x0, self.loss)
-        lower, upper = victim.input_set.box(victim.x0)
-        x = victim.x0.where(gradient <= 0, upper).where(gradient >= 0, lower)
-        victim.attempt(x)
+    def search(self, oracle: Oracle) -> None:
+        gradient = oracle.gradient(oracle.x0, self.loss)
+        lower, upper = oracle.input_set.box(oracle.x0)
+        x = oracle.x0.where(gradient <= 0, upper).where(gradient >= 0, lower)
+        oracle.attempt(x)

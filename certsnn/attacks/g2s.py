@@ -10,10 +10,10 @@ import torch
 from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.gradients import with_penultimate_threshold, with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.rsf import random_flips
 from certsnn.attacks.settings import check_count, check_positive, check_share
-from certsnn.attacks.spike_view import TRAINS, over_steps, ternary
+from certsnn.attacks.spike_view import SPIKE_VIEWS, over_steps, ternary
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 from certsnn.surrogates import Surrogate
@@ -31,12 +31,13 @@ class G2S(Attack):
 
     Where the set admits fewer changes than that, those with the largest :math:`|g|` stay. A sample whose
     gradient is all zero has each spike flipped with probability gamma instead, and goes on. Source: Liang et
-    al. 2021, "Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible Gradient".
+    al., *Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible Gradient*, 2021,
+    https://arxiv.org/abs/2001.01587.
 
     Args:
-        iterations: at most so many changes in turn.
+        iterations: the largest number of changes in turn.
         gamma: RSF's turnover rate; 0 is G2S alone.
-        loss: what the objective is made of.
+        loss: the term of the objective.
         penultimate_threshold: the firing threshold of the last hidden layer in gradient passes only
             (`certsnn.attacks.gradients`); None is the network's own.
         surrogate: the spikes' derivative; None is the network's own.
@@ -62,25 +63,25 @@ class G2S(Attack):
     def view(self, program: Program) -> Program:
         return with_penultimate_threshold(with_surrogate(program, self.surrogate), self.penultimate_threshold)
 
-    def search(self, victim: Victim) -> None:
-        trains = TRAINS[victim.input_set.domain]
-        x = victim.x0
+    def search(self, oracle: Oracle) -> None:
+        spike_view = SPIKE_VIEWS[oracle.input_set.domain]
+        x = oracle.x0
         for iteration in range(self.iterations):
-            victim, (x,) = victim.unbroken(x)
-            if not len(victim):
+            oracle, (x,) = oracle.unbroken(x)
+            if not len(oracle):
                 return
-            gradient = trains.gradient(victim, x, self.loss)
+            gradient = spike_view.gradient(oracle, x, self.loss)
             keep, turn, encode = range(3 * iteration, 3 * iteration + 3)
-            spikes = trains.spikes(victim, x, self.seed, encode)
+            spikes = spike_view.spikes(oracle, x, self.seed, encode)
             weight = gradient.abs()
             largest = weight.movedim(1, 0).flatten(1).amax(1)
             lost = largest == 0
-            noise = victim.uniform(len(spikes), self.seed, keep).to(x.dtype)
+            noise = oracle.uniform(len(spikes), self.seed, keep).to(x.dtype)
             kept = noise * over_steps(largest, spikes) < weight
             change = ternary(gradient.sign() * kept, spikes)
             if bool(lost.any()) and self.gamma > 0:
-                victim.note_random(lost)
-                flips, worth = random_flips(victim, spikes, self.gamma, self.seed, turn)
+                oracle.note_random(lost)
+                flips, worth = random_flips(oracle, spikes, self.gamma, self.seed, turn)
                 here = over_steps(lost, spikes)
                 change, weight = torch.where(here, flips, change), torch.where(here, worth, weight)
-            x = victim.attempt(trains.moved(x, change), trains.score(weight))
+            x = oracle.attempt(spike_view.moved(x, change), spike_view.score(weight))

@@ -25,8 +25,8 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
     The last layer is the output neurons (rate readout) or the affine readout (membrane readout). A higher
     threshold there makes the last hidden layer sparser, and keeps cross-entropy from a saturated output whose
-    gradient vanishes. The reset stays that of the network. Source: Liang et al. 2021 ("Exploring Adversarial
-    Attack in Spiking Neural Networks with Spike-Compatible Gradient"), section V.
+    gradient vanishes. The reset stays that of the network. Source: Liang et al., 2021,
+    https://arxiv.org/abs/2001.01587, section V.
 
     Raises:
         ValueError: if there is no such layer.
@@ -44,9 +44,10 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
 
 def by_step(program: Program) -> Program:
-    """The program that takes what its first layer sees at each step, ``[T, B, ...]``, 0/1 or not."""
+    """The program that takes its first layer's input of each step, ``[T, B, ...]``, 0/1 or not."""
     return replace(program, input=SpikeInput())
 
 
 def _changed(stage: Stage, **fields: Any) -> Stage:
+    """The stage with other fields of its neurons' dynamics."""
     return replace(stage, neuron=stage.neuron._replace(**fields))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass, field
 from typing import final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import Loss, Margin
-from certsnn.attacks.oracle import MEMORY, Victim
+from certsnn.attacks.oracle import MEMORY, Oracle
 from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
@@ -19,12 +20,12 @@ from certsnn.surrogates import Adaptive, Surrogate
 
 
 @dataclass(frozen=True)
-class GreedySearch(Attack):
+class GreedySearch(Attack, ABC):
     """Single changes of a spike train, one after the other: ranked by gradient, the best ones measured.
 
     Args:
         candidates: changes that are measured in each round.
-        rounds: at most so many rounds.
+        rounds: the largest number of rounds.
         loss: ranks the changes.
         surrogate: the spikes' derivative for the ranking; None is the network's own.
         memory: bytes that the activations of one forward pass may take.
@@ -52,44 +53,44 @@ class GreedySearch(Attack):
 
 @final
 class GreedyFlips(GreedySearch):
-    """One flip at a time, the one that truly brings the sample nearest to the goal.
+    """One flip at a time, the one that truly brings the sample nearest to success.
 
     Each round ranks the possible flips by gradient, measures the true effect of the best ``candidates`` of
     them by forward passes, and keeps the best one, even if it does not help yet. Where no flip is left, the
     round undoes one that was made earlier (never the last one, whose rivals have been measured) and bars it,
-    so that later rounds try others with those that stay. What succeeds is then reduced, in as many rounds at
+    so that later rounds try others with those that stay. A success is then reduced, in as many rounds at
     most: flips are undone as long as the sample stays broken. Arguments: `GreedySearch`.
     """
 
-    def search(self, victim: Victim) -> None:
-        everyone, x = victim, victim.x0
+    def search(self, oracle: Oracle) -> None:
+        everyone, x = oracle, oracle.x0
         barred = last = torch.zeros_like(x, dtype=torch.bool)
         for turn in range(self.rounds):
-            victim, (x, barred, last) = victim.unbroken(x, barred, last)
-            if not len(victim):
+            oracle, (x, barred, last) = oracle.unbroken(x, barred, last)
+            if not len(oracle):
                 break
-            possible = victim.input_set.flippable(victim.x0, x)
-            undo = possible & (x != victim.x0) & ~last
-            add = possible & (x == victim.x0) & ~barred
-            adding = victim.per_sample(add).any(1)
-            gain = victim.gradient(x, self.loss) * (1 - 2 * x)
-            best = self._best(victim, x, gain, torch.where(victim.aligned(adding), add, undo), turn)
+            possible = oracle.input_set.flippable(oracle.x0, x)
+            undo = possible & (x != oracle.x0) & ~last
+            add = possible & (x == oracle.x0) & ~barred
+            adding = oracle.per_sample(add).any(1)
+            gain = oracle.gradient(x, self.loss) * (1 - 2 * x)
+            best = self._best(oracle, x, gain, torch.where(oracle.aligned(adding), add, undo), turn)
             if torch.equal(best, x):
                 break
-            barred = barred | ((best != x) & (x != victim.x0))
-            last = torch.where(victim.aligned(adding), best != x, last)
+            barred = barred | ((best != x) & (x != oracle.x0))
+            last = torch.where(oracle.aligned(adding), best != x, last)
             x = best
         self._reduce(everyone)
 
-    def _best(self, victim: Victim, x: Tensor, gain: Tensor, possible: Tensor, turn: int) -> Tensor:
+    def _best(self, oracle: Oracle, x: Tensor, gain: Tensor, possible: Tensor, turn: int) -> Tensor:
         """x with the best one of the possible flips; x itself where there is none."""
-        places, real = best_places(victim, gain, possible, self.candidates, self.seed, turn)
-        return nearest(victim, flipped(victim, x, places, real), real, self.memory)
+        places, real = best_places(oracle, gain, possible, self.candidates, self.seed, turn)
+        return nearest(oracle, flipped(oracle, x, places, real), real, self.memory)
 
-    def _reduce(self, victim: Victim) -> None:
+    def _reduce(self, oracle: Oracle) -> None:
         """Undo flips of the broken samples, one at a time, as long as they stay broken."""
         for turn in range(self.rounds):
-            broken, x = victim.broken()
+            broken, x = oracle.broken()
             if not len(broken):
                 return
             undoable = broken.input_set.flippable(broken.x0, x) & (x != broken.x0)
@@ -100,22 +101,22 @@ class GreedyFlips(GreedySearch):
                 return
             before = x
             broken.measure(flipped(broken, x, places, real), self.memory)
-            _, x = victim.broken()
+            _, x = oracle.broken()
             if torch.equal(x, before):
                 return
 
 
-def nearest(victim: Victim, members: Tensor, real: Tensor, memory: int) -> Tensor:
-    """Of the members ``[C, *x.shape]`` that are real ``[C, B]``, each sample's nearest to the goal.
+def nearest(oracle: Oracle, members: Tensor, real: Tensor, memory: int) -> Tensor:
+    """Of the members ``[C, *x.shape]`` that are real ``[C, B]``, each sample's nearest to success.
 
-    Measured by forward passes, whose activations may take so many bytes of memory.
+    Measured by forward passes, whose activations may take ``memory`` bytes.
     """
-    gaps = victim.measure(members, memory).masked_fill(~real, torch.inf)
-    return members.gather(0, victim.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
+    gaps = oracle.measure(members, memory).masked_fill(~real, torch.inf)
+    return members.gather(0, oracle.aligned(gaps.argmin(0)[None]).expand_as(members[:1]))[0]
 
 
 def best_places(
-    victim: Victim, gain: Tensor, possible: Tensor, count: int, seed: int, stream: int
+    oracle: Oracle, gain: Tensor, possible: Tensor, count: int, seed: int, stream: int
 ) -> tuple[Tensor, Tensor]:
     """The possible flips of the highest gain, those that agree in random order.
 
@@ -123,17 +124,17 @@ def best_places(
         ``(places, real)``, both ``[C, B]`` with 1 <= C <= count: places among a sample's bits, and which of
         them are possible.
     """
-    noise = victim.per_sample(victim.uniform(len(gain), seed, stream))
+    noise = oracle.per_sample(oracle.uniform(len(gain), seed, stream))
     shuffled = noise.argsort(1)
-    possible, gain = (victim.per_sample(x).gather(1, shuffled) for x in (possible, gain))
+    possible, gain = (oracle.per_sample(x).gather(1, shuffled) for x in (possible, gain))
     rank = gain.masked_fill(~possible, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = rank[:, : max(1, min(count, int(possible.sum(1).max())))]
     return shuffled.gather(1, rank).T, possible.gather(1, rank).T
 
 
-def flipped(victim: Victim, x: Tensor, places: Tensor, real: Tensor) -> Tensor:
+def flipped(oracle: Oracle, x: Tensor, places: Tensor, real: Tensor) -> Tensor:
     """Members ``[C, *x.shape]``, each x with one spike flipped; x itself where it is not real."""
-    rows = victim.per_sample(x).repeat(len(places), 1, 1)
+    rows = oracle.per_sample(x).repeat(len(places), 1, 1)
     old = rows.gather(2, places[..., None])
     rows.scatter_(2, places[..., None], torch.where(real[..., None], 1 - old, old))
     return rows.view(*rows.shape[:2], len(x), *x.shape[2:]).movedim(2, 1)

@@ -1,4 +1,4 @@
-"""What a gradient attack ascends: how badly logits fit a class."""
+"""Losses that a gradient attack ascends: how badly logits fit a class."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class MeanSquaredError(Loss):
 class Margin(Loss):
     """``max_{k != y} logits[k] - logits[y]``: its gradient does not fade with confidence.
 
-    Source: Carlini and Wagner 2017, without the clipping.
+    Source: Carlini and Wagner, *Towards Evaluating the Robustness of Neural Networks*, 2017,
+    https://arxiv.org/abs/1608.04644, without the clipping.
     """
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:

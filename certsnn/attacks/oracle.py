@@ -1,4 +1,4 @@
-"""What an attack works on: a network's answers and gradients for a batch, and a ledger of what it found."""
+"""The oracle that an attack queries: a network's answers and gradients, and a ledger of the findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from certsnn.attacks.criterion import Goal
+from certsnn.attacks.criterion import Criterion
 from certsnn.attacks.losses import Loss
 from certsnn.encoding import keyed_uniform
 from certsnn.inputsets import InputSet
@@ -21,9 +21,9 @@ MEMORY = 2**28
 
 @final
 class Ledger:
-    """What is known so far about each sample of the whole batch.
+    """The findings so far about each sample of the whole batch.
 
-    ``bytes``: what the activations of one sample's forward pass take.
+    ``bytes``: the memory that the activations of one sample's forward pass take.
     """
 
     def __init__(self, x0: Tensor, batch_axis: int, program: Program) -> None:
@@ -41,18 +41,18 @@ class Ledger:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Victim:
+class Oracle:
     """Some samples of a batch, as an attack's `search` sees them.
 
-    Everything that queries the network counts, and what breaks a sample is kept. Work on a part of the batch
-    is work on another victim that shares the ledger: see `unbroken`.
+    Every query of the network is counted, and an input that breaks its sample is kept. Part of a batch has an
+    oracle of its own that shares the ledger: see `unbroken`.
 
     Args:
         program: the network as it acts in eval mode.
         view: the network as the attack's gradient passes see it.
         x0: the nominal input, images ``[B, ...]`` or spikes ``[T, B, ...]``.
-        goal: what is to be achieved.
-        input_set: what the adversary may feed in.
+        criterion: of success.
+        input_set: the inputs that the adversary may choose.
         keys: numbers ``[B]`` that samples draw their randomness by; see `sample_keys`.
         ledger: of the whole batch.
         rows: the samples' places in the ledger, ``[B]``.
@@ -61,7 +61,7 @@ class Victim:
     program: Program
     view: Program
     x0: Tensor
-    goal: Goal
+    criterion: Criterion
     input_set: InputSet
     keys: Tensor
     ledger: Ledger
@@ -70,15 +70,15 @@ class Victim:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def unbroken(self, *state: Tensor) -> tuple[Victim, tuple[Tensor, ...]]:
-        """The victim of those samples that nothing has broken yet, and their part of tensors like x0."""
+    def unbroken(self, *state: Tensor) -> tuple[Oracle, tuple[Tensor, ...]]:
+        """The oracle of those samples that nothing has broken yet, and their part of tensors like x0."""
         return self._part(~self.ledger.broken[self.rows], state)
 
-    def broken(self) -> tuple[Victim, Tensor]:
-        """The victim of those samples that are broken, and the inputs that broke them."""
+    def broken(self) -> tuple[Oracle, Tensor]:
+        """The oracle of those samples that are broken, and the inputs that broke them."""
         found = self.ledger.found.index_select(self.ledger.batch_axis, self.rows)
-        victim, (found,) = self._part(self.ledger.broken[self.rows], (found,))
-        return victim, found
+        oracle, (found,) = self._part(self.ledger.broken[self.rows], (found,))
+        return oracle, found
 
     def select(self, x: Tensor, mask: Tensor) -> Tensor:
         """Those of x's samples (shaped as x0) that the boolean mask ``[B]`` names."""
@@ -104,13 +104,13 @@ class Victim:
 
         Args:
             x: as the program takes it.
-            loss: what the objective is made of.
+            loss: the term of the objective.
             program: another network than `view` to take the gradient of.
         """
         self.ledger.queries[self.rows] += 1
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            objective = self.goal.objective(loss, (program or self.view).run(x)).sum()
+            objective = self.criterion.objective(loss, (program or self.view).run(x)).sum()
             (gradient,) = torch.autograd.grad(objective, x)
         return gradient.nan_to_num(0, 0, 0)
 
@@ -119,50 +119,52 @@ class Victim:
 
         Args:
             x: shaped as x0.
-            score: what each change is worth where not all of them can be kept (`InputSet.project`).
+            score: the worth of each change, where not all of them can be kept (`InputSet.project`).
         """
         member = self.input_set.project(self.x0, x, score)
         self.measure(member[None])
         return member
 
     def measure(self, members: Tensor, memory: int = MEMORY) -> Tensor:
-        """How far members ``[C, *x0.shape]`` of the set are from the goal, ``[C, B]`` (`Goal.gap`).
+        """Distances of members ``[C, *x0.shape]`` of the set from success, ``[C, B]`` (`Criterion.gap`).
 
-        The first one that breaks its sample goes to the ledger, instead of what stood there. All are one
-        iteration and C queries of each sample.
+        The first one that breaks its sample replaces the sample's input in the ledger. All are one iteration
+        and C queries of each sample.
         """
         axis = self.ledger.batch_axis
-        gaps, reached = [], []
+        gaps, met = [], []
         for chunk in members.split(max(1, memory // (self.ledger.bytes * max(1, len(self))))):
             logits = self.program.run(chunk.movedim(0, axis).flatten(axis, axis + 1))
-            goal = self.goal.repeat(len(chunk))
-            gaps.append(goal.gap(logits).unflatten(0, (len(chunk), len(self))))
-            reached.append(goal.reached(logits).unflatten(0, (len(chunk), len(self))))
-        self._record(members, torch.cat(reached))
+            criterion = self.criterion.repeat(len(chunk))
+            gaps.append(criterion.gap(logits).unflatten(0, (len(chunk), len(self))))
+            met.append(criterion.met(logits).unflatten(0, (len(chunk), len(self))))
+        self._record(members, torch.cat(met))
         return torch.cat(gaps)
 
     def note_random(self, mask: Tensor) -> None:
         """Note that the samples of the boolean mask ``[B]`` needed random flips."""
         self.ledger.random[self.rows] |= mask
 
-    def _record(self, members: Tensor, reached: Tensor) -> None:
+    def _record(self, members: Tensor, met: Tensor) -> None:
+        """Enter members ``[C, *x0.shape]`` into the ledger; ``met [C, B]``: whether they break the sample."""
         ledger = self.ledger
         ledger.queries[self.rows] += len(members)
         ledger.iterations[self.rows] += ~ledger.broken[self.rows]
-        hit = reached.any(0)
-        first = reached.to(torch.uint8).argmax(0).to(torch.int64)
+        hit = met.any(0)
+        first = met.to(torch.uint8).argmax(0).to(torch.int64)
         chosen = members.gather(0, self.aligned(first[None]).expand_as(members[:1]))[0]
         ledger.broken[self.rows] |= hit
         places = self.rows[hit]
         ledger.found.index_copy_(ledger.batch_axis, places, self.select(chosen, hit))
 
-    def _part(self, mask: Tensor, state: tuple[Tensor, ...]) -> tuple[Victim, tuple[Tensor, ...]]:
+    def _part(self, mask: Tensor, state: tuple[Tensor, ...]) -> tuple[Oracle, tuple[Tensor, ...]]:
+        """The oracle of the samples that the mask ``[B]`` names, and their part of tensors like x0."""
         if bool(mask.all()):
             return self, state
         part = replace(
             self,
             x0=self.select(self.x0, mask),
-            goal=self.goal.select(mask),
+            criterion=self.criterion.select(mask),
             input_set=self.input_set.select(mask),
             keys=self.keys[mask.cpu()],
             rows=self.rows[mask],
@@ -171,7 +173,7 @@ class Victim:
 
 
 def sample_keys(x0: Tensor, batch_axis: int) -> Tensor:
-    """A number ``[B]`` for each sample, from its content alone: the same in whatever batch it comes."""
+    """A number ``[B]`` for each sample, from its content alone, so the same in every batch."""
     rows = x0.detach().movedim(batch_axis, 0).flatten(1).contiguous().cpu().view(torch.uint8).numpy()
     digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return torch.tensor([int.from_bytes(d, "little") >> 1 for d in digests], dtype=torch.int64)

@@ -12,7 +12,7 @@ from torch import Tensor
 from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
@@ -31,14 +31,16 @@ class PGD(Attack):
     :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. One run for each surrogate, in turn, as a spiking
     network's gradient is only as good as its surrogate, with the next loss each time; the first run starts at
     x, the others at random.
-    Sources: Madry et al. 2018; momentum: Dong et al. 2018.
+    Sources: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
+    https://arxiv.org/abs/1706.06083; momentum: Dong et al., *Boosting Adversarial Attacks with
+    Momentum*, 2018, https://arxiv.org/abs/1710.06081.
 
     Args:
         iterations: steps of one run.
         restarts: how often to go through all surrogates.
         step_size: the first step, relative to the radius.
         momentum: :math:`\mu`, in [0, 1].
-        losses: what the objectives are made of.
+        losses: the terms of the objectives.
         surrogates: the spikes' derivatives; None is the network's own.
         seed: of the random starts.
     """
@@ -68,39 +70,41 @@ class PGD(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
+    def search(self, oracle: Oracle) -> None:
         for run in range(self.restarts * len(self.surrogates)):
-            victim, _ = victim.unbroken()
-            if not len(victim):
+            oracle, _ = oracle.unbroken()
+            if not len(oracle):
                 return
-            start = victim.x0 if run == 0 else _random_start(victim, self.seed, run)
+            start = oracle.x0 if run == 0 else _random_start(oracle, self.seed, run)
             turn, place = divmod(run, len(self.surrogates))
-            view = with_surrogate(victim.view, self.surrogates[place])
+            view = with_surrogate(oracle.view, self.surrogates[place])
             loss = self.losses[(place + turn) % len(self.losses)]  # another one at the next restart
-            self._ascend(victim, start, view, loss)
+            self._ascend(oracle, start, view, loss)
 
-    def _ascend(self, victim: Victim, x: Tensor, view: Program, loss: Loss) -> None:
+    def _ascend(self, oracle: Oracle, x: Tensor, view: Program, loss: Loss) -> None:
+        """One run from x: `iterations` steps on the gradient of this view of the network and this loss."""
         velocity = torch.zeros_like(x)
-        radius = _radius(victim)
+        radius = _radius(oracle)
         for iteration in range(self.iterations):
-            victim, (x, velocity, radius) = victim.unbroken(x, velocity, radius)
-            if not len(victim):
+            oracle, (x, velocity, radius) = oracle.unbroken(x, velocity, radius)
+            if not len(oracle):
                 return
-            gradient = victim.gradient(x, loss, view)
+            gradient = oracle.gradient(x, loss, view)
             mean = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
-            velocity = self.momentum * velocity + gradient / victim.aligned(mean)
+            velocity = self.momentum * velocity + gradient / oracle.aligned(mean)
             step = self.step_size * (1 - iteration / self.iterations)
-            x = victim.attempt(x + step * radius * velocity.sign())
+            x = oracle.attempt(x + step * radius * velocity.sign())
 
 
-def _random_start(victim: Victim, seed: int, run: int) -> Tensor:
-    lower, upper = victim.input_set.box(victim.x0)
-    noise = victim.uniform(1, seed, run)[0].to(lower.dtype)
+def _random_start(oracle: Oracle, seed: int, run: int) -> Tensor:
+    """A point of each sample's box, uniformly at random."""
+    lower, upper = oracle.input_set.box(oracle.x0)
+    noise = oracle.uniform(1, seed, run)[0].to(lower.dtype)
     return lower + noise * (upper - lower)
 
 
-def _radius(victim: Victim) -> Tensor:
+def _radius(oracle: Oracle) -> Tensor:
     """The farthest that a pixel of each sample can move, ``[B, 1, ...]``."""
-    lower, upper = victim.input_set.box(victim.x0)
-    reach = torch.maximum(upper - victim.x0, victim.x0 - lower)
-    return victim.aligned(reach.flatten(1).amax(1))
+    lower, upper = oracle.input_set.box(oracle.x0)
+    reach = torch.maximum(upper - oracle.x0, oracle.x0 - lower)
+    return oracle.aligned(reach.flatten(1).amax(1))

@@ -71,6 +71,7 @@ def plot_images(before: Tensor, after: Tensor, titles: Sequence[str] = ()) -> Fi
 
 
 def _check_same(before: Tensor, after: Tensor) -> None:
+    """Raise ValueError unless both have one shape."""
     if before.shape != after.shape:
         raise ValueError(f"before has the shape {list(before.shape)}, after {list(after.shape)}")
 
@@ -81,5 +82,6 @@ def _picture(image: Tensor) -> Tensor:
 
 
 def _show(axes: Axes, picture: Tensor, **how: Any) -> None:
+    """Draw a picture without ticks, clamped to [-1, 1]."""
     axes.imshow(torch.clamp(picture, -1, 1).numpy(), **how)
     axes.set(xticks=[], yticks=[])

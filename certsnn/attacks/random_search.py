@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from certsnn.attacks.base import BOTH, Attack
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
@@ -19,10 +19,10 @@ from certsnn.networks import Program
 class RandomSearch(Attack):
     """`InputSet.sample`, again and again.
 
-    The set draws for a whole batch at once, so what a sample draws depends on the batch it comes in.
+    The set draws for a whole batch at once, so a sample's draws depend on its batch.
 
     Args:
-        tries: at most so many members of each sample.
+        tries: the largest number of members of each sample's set.
         seed: of all randomness.
     """
 
@@ -38,10 +38,10 @@ class RandomSearch(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
+    def search(self, oracle: Oracle) -> None:
         generator = torch.Generator().manual_seed(self.seed % 2**63)
         for _ in range(self.tries):
-            victim, _ = victim.unbroken()
-            if not len(victim):
+            oracle, _ = oracle.unbroken()
+            if not len(oracle):
                 return
-            victim.attempt(victim.input_set.sample(victim.x0, generator))
+            oracle.attempt(oracle.input_set.sample(oracle.x0, generator))

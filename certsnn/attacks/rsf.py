@@ -8,34 +8,35 @@ from typing import final
 from torch import Tensor
 
 from certsnn.attacks.base import BOTH, Attack
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count, check_share
-from certsnn.attacks.spike_view import TRAINS
+from certsnn.attacks.spike_view import SPIKE_VIEWS
 from certsnn.encoding import check_seed
 from certsnn.networks import Program
 
 
 def random_flips(
-    victim: Victim, spikes: Tensor, gamma: float, seed: int, stream: int
+    oracle: Oracle, spikes: Tensor, gamma: float, seed: int, stream: int
 ) -> tuple[Tensor, Tensor]:
     """Each spike flipped with probability gamma: changes -1, 0 or 1, and random weights in (0, 1].
 
     Args:
-        spikes: ``[T, B, ...]`` of the victim's samples.
+        spikes: ``[T, B, ...]`` of the oracle's samples.
     """
-    noise = victim.uniform(len(spikes), seed, stream).to(spikes.dtype)
+    noise = oracle.uniform(len(spikes), seed, stream).to(spikes.dtype)
     return (1 - 2 * spikes) * (noise < gamma), 1 - noise
 
 
 @final
 @dataclass(frozen=True)
 class RSF(Attack):
-    """Random flips alone, one round on top of the other: what G2S falls back on, as a baseline.
+    """Random flips alone, one round on top of the other: the fall-back of G2S, as a baseline.
 
-    Where the set admits fewer flips, random ones of them stay. Source: Liang et al. 2021.
+    Where the set admits fewer flips, random ones of them stay. Source: Liang et al., 2021,
+    https://arxiv.org/abs/2001.01587.
 
     Args:
-        iterations: at most so many rounds.
+        iterations: the largest number of rounds.
         gamma: the probability of a flip, in each round (the turnover rate).
         seed: of all randomness.
     """
@@ -54,15 +55,15 @@ class RSF(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
-        trains = TRAINS[victim.input_set.domain]
-        x = victim.x0
+    def search(self, oracle: Oracle) -> None:
+        spike_view = SPIKE_VIEWS[oracle.input_set.domain]
+        x = oracle.x0
         for iteration in range(self.iterations):
-            victim, (x,) = victim.unbroken(x)
-            if not len(victim):
+            oracle, (x,) = oracle.unbroken(x)
+            if not len(oracle):
                 return
             turn, encode = 2 * iteration, 2 * iteration + 1
-            spikes = trains.spikes(victim, x, self.seed, encode)
-            flips, worth = random_flips(victim, spikes, self.gamma, self.seed, turn)
-            victim.note_random(flips.new_ones(len(victim)).bool())
-            x = victim.attempt(trains.moved(x, flips), trains.score(worth))
+            spikes = spike_view.spikes(oracle, x, self.seed, encode)
+            flips, worth = random_flips(oracle, spikes, self.gamma, self.seed, turn)
+            oracle.note_random(flips.new_ones(len(oracle)).bool())
+            x = oracle.attempt(spike_view.moved(x, flips), spike_view.score(worth))

@@ -2,7 +2,8 @@
 
 G2S and RSF flip spikes. An image enters a network as the same current at every step; it is attacked as the
 rate of a spike train: encoded anew with fresh Bernoulli noise, flipped, and moved by the mean of the flips
-over time (design, section 6; Liang et al. 2021, section IV).
+over time (Liang et al., *Exploring Adversarial Attack in Spiking Neural Networks with Spike-Compatible
+Gradient*, 2021, https://arxiv.org/abs/2001.01587, section IV).
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from torch import Tensor
 
 from certsnn.attacks.gradients import by_step
 from certsnn.attacks.losses import Loss
-from certsnn.attacks.oracle import Victim
+from certsnn.attacks.oracle import Oracle
 from certsnn.encoding import bernoulli
 from certsnn.inputsets.base import Domain
 
 
-class Trains(ABC):
-    """How an input of a victim is seen as spike trains ``[T, B, ...]``."""
+class SpikeView(ABC):
+    """An oracle's input seen as spike trains ``[T, B, ...]``."""
 
     @abstractmethod
-    def spikes(self, victim: Victim, x: Tensor, seed: int, stream: int) -> Tensor:
+    def spikes(self, oracle: Oracle, x: Tensor, seed: int, stream: int) -> Tensor:
         """The trains of x, 0/1."""
 
     @abstractmethod
-    def gradient(self, victim: Victim, x: Tensor, loss: Loss) -> Tensor:
-        """The gradient of the objective at x with regard to what enters at each step, ``[T, B, ...]``."""
+    def gradient(self, oracle: Oracle, x: Tensor, loss: Loss) -> Tensor:
+        """The gradient of the objective at x towards the input of each step, ``[T, B, ...]``."""
 
     @abstractmethod
     def moved(self, x: Tensor, change: Tensor) -> Tensor:
@@ -41,14 +42,14 @@ class Trains(ABC):
 
 
 @final
-class SpikeTrains(Trains):
+class SpikeTrains(SpikeView):
     """The input is the trains."""
 
-    def spikes(self, victim: Victim, x: Tensor, seed: int, stream: int) -> Tensor:
+    def spikes(self, oracle: Oracle, x: Tensor, seed: int, stream: int) -> Tensor:
         return x
 
-    def gradient(self, victim: Victim, x: Tensor, loss: Loss) -> Tensor:
-        return victim.gradient(x, loss)
+    def gradient(self, oracle: Oracle, x: Tensor, loss: Loss) -> Tensor:
+        return oracle.gradient(x, loss)
 
     def moved(self, x: Tensor, change: Tensor) -> Tensor:
         return x + change
@@ -58,16 +59,16 @@ class SpikeTrains(Trains):
 
 
 @final
-class HeldImage(Trains):
+class HeldImage(SpikeView):
     """The input is an image, the rate of the trains."""
 
-    def spikes(self, victim: Victim, x: Tensor, seed: int, stream: int) -> Tensor:
-        _, steps = victim.program.input.frames(x, None)
-        return bernoulli(x, victim.uniform(steps, seed, stream))
+    def spikes(self, oracle: Oracle, x: Tensor, seed: int, stream: int) -> Tensor:
+        _, steps = oracle.program.input.frames(x, None)
+        return bernoulli(x, oracle.uniform(steps, seed, stream))
 
-    def gradient(self, victim: Victim, x: Tensor, loss: Loss) -> Tensor:
-        frames, steps = victim.program.input.frames(x, None)
-        return victim.gradient(frames.expand(steps, *x.shape), loss, by_step(victim.view))
+    def gradient(self, oracle: Oracle, x: Tensor, loss: Loss) -> Tensor:
+        frames, steps = oracle.program.input.frames(x, None)
+        return oracle.gradient(frames.expand(steps, *x.shape), loss, by_step(oracle.view))
 
     def moved(self, x: Tensor, change: Tensor) -> Tensor:
         return x + change.mean(0)
@@ -76,7 +77,7 @@ class HeldImage(Trains):
         return weight.sum(0)
 
 
-TRAINS: dict[Domain, Trains] = {"image": HeldImage(), "spikes": SpikeTrains()}
+SPIKE_VIEWS: dict[Domain, SpikeView] = {"image": HeldImage(), "spikes": SpikeTrains()}
 """By the domain of the input set."""
 
 

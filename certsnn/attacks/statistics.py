@@ -16,7 +16,7 @@ from certsnn.inputsets import InputSet
 @final
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What an attack did to each sample of some batch, all ``[N]`` on the CPU.
+    """The effects of an attack on each sample of some batch, all ``[N]`` on the CPU.
 
     correct: bool, whether the network gets the sample itself right (`certsnn.networks.strictly_correct`).
     success, random: bool, iterations, queries: int64, as in `AttackResult`.
@@ -34,13 +34,13 @@ class Outcome:
 
 
 def outcome(x0: Tensor, correct: Tensor, input_set: InputSet, result: AttackResult) -> Outcome:
-    """What the attack did to a batch.
+    """The effects of an attack on a batch.
 
     Args:
         x0: the nominal input that was attacked.
         correct: bool ``[B]``, whether the network gets each sample of x0 right.
         input_set: the set it was attacked within.
-        result: what the attack returned.
+        result: of the attack.
     """
     axis = input_set.batch_axis
     change = (result.adversarial - x0).double()
@@ -56,8 +56,8 @@ def outcome(x0: Tensor, correct: Tensor, input_set: InputSet, result: AttackResu
 class AttackStatistics:
     """Means over samples; None where there is nothing to take the mean of.
 
-    samples, correct: how many there are, and how many of them the network gets right; what follows speaks of
-        the latter alone.
+    samples, correct: the number of samples, and of those that the network gets right. All that follows speaks
+        of the latter alone.
     success_rate: percent of them that the attack breaks.
     random_share: percent of them in which RSF was needed.
     queries: forward passes of a sample.
@@ -102,8 +102,10 @@ def statistics(outcomes: Iterable[Outcome]) -> AttackStatistics:
 
 
 def _mean(values: Tensor) -> float | None:
+    """The mean; None of no values."""
     return float(values.double().mean()) if len(values) else None
 
 
 def _percent(values: Tensor) -> float | None:
+    """The percentage of True; None of no values."""
     return 100 * float(values.double().mean()) if len(values) else None

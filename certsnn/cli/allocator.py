@@ -1,4 +1,4 @@
-"""The C library's memory allocator, as a process that trains or verifies for long wants it."""
+"""The C library's memory allocator, set up for processes that train or verify for long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep what it frees, for the next step to use again.
+    """Let the process keep freed memory, for the next step to use again.
 
     glibc gives the top of its heap back to the system whenever much of it is free, as it is after every
     training step, and the next step then takes a page fault for every 4 KiB that it writes first: a quarter

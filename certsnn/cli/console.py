@@ -1,4 +1,4 @@
-"""What a person sees of the command line: tables, and progress bars with the time left."""
+"""The command line's output for people: tables, and progress bars with the time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 
 from certsnn.evaluation.verification import SampleResult, certified_by_stage
-from certsnn.train.loop import Monitor, Row
+from certsnn.train.monitor import Monitor, Row
 
 
 def facts_table(title: str, facts: Mapping[str, str]) -> Table:
@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 LINES = 20
-"""How many lines of progress a log gets, at the most."""
+"""The largest number of lines of progress in a log."""
 
 
 @final
@@ -104,16 +104,16 @@ QUIET = 30.0
 def samples_progress(
     console: Console, doing: str, samples: int, cascade: Sequence[str], together: int = 1
 ) -> Iterator[Callable[[Sequence[SampleResult]], None]]:
-    """Shows how many samples are done; the block calls what it gets with each batch's results.
+    """Shows the number of samples done; the block calls the function it gets with each batch's results.
 
     A bar, or a line now and then where there is no terminal, with the time left.
 
     Args:
         console: where to.
-        doing: what is done to them, "verifying".
-        samples: how many there are.
+        doing: the word for it, "verifying".
+        samples: their number.
         cascade: the bound methods that are tried; none where nothing is certified.
-        together: how many processes share what is not done yet; what is shown is this one's share.
+        together: the number of processes that share the rest; this one's share is shown.
     """
     with _bar(console) as progress:
         task = progress.add_task(doing, total=samples, note="")
@@ -122,6 +122,7 @@ def samples_progress(
         fresh = -1  # samples of the calls after the first, which hands over what was done before
 
         def batch_done(results: Sequence[SampleResult]) -> None:
+            """Show that these samples are done, too."""
             nonlocal said, fresh, samples
             done.extend(results)
             if fresh < 0:
@@ -139,7 +140,7 @@ def samples_progress(
 
 
 def samples_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[str]) -> str:
-    """How far it is, what the stages of a cascade have certified so far, and what attacks have broken."""
+    """The samples done so far, those that each stage of a cascade has certified, and those broken."""
     note = f"{len(done)}/{samples} samples"
     if cascade:
         note += f", {sum(result.status == 'certified' for result in done)} certified"
@@ -153,6 +154,7 @@ def samples_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[s
 
 
 def _bar(console: Console) -> Progress:
+    """A bar with a note and the time left, on terminals only."""
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
         BarColumn(),

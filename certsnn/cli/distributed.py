@@ -23,16 +23,17 @@ from certsnn.errors import UserError
 from certsnn.processes import PART, Alone, Processes, Share, SharedBatch
 
 PATIENCE = timedelta(days=30)
-"""How long a process waits for another one. Shares of a verification can differ by hours; a process that
-died is noticed at once, by its closed connection or by the launcher."""
+"""The time for which a process waits for another one. Shares of a verification can differ by hours; a process
+that died is noticed at once, by its closed connection or by the launcher."""
 
 
+@final
 class ProcessLost(UserError):
     """Another process of the same run has ended, or can't be reached any more."""
 
 
 class Counters(Protocol):
-    """What is needed of a launcher's store."""
+    """The methods that are needed of a launcher's store."""
 
     def add(self, key: str, amount: int, /) -> int:
         """The counter's new value."""
@@ -43,7 +44,7 @@ class Counters(Protocol):
 class Several(Processes):
     """Processes of one torch.distributed group, which exchange CPU tensors by gloo, CUDA's by NCCL.
 
-    ``store``: the launcher's, for what must not need the others' help: who speaks.
+    ``store``: the launcher's, for the one question that must not need the others' help: who speaks.
     """
 
     store: Counters = field(kw_only=True)
@@ -112,6 +113,7 @@ LEAVE = 2.0
 
 @contextmanager
 def _exchange() -> Iterator[None]:
+    """A RuntimeError of the block becomes `ProcessLost`."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a launcher (torchrun, accelerate launch) says of this process, and which process is heard.
+"""A launcher's (torchrun, accelerate launch) settings of this process, and the choice of the one heard.
 
 The launcher starts the same command several times and tells each process its place in the environment. One
 of them speaks for all: tables, progress and warnings are the first one's, and an error is told once. No
@@ -18,7 +18,7 @@ from certsnn.errors import UserError
 
 
 def count() -> int:
-    """How many processes were launched together; 1 without a launcher."""
+    """The number of processes that were launched together; 1 without a launcher."""
     return max(1, _number("WORLD_SIZE", 1))
 
 
@@ -75,6 +75,7 @@ def ended(status: int) -> int:
 
 
 def _number(name: str, default: int) -> int:
+    """The natural number of an environment variable; raises UserError for other text."""
     text = os.environ.get(name, "")
     if text and not text.isdecimal():
         raise UserError(

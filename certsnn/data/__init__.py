@@ -65,7 +65,7 @@ def load(
         name: one of `DATASETS`.
         split: "train" or "test".
         root: the folder that torchvision's and tonic's data sets are in; `DEFAULT_ROOT` when None.
-        download: fetch what is missing into `root`; nothing is ever downloaded otherwise.
+        download: fetch missing files into `root`; nothing is ever downloaded otherwise.
         frames: how events become spike trains; images need none. None is `Frames()`.
 
     Raises:
@@ -79,7 +79,7 @@ def load(
 
 
 def source(name: str) -> Source:
-    """What the name stands for; raises DataNotFound if no data set is called this."""
+    """The source of a data set's name; raises DataNotFound if no data set is called this."""
     if name not in DATASETS:
         near = get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."

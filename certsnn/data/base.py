@@ -1,7 +1,7 @@
 """Labelled images and spike trains held in memory, and the loader that batches them.
 
 Every batch carries its samples' positions in the data set they came from: a random encoding is
-keyed on them (design section 3), so a sample meets the same noise in whatever batch or subset.
+keyed on them, so a sample meets the same noise in whatever batch or subset.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class LabelledDataset(Dataset[Batch], ABC):
     """Samples with their labels.
 
-    name: what reports and error messages call it.
+    name: for reports and error messages.
     labels: int64 [N], in [0, classes).
     classes: the number of classes K.
-    index: the samples' positions [N] in the data set as loaded: 0..N-1 there, and what is left of them in
-        a subset, a split or a head.
-    whole: how many samples the published data set has, where only some of them were loaded; else None.
+    index: the samples' positions [N] in the data set as loaded: 0..N-1 there, some of them in a subset, a
+        split or a head.
+    whole: the number of samples in the published data set, where only some of them were loaded; else None.
     domain: whether the samples are images or spikes.
     """
 
@@ -51,7 +51,7 @@ class LabelledDataset(Dataset[Batch], ABC):
     @final
     @property
     def extent(self) -> str:
-        """How many samples, for tables: "450", or "100 (of 10000 published)"."""
+        """The number of samples, for tables: "450", or "100 (of 10000 published)"."""
         return str(len(self)) if self.whole is None else f"{len(self)} (of {self.whole} published)"
 
     @final
@@ -118,6 +118,7 @@ class LabelledDataset(Dataset[Batch], ABC):
 
     @final
     def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The positions as a tensor ``[n]``; raises TypeError or ValueError where they do not fit."""
         positions = torch.as_tensor(indices)
         if positions.dim() != 1 or len(positions) == 0:
             raise ValueError(
@@ -138,11 +139,11 @@ class ImageDataset(LabelledDataset):
     """Images with their labels; a batch is [B, C, H, W].
 
     Args:
-        name: what reports and error messages call it.
+        name: for reports and error messages.
         images: float32 [N, C, H, W], raw values in [0, 1].
         labels: int64 [N], in [0, classes).
         classes: the number of classes K.
-        whole: how many samples the published data set has, where these are only some of them.
+        whole: the number of samples in the published data set, where these are only some of them.
 
     Raises:
         TypeError: a wrong dtype.
@@ -185,11 +186,11 @@ class SpikeDataset(LabelledDataset):
     """Spike trains with their labels; a batch is [T, B, C, H, W], float32 of 0 and 1.
 
     Args:
-        name: what reports and error messages call it.
+        name: for reports and error messages.
         spikes: bool [N, T, C, H, W].
         labels: int64 [N], in [0, classes).
         classes: the number of classes K.
-        whole: how many samples the published data set has, where these are only some of them.
+        whole: the number of samples in the published data set, where these are only some of them.
 
     Raises:
         TypeError: a wrong dtype.
@@ -276,10 +277,12 @@ def loader(dataset: LabelledDataset, batch_size: int, shuffle_seed: int | None =
 
 
 def _as_is(batch: Any) -> Any:
+    """The batch as the data set gave it."""
     return batch
 
 
 def _check_images(name: str, images: Tensor) -> None:
+    """Raise TypeError or ValueError unless these are float32 images ``[N, C, H, W]`` in [0, 1], N >= 1."""
     if images.dtype != torch.float32:
         raise TypeError(f"{name}: images must be float32, not {images.dtype}")
     if images.dim() != 4 or images.numel() == 0:
@@ -292,6 +295,7 @@ def _check_images(name: str, images: Tensor) -> None:
 
 
 def _check_labels(name: str, labels: Tensor, samples: int, classes: int) -> None:
+    """Raise TypeError or ValueError unless these are classes, int64 ``[samples]``."""
     if labels.dtype != torch.int64:
         raise TypeError(f"{name}: labels must be int64, not {labels.dtype}")
     if labels.shape != (samples,):

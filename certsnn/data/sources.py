@@ -1,4 +1,4 @@
-"""What a name of a data set stands for: what its samples are, and how they are loaded."""
+"""Sources of data sets: the kind of their samples, and the way to load them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Source(ABC):
 
     @abstractmethod
     def steps(self, frames: Frames) -> int | None:
-        """How many steps a sample has; None for images."""
+        """The number of steps of a sample; None for images."""
 
     @abstractmethod
     def load(self, split: str, root: Path, download: bool, frames: Frames) -> LabelledDataset:
@@ -51,19 +51,25 @@ class Pictures(Source):
         return self.read(split, root, download)
 
 
-@final
-@dataclass(frozen=True)
-class Recorded(Source):
-    """Recordings of an event camera; ``read`` takes (split, root, download, frames)."""
-
-    read: Callable[[str, Path, bool, Frames], SpikeDataset]
+class EventSource(Source, ABC):
+    """Spike trains made of events."""
 
     @property
+    @final
     def domain(self) -> Domain:
         return "spikes"
 
+    @final
     def steps(self, frames: Frames) -> int | None:
         return frames.steps
+
+
+@final
+@dataclass(frozen=True)
+class Recorded(EventSource):
+    """Recordings of an event camera; ``read`` takes (split, root, download, frames)."""
+
+    read: Callable[[str, Path, bool, Frames], SpikeDataset]
 
     def load(self, split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
         return self.read(split, root, download, frames)
@@ -71,18 +77,11 @@ class Recorded(Source):
 
 @final
 @dataclass(frozen=True)
-class Simulated(Source):
+class Simulated(EventSource):
     """Images seen by a simulated event camera; kept on disk, as it takes minutes for large data sets."""
 
     read: Callable[[str, Path, bool], ImageDataset]
     camera: Saccades = field(default_factory=Saccades)
-
-    @property
-    def domain(self) -> Domain:
-        return "spikes"
-
-    def steps(self, frames: Frames) -> int | None:
-        return frames.steps
 
     def load(self, split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
         data = self.read(split, root, download)

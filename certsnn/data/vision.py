@@ -62,6 +62,7 @@ def _read(
     root: Path,
     download: bool,
 ) -> ImageDataset:
+    """A data set of torchvision as images in [0, 1]; raises DataNotFound where it can't be read."""
     try:
         stored = source(root, train=split == "train", download=download)
         images = channels_first(stored.data).to(torch.float32) / 255
@@ -75,6 +76,7 @@ def _read(
 
 
 def _message(name: str, split: str, folder: Path, reason: str) -> str:
+    """The message for a data set that can't be read."""
     return (
         f"{name} ({split}) can't be read from {folder.resolve()}: "
         f"{reason.splitlines()[0].split('. ')[0]}. Either name the folder that holds it with "

@@ -2,8 +2,7 @@
 
 For every sample, clean <= attacked <= exact <= verified holds for the same network, input set and encoding
 noise. So each attack is also a check of the bounds: an input that breaks a certified sample, or that only
-falls below a margin that was proved, shows a defect of certsnn and stops the evaluation. Source: design,
-sections 3 and 6.
+falls below a margin that was proved, shows a defect of certsnn and stops the evaluation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threats (what configs name) and input sets (what an adversary may feed in); design section 3."""
+"""Threats (as configs name them) and input sets (the inputs an adversary may choose)."""
 
 from certsnn.inputsets.base import InputSet, Threat
 from certsnn.inputsets.box import FreeSpikes, SpikeBox

@@ -18,11 +18,11 @@ ENUMERATION_LIMIT = 2**20
 
 
 class Threat(ABC):
-    """What the adversary may do, for any batch.
+    """The changes that an adversary may make, for any batch.
 
-    domain: what `bind` takes, "image" ([B, ...], raw units) or "spikes" ([T, B, ...], float 0/1).
-    network_input: what a network under this threat takes, the domain of the input set it binds to.
-    size: the name of what makes it larger, "eps", "budget" or "density"; "" for sets of a given batch.
+    domain: the input of `bind`, "image" ([B, ...], raw units) or "spikes" ([T, B, ...], float 0/1).
+    network_input: the input of a network under this threat, the domain of the set that it binds to.
+    size: the name of its size, "eps", "budget", "moved" or "density"; "" for sets of a given batch.
     """
 
     domain: ClassVar[Domain]
@@ -57,7 +57,7 @@ class Threat(ABC):
         """A short name for tables, e.g. "LinfBall(eps=0.1)"."""
 
 
-class InputSet(Threat):
+class InputSet(Threat, ABC):
     """The inputs that an adversary may choose for each sample of a batch; x0 is always one of them.
 
     x0 must have passed `check`. The batch axis is 0 for images and 1 for spikes.
@@ -83,7 +83,7 @@ class InputSet(Threat):
 
     @abstractmethod
     def check(self, x0: Tensor) -> None:
-        """Raise ValueError or TypeError, saying what is wrong, unless x0 is a valid input."""
+        """Raise ValueError or TypeError unless x0 is a valid input."""
 
     @abstractmethod
     def contains(self, x0: Tensor, x: Tensor) -> Tensor:
@@ -109,8 +109,8 @@ class InputSet(Threat):
     def project(self, x0: Tensor, x: Tensor, score: Tensor | None = None) -> Tensor:
         """A member near x (shaped as x0), in x0's dtype; members stay as they are.
 
-        score, shaped as x0, says how much each change is worth where not all can be kept; sets with
-        nothing to choose ignore it. Raises ValueError on NaN or a wrong shape.
+        score, shaped as x0, is the worth of each change where not all can be kept; sets with nothing to
+        choose ignore it. Raises ValueError on NaN or a wrong shape.
         """
 
     @abstractmethod
@@ -127,7 +127,7 @@ class InputSet(Threat):
     @property
     @abstractmethod
     def reach(self) -> int:
-        """By how many steps a spike may move where flips alone lead nowhere; 0 where they lead everywhere."""
+        """The steps that a spike may move, where flips alone lead nowhere; 0 where they lead everywhere."""
 
     @abstractmethod
     def select(self, mask: Tensor) -> InputSet:
@@ -156,6 +156,13 @@ def check_size(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, not {value}")
+
+
+def check_unscaled(factor: float, advice: str) -> None:
+    """Raise ValueError with the advice unless the factor is 1, for sets of a given batch."""
+    check_size("factor", factor)
+    if factor != 1:
+        raise ValueError(advice)
 
 
 def check_spikes(x: Tensor, name: str = "spikes") -> None:

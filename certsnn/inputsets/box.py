@@ -23,6 +23,7 @@ from certsnn.inputsets.base import (
     check_place,
     check_size,
     check_spikes,
+    check_unscaled,
     uniform,
 )
 
@@ -51,9 +52,7 @@ class SpikeBox(InputSet):
 
     def scaled(self, factor: float) -> SpikeBox:
         """Itself for factor 1; raises ValueError for any other: a given box has no size."""
-        check_size("factor", factor)
-        if factor != 1:
-            raise ValueError("a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
+        check_unscaled(factor, "a SpikeBox of given bits cannot be scaled: use FreeSpikes(density)")
         return self
 
     def describe(self) -> str:
@@ -113,6 +112,7 @@ class SpikeBox(InputSet):
         check_enumerable(2**most)
 
         def member(code: int) -> Tensor:
+            """Each sample's member with the digits of the code as its free bits; x0 beyond the last."""
             bits = ((code >> place) & 1 == 1) & free
             x = torch.where(bits.view(upper.shape), upper, lower)
             in_range = (code >> counts) == 0
@@ -127,7 +127,7 @@ class FreeSpikes(Threat):
     """Frees about a share `density` of all bits of each sample, drawn by (seed, index).
 
     A bit is free if its uniform number is less than density, so a lower density frees fewer of the
-    same bits. The N-MNIST threat of the S-IBP / S-CROWN authors' code (design section 3).
+    same bits. The N-MNIST threat of the S-IBP / S-CROWN authors' code.
     """
 
     domain: ClassVar[Domain] = "spikes"

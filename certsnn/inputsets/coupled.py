@@ -31,6 +31,7 @@ from certsnn.inputsets.base import (
     check_place,
     check_size,
     check_spikes,
+    check_unscaled,
     mixture,
     uniform,
 )
@@ -69,9 +70,7 @@ class NestedTrains(InputSet):
 
     def scaled(self, factor: float) -> NestedTrains:
         """Itself for factor 1; raises ValueError for any other: scale CoupledBernoulli."""
-        check_size("factor", factor)
-        if factor != 1:
-            raise ValueError("bound NestedTrains cannot be scaled: scale CoupledBernoulli instead")
+        check_unscaled(factor, "bound NestedTrains cannot be scaled: scale CoupledBernoulli instead")
         return self
 
     def describe(self) -> str:
@@ -112,7 +111,7 @@ class NestedTrains(InputSet):
         if bool((score < 0).any()) or bool(score.isinf().any()):
             raise ValueError("scores weigh the bits here: they must be finite and at least 0")
         bits = (x > 0.5).to(x0.dtype)
-        # What follows is about the pixels alone whose trains are not reachable: [T, n].
+        # From here on only the pixels whose trains are not reachable count: [T, n].
         lost = (~self._reachable(bits)).flatten().nonzero().squeeze(1)
         nominal, own, weight, order, valid, places = (
             part.flatten(1).index_select(1, lost) for part in (x0, bits, score, *self._prefixes, self._places)
@@ -168,6 +167,7 @@ class NestedTrains(InputSet):
         total = radix[:, -1]
 
         def member(code: int) -> Tensor:
+            """Each sample's member of this number; x0 beyond the last."""
             digit = (code // weight) % choices
             size = prefixes.gather(0, digit.unsqueeze(0)).squeeze(0)
             in_range = (code < total).view(-1, *[1] * (x0.dim() - 2))

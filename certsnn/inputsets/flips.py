@@ -23,7 +23,7 @@ from certsnn.inputsets.base import (
     check_spikes,
     uniform,
 )
-from certsnn.inputsets.rows import best_flips, count_bits, rows, trains
+from certsnn.inputsets.rows import best_flips, count_bits, random_budget, rows, trains
 
 Kind = Literal["any", "add", "drop"]
 
@@ -97,9 +97,7 @@ class SpikeFlips(InputSet):
         return torch.where(kept, 1 - x0, x0)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        half, part = uniform((2, x0.shape[1]), x0, generator)
-        fewer = (part.double() * (self.budget + 1)).long()
-        budget = torch.where(half < 0.5, self.budget, fewer)
+        budget = random_budget(self.budget, x0, generator)
         score = uniform(x0.shape, x0, generator)
         flips = trains(best_flips(rows(self.allowed(x0)), rows(score), budget), x0)
         return torch.where(flips, 1 - x0, x0)
@@ -134,6 +132,7 @@ class SpikeFlips(InputSet):
         order = (~allowed).to(torch.uint8).argsort(dim=1, stable=True)  # allowed bits first
 
         def member(chosen: tuple[int, ...]) -> Tensor:
+            """x0 with these of each sample's allowed bits flipped; x0 where it has fewer."""
             # Numbers beyond a sample's allowed bits mean that its members are exhausted.
             exists = (counts > chosen[-1]) if chosen else torch.zeros_like(counts, dtype=torch.bool)
             flips = torch.zeros_like(allowed).scatter(1, order[:, list(chosen)], True)

@@ -65,6 +65,7 @@ class LinfBall(InputSet):
             raise ValueError(f"low must be less than high, not {self.low} and {self.high}")
 
     def _range(self) -> tuple[float, float]:
+        """The limits of a pixel, infinite where there is none."""
         return (
             -math.inf if self.low is None else self.low,
             math.inf if self.high is None else self.high,

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from certsnn.inputsets.base import uniform
+
 
 def rows(x: Tensor) -> Tensor:
     """[T, B, ...] as [B, bits], one row a sample."""
@@ -14,7 +16,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def count_bits(x: Tensor) -> int:
-    """How many bits a sample of [T, B, ...] has."""
+    """The number of bits in a sample of [T, B, ...]."""
     return len(x) * math.prod(x.shape[2:])
 
 
@@ -38,3 +40,9 @@ def best_flips(flips: Tensor, score: Tensor, budget: Tensor) -> Tensor:
     tied = level[crowded]
     level[crowded] = tied & (tied.cumsum(dim=1) <= room[crowded].unsqueeze(1))
     return above | level
+
+
+def random_budget(budget: int, x0: Tensor, generator: torch.Generator) -> Tensor:
+    """The whole budget or a random part of it, with equal chances, for each sample of x0: int64 [B]."""
+    half, part = uniform((2, x0.shape[1]), x0, generator)
+    return torch.where(half < 0.5, budget, (part.double() * (budget + 1)).long())

@@ -38,10 +38,10 @@ from certsnn.inputsets.base import (
     uniform,
 )
 from certsnn.inputsets.flips import SpikeFlips
-from certsnn.inputsets.rows import best_flips, count_bits, rows, trains
+from certsnn.inputsets.rows import best_flips, count_bits, random_budget, rows, trains
 
 Change = tuple[tuple[int, ...], int]
-"""Where the spikes of one pixel are, and how many of them have moved."""
+"""The places of one pixel's spikes, and the number of those that have moved."""
 
 
 def shifted(x: Tensor, offset: int, fill: float, dim: int = 0) -> Tensor:
@@ -109,7 +109,7 @@ class SpikeShift(InputSet):
         return x0.masked_fill(self._leaving(x0, self.moved), 0), x0.masked_fill(arriving, 1)
 
     def _leaving(self, x0: Tensor, moves: int) -> Tensor:
-        """The spikes that so many moves can take from their bits, leaving them free."""
+        """The spikes that this number of moves can take from their bits, leaving them free."""
         spikes, offsets = x0 == 1, self._offsets(x0)
         found = torch.zeros_like(spikes)
         # A chain of spikes, each in the next one's place, that ends on a free bit.
@@ -139,7 +139,8 @@ class SpikeShift(InputSet):
         for change in ((least - A).masked_fill(~spikes, 0), (A - most).masked_fill(closed, 0)):
             flat = change.clamp(max=0).movedim(2, 1).flatten(2)
             sums.append(flat.topk(count, dim=2, largest=False).values.sum(dim=2))
-        # Here an entry may be counted more often than the caller knows of: what that can round is taken off.
+        # An entry may be counted more often than the caller's rounding terms assume, so the rounding error of
+        # this sum is taken off.
         size = 2 * A.detach().abs().movedim(2, 1).flatten(2).amax(dim=2) if A[0].numel() else 0
         slack = torch.finfo(A.dtype).eps * count * (count + 1) * size
         nominal = (A * x0).movedim(2, 1).flatten(2).sum(dim=2)
@@ -171,9 +172,7 @@ class SpikeShift(InputSet):
         return torch.where(self._aligned(member, x0), wanted.to(x0.dtype), moved)
 
     def sample(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        half, part = uniform((2, x0.shape[1]), x0, generator)
-        fewer = (part.double() * (self.moved + 1)).long()
-        budget = torch.where(half < 0.5, self.moved, fewer)
+        budget = random_budget(self.moved, x0, generator)
         # Twice each offset, so that a spike may follow into a place that another one has left.
         offsets = 2 * self._offsets(x0)
         order = torch.randperm(len(offsets), generator=generator, device=generator.device).tolist()
@@ -182,7 +181,7 @@ class SpikeShift(InputSet):
             offset = offsets[turn]
             free = still & shifted(x == 0, offset, False)
             score, eager = (uniform(x0.shape, x0, generator) for _ in range(2))
-            share = uniform((x0.shape[1],), x0, generator) if turn else torch.ones_like(part)
+            share = uniform((x0.shape[1],), x0, generator) if turn else torch.ones_like(budget)
             free = free & (eager < self._aligned(share, x0))
             chosen = trains(best_flips(rows(free), rows(score), budget), x0)
             budget = budget - rows(chosen).sum(dim=1)
@@ -211,6 +210,7 @@ class SpikeShift(InputSet):
         pixels = x0[0, 0].numel()
 
         def batch(turn: int) -> Tensor:
+            """Each sample's member of this number; x0 beyond the last."""
             found = x0.movedim(0, -1).flatten(1, -2).clone()  # [B, pixels, T]
             for b, members in enumerate(samples):
                 for pixel, spikes in members[turn] if turn < len(members) else ():
@@ -243,7 +243,7 @@ class SpikeShift(InputSet):
 
     def _options(self, spikes: tuple[int, ...], steps: int) -> list[Change]:
         """The other trains of one pixel, with the least number of moved spikes that each takes."""
-        placed: dict[tuple[int, ...], int] = {(): 0}  # the first so many spikes
+        placed: dict[tuple[int, ...], int] = {(): 0}  # of the spikes so far
         for home in spikes:
             more: dict[tuple[int, ...], int] = {}
             for places, used in placed.items():
@@ -265,6 +265,7 @@ class SpikeShift(InputSet):
         return [signed for offset in reach for signed in (offset, -offset)]
 
     def _aligned(self, values: Tensor, x0: Tensor) -> Tensor:
+        """Values ``[B]`` of samples, shaped to broadcast against x0."""
         return values.view(1, -1, *repeat(1, x0.dim() - 2))
 
 
@@ -277,7 +278,8 @@ def _shifted_form(A: Tensor, offset: int, fill: float) -> Tensor:
 
 
 def _moves(spikes: Tensor, others: Tensor, max_shift: int) -> Tensor:
-    """How many spikes [T, ...] must move, by max_shift at most, to become the others [T, ...]; -1: no way."""
+    """The number of spikes [T, ...] that must move to give the others [T, ...]; -1 where none within
+    max_shift do."""
     if max_shift == 0:
         same = (spikes == others).all(dim=0)
         return same.long() - 1
@@ -297,7 +299,7 @@ def _moves(spikes: Tensor, others: Tensor, max_shift: int) -> Tensor:
 
 
 def _counts(spikes: Tensor, pad: int) -> Tensor:
-    """How many spikes there are up to the steps -pad .. T + pad - 1, counted from 1: [T + 2 pad, ...]."""
+    """The numbers of spikes up to the steps -pad .. T + pad - 1, counted from 1: [T + 2 pad, ...]."""
     counts = spikes.long().cumsum(dim=0)
     none = torch.zeros_like(counts[:1]).expand(pad + 1, *counts.shape[1:])
     return torch.cat([none, counts, counts[-1:].expand(pad - 1, *counts.shape[1:])])

@@ -1,4 +1,4 @@
-"""Import auto_LiRPA, and lend its version 0.3 what later torch and numpy have dropped.
+"""Import auto_LiRPA, and lend its version 0.3 the names that later torch and numpy have dropped.
 
 PyPI has 0.3 only (2022, for torch < 1.13). It imports ``numpy.lib.arraysetops.isin`` and
 ``torch.onnx.symbolic_helper._set_opset_version`` and indexes nodes of a traced graph. `borrowing` puts these
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def hosting() -> Iterator[None]:
 
 @contextmanager
 def borrowing() -> Iterator[None]:
-    """For version 0.3: what it misses in numpy and torch. For other versions: nothing."""
+    """For version 0.3: the names that it misses in numpy and torch. For other versions: nothing."""
     with ExitStack() as stack:
         if _version() == "0.3":
             stack.enter_context(_arraysetops())
@@ -85,16 +85,21 @@ def bounded_module(package: ModuleType) -> Any:
     if _version() != "0.3":
         return base
 
+    @final
     class BoundedModule(base):
+        """auto_LiRPA's class, with torch's present signature of one method."""
+
         def _named_members(
             self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
         ) -> Any:
+            """As in torch; duplicates are always removed."""
             return super()._named_members(get_members_fn, prefix, recurse)
 
     return BoundedModule
 
 
 def _version() -> str | None:
+    """The installed version of auto_LiRPA; None for a checkout on the path."""
     try:
         return metadata.version("auto_LiRPA")
     except metadata.PackageNotFoundError:  # a checkout on the path
@@ -102,6 +107,7 @@ def _version() -> str | None:
 
 
 def _node_attribute(node: Any, name: str) -> Any:
+    """An attribute of a traced node."""
     return getattr(node, node.kindOf(name))(name)
 
 

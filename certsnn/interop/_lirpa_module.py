@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from certsnn.neurons import Dynamics
 Shape = tuple[int, ...]
 
 
+@final
 class Reshaped(nn.Module):
     """Samples in another shape; the batch is fixed, so that the traced graph holds no computed shapes."""
 
@@ -28,12 +30,14 @@ class Reshaped(nn.Module):
 
 
 def _parameter(values: Tensor) -> nn.Parameter:
+    """A copy of the values that is not trained."""
     # A copy: auto_LiRPA moves a module's parameters between devices. And never a buffer: 0.3 takes the
     # first axis of a buffer for the batch.
     return nn.Parameter(values.detach().clone(), requires_grad=False)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A Linear layer with a copy of these numbers."""
     layer: nn.Module = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
     layer.weight = _parameter(weight)
     # Always with a bias: without one the trace holds a product that 0.3 bounds as if both sides moved.
@@ -44,6 +48,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 def _convolution(
     weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int], groups: int
 ) -> nn.Module:
+    """A Conv2d layer with a copy of these numbers."""
     outputs, inputs, height, width = weight.shape
     layer: nn.Module = nn.utils.skip_init(
         nn.Conv2d,
@@ -119,6 +124,7 @@ def _(operator: Reshape, batch: int, shape: Shape, like: Tensor) -> list[nn.Modu
 
 
 def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) -> tuple[nn.Module, Shape]:
+    """The layers of a chain of operators on samples of a shape, and the shape of its outputs."""
     layers: list[nn.Module] = []
     for operator in operators:
         layers += layers_of(operator, batch, shape, like)
@@ -126,6 +132,7 @@ def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) 
     return nn.Sequential(*layers), shape
 
 
+@final
 class Unrolled(nn.Module):
     """A program as a function of its frames: one image ``[B, ...]``, or T tensors of spikes ``[B, ...]``.
 

@@ -8,15 +8,16 @@ r"""Firing and carry as operators of auto_LiRPA, with bounds that hold at the th
 A neuron with membranes in [l, h] is silent for sure iff h < threshold, and fires for sure iff
 l >= threshold; these neurons are exact. The others have ``l < threshold <= h``, so ``threshold - l`` and
 ``h - l`` are positive there, while ``h - threshold`` may be 0: nothing is divided by it then. The two
-operators are relaxed separately, the published way (design, section 5). Rounding is not covered, but lines
-so steep that they would magnify it (across intervals of some units in the last place) are left flat.
+operators are relaxed separately, the published way (docs/theory/linear-relaxation.md). Rounding is not
+covered, but lines so steep that they would magnify it (across intervals of some units in the last place) are
+left flat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def fire(u: Tensor, dynamics: Dynamics) -> Tensor:
 
 
 def carry(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """What is carried to the next step."""
+    """The potential that is carried to the next step."""
     return torch.where(u >= dynamics.threshold, carry_above(u, dynamics), carry_below(u, dynamics))
 
 
@@ -52,7 +53,7 @@ def fire_interval(lower: Tensor, upper: Tensor, dynamics: Dynamics) -> tuple[Ten
 
 
 def carry_interval(lower: Tensor, upper: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
-    """Bounds of what is carried: both branches increase, so the ends of the pieces suffice."""
+    """Bounds of the carried potential: both branches increase, so the ends of the pieces suffice."""
     fires, silent = lower >= dynamics.threshold, upper < dynamics.threshold
     below, above = (branch(dynamics.threshold, dynamics) for branch in (carry_below, carry_above))
     low, high = carry_below(lower, dynamics), carry_above(upper, dynamics)
@@ -149,6 +150,7 @@ class Rules(NamedTuple):
 RULES = {FIRE: Rules(fire, fire_interval, fire_lines), CARRY: Rules(carry, carry_interval, carry_lines)}
 
 
+@final
 class Operator(torch.autograd.Function):
     """A function of membranes as one node of a traced graph.
 
@@ -158,6 +160,7 @@ class Operator(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, u: Any, *arguments: Any) -> Any:
+        """The node of the traced graph."""
         *_, kind, stage = arguments
         return g.op(kind, u, stage_i=stage).setType(u.type())
 
@@ -177,21 +180,27 @@ def bound_classes(base: Any, dynamics: Sequence[Dynamics]) -> dict[str, Callable
         dynamics: the stages' neurons, in order.
     """
 
+    @final
     class BoundNeuron(base):
+        """The bounds of one node, by its rules and the neurons of its stage."""
+
         def __init__(self, rules: Rules, attr: Any, inputs: Any, output_index: int, options: Any) -> None:
             super().__init__(attr, inputs, output_index, options)
             self.rules, self.dynamics = rules, dynamics[int(attr["stage"])]
             self.requires_input_bounds = [0]
 
         def forward(self, u: Tensor) -> Tensor:
+            """The function itself."""
             return self.rules.value(u, self.dynamics)
 
         def interval_propagate(self, *intervals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            """Its bounds on an interval."""
             return self.rules.interval(*intervals[0], self.dynamics)
 
         def bound_backward(
             self, last_lA: Tensor | None, last_uA: Tensor | None, x: Any, **unused: Any
         ) -> Any:
+            """Coefficients towards the membranes, and their biases."""
             lines = self.rules.lines(x.lower, x.upper, self.dynamics)
             lower, lower_bias = _pull_back(last_lA, lines)
             upper, upper_bias = _pull_back(last_uA, Lines(*lines[2:], *lines[:2]))

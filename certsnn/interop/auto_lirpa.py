@@ -6,7 +6,9 @@ The engine is optional: ``pip install --no-deps auto_LiRPA==0.3 tqdm appdirs``, 
 Boxes are all that it takes: images (`LinfBall`) and spikes between two trains (`SpikeBox`, and the box
 around `NestedTrains`). Its sets of flips ignore a layer's bounds and are unsound unless the first layer is
 linear, so a flip budget is refused. Neurons are relaxed separately for firing and carry, and rounding errors
-are not covered: these bounds are for comparison, not for certificates. Source: auto_LiRPA, Xu et al. 2020.
+are not covered: these bounds are for comparison, not for certificates. Source: Xu et al.,
+*Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond*, 2020 (auto_LiRPA),
+https://arxiv.org/abs/2002.12920.
 """
 
 from __future__ import annotations

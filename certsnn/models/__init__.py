@@ -1,4 +1,4 @@
-"""Trained networks as files, and what is known about them."""
+"""Trained networks as files, and their cards."""
 
 from certsnn.models.pretrained import MODEL, Model, build_network, load_model, locate, pretrained, save_model
 

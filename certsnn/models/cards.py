@@ -1,6 +1,6 @@
-"""Cards of trained networks: what a model is, what is known of its errors, and how to get both again.
+"""Cards of trained networks: a model's description, its known errors, and the commands that give both again.
 
-All of it comes from what the model's own file carries, its config and facts.
+All of it comes from the config and the facts in the model's own file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certsnn.train.config import DataConfig, RunConfig
 UNKNOWN = "not measured"
 
 TRAINING = {"digits": 1_347, "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
-"""How many samples the published training sets have."""
+"""The numbers of samples in the published training sets."""
 
 READOUTS = {
     "membrane": "membrane (the mean membrane of a last affine layer)",
@@ -34,7 +34,7 @@ FLIPS = {"any": "flip", "add": "add", "drop": "drop"}
 @final
 @dataclass(frozen=True)
 class Card:
-    """What there is to say of a model: named facts, commands by what they do, and known limits."""
+    """A model's named facts, its commands by their purposes, and its known limits."""
 
     name: str
     facts: Mapping[str, str]
@@ -54,7 +54,7 @@ def card(name: str, model: Model, size: int) -> Card:
     """The card of a model.
 
     Args:
-        name: what commands call it: a pretrained name, a run folder or a weights file.
+        name: its name on the command line: a pretrained one, a run folder or a weights file.
         model: as `certsnn.models.pretrained.load_model` gives it.
         size: the bytes of its file.
     """
@@ -79,12 +79,12 @@ def card(name: str, model: Model, size: int) -> Card:
 
 
 def data_text(data: DataConfig, test: int | None, part: str | None = None) -> str:
-    """The data set, and what trained, chose and tested the network, where that is known.
+    """The data set, and the samples that trained, chose and tested the network, where these are known.
 
     Args:
         data: the data of its config.
-        test: how many samples it was tested on.
-        part: what they are, if the data set may lie there in part.
+        test: the number of samples it was tested on.
+        part: these samples in words, if the data set may lie there in part.
     """
     tested = "" if test is None else f", tested on {part or f'{test:,} samples'}"
     if data.encoding is not None:
@@ -96,7 +96,7 @@ def data_text(data: DataConfig, test: int | None, part: str | None = None) -> st
 
 
 def layers_text(architecture: str, model: Model) -> str:
-    """The layers of the network in order, and how many weights they have."""
+    """The layers of the network in order, and the number of their weights."""
     weights = sum(
         parameter.numel()
         for layer in model.network.chain()
@@ -132,7 +132,7 @@ def neuron_text(network: SpikingNetwork) -> str:
 
 
 def threat_text(threat: Threat) -> str:
-    """What the adversary may do, in words."""
+    """The adversary's changes in words."""
     match threat:
         case LinfBall():
             return f"every pixel may change by up to {threat.eps:g}"
@@ -149,7 +149,7 @@ def threat_text(threat: Threat) -> str:
 
 
 def error_text(error: float | None, how: str = "") -> str:
-    """An error in percent, and how it was got."""
+    """An error in percent, with its method in brackets."""
     if error is None:
         return UNKNOWN
     return f"{percent(error)} ({how})" if how else percent(error)
@@ -166,7 +166,7 @@ def attack_text(attack: Mapping[str, Any] | None) -> str:
 
 
 def training_text(config: RunConfig) -> str:
-    """How long, and by what beside the objective."""
+    """The training's length and settings beside the objective."""
     training = config.training
     parts = [f"{training.epochs} epochs", f"batches of {training.batch_size}"]
     parts += [
@@ -189,6 +189,7 @@ def brief(value: Any) -> str:
 
 
 def _default(field: Field[Any]) -> Any:
+    """The default of a dataclass field."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
@@ -202,7 +203,7 @@ def origin_text(origin: Mapping[str, Any] | None) -> str:
 
 
 def commands(name: str, config: RunConfig, origin: Mapping[str, Any] | None) -> Mapping[str, str]:
-    """What trains the model, and what proves its errors again."""
+    """The commands that train the model, and that prove its errors again, by their purposes."""
     data = "" if config.data.name.startswith("digits") else " --data.root DIR --data.download true"
     verify = f"certsnn verify {name}{data}"
     found = {
@@ -216,7 +217,7 @@ def commands(name: str, config: RunConfig, origin: Mapping[str, Any] | None) -> 
 
 
 def limits(model: Model) -> list[str]:
-    """What a reader should not take from the errors."""
+    """The limits of the errors' meaning, a sentence each."""
     known, config = model.facts, model.config
     found = [
         "The errors hold for this threat, on this test set, for the float32 network as executed; they say "

@@ -1,1 +1,1 @@
-"""What an evaluation has found: rates with their intervals, pictures, and one HTML page."""
+"""Reports of an evaluation: rates with their intervals, pictures, and one HTML page."""

@@ -19,7 +19,7 @@ class BenchRow:
 
     ``clean`` and ``verified`` are those on all ``samples``; ``papers`` (under G2S and RSF, the attacks of the
     papers; None if none of them ran) and ``attack`` (the worst case over the suite) those on the first
-    ``attacked`` of them. ``extent`` says what part of the published data set the samples are.
+    ``attacked`` of them. ``extent``: the samples' part of the published data set, in words.
     """
 
     config: str
@@ -35,7 +35,7 @@ class BenchRow:
 
     @property
     def size(self) -> str:
-        """How many samples, for tables."""
+        """The number of samples, for tables."""
         return self.extent if self.attacked == self.samples else f"{self.extent} (first {self.attacked})"
 
 
@@ -77,11 +77,11 @@ def row_from(values: Mapping[str, Any]) -> BenchRow | NotRun:
 
 
 def heading(rows: Iterable[BenchRow | NotRun], how: str) -> str:
-    """What the figures of the table are.
+    """The meaning of the table's figures, in words.
 
     Args:
         rows: all of them.
-        how: the samples were verified.
+        how: the samples were verified, in words.
     """
     done = [row for row in rows if isinstance(row, BenchRow)]
     published = all(row.extent == str(row.samples) for row in done)
@@ -100,6 +100,7 @@ def lines(rows: Iterable[BenchRow | NotRun]) -> list[list[str]]:
 
 
 def _line(config: str, rows: Sequence[BenchRow | NotRun]) -> list[str]:
+    """The cells of one config's line."""
     done = [row for row in rows if isinstance(row, BenchRow)]
     if not done:
         return [config, f"0 of {len(rows)}", "not run", *["-"] * 5]

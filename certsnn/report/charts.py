@@ -54,7 +54,7 @@ def svg(figure: Figure, alt: str) -> str:
 
 
 def inked_axes(width: float = 6.4, height: float = 3.2, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure in the page's ink: so many axes side by side, sizes in inches."""
+    """A figure in the page's ink with ``columns`` axes side by side; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0].tolist()
     for one in axes:
@@ -129,11 +129,11 @@ GROUPS = (
     ("broken by an attack", BROKEN),
     ("misclassified", CLEAN),
 )
-"""What becomes of a sample, with its colour; `group` says which."""
+"""The possible outcomes of a sample, with their colours; `group` tells a sample's."""
 
 
 def group(result: SampleResult) -> str:
-    """The name in `GROUPS` of what became of a sample."""
+    """The name in `GROUPS` of a sample's outcome."""
     if not result.correct:
         return "misclassified"
     if result.broken_by:

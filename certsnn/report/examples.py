@@ -1,4 +1,4 @@
-"""Samples that an attack breaks, before and after, to be looked at."""
+"""Examples for a report: samples that an attack breaks, before and after."""
 
 from __future__ import annotations
 

@@ -20,19 +20,19 @@ from certsnn.results.summary import Report
 @final
 @dataclass(frozen=True)
 class Findings:
-    """All that a page shows.
+    """The contents of a page.
 
     Args:
         title: its heading.
-        data: what the samples are of, "the test set of digits".
-        samples: how many they are, in words.
+        data: the samples' data set in words, "the test set of digits".
+        samples: their number, in words.
         how: the bounds, in words.
         report: the evaluation.
         flips: whether the network's input is spikes.
         size_name: the name of the threat's size.
         sweep: sizes and reports, ascending; empty without a sweep.
-        layers: what the bounds decide, over the first ``layers_samples`` samples.
-        layers_samples: how many these are.
+        layers: the neurons that the bounds decide, over the first ``layers_samples`` samples.
+        layers_samples: their number.
         examples: samples that were broken.
         origin: names and values that say where the figures come from.
         config: the whole config as text.
@@ -54,7 +54,7 @@ class Findings:
 
 
 def page(findings: Findings) -> str:
-    """The page."""
+    """The page as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(_text("page.html"))
     report = findings.report
@@ -84,10 +84,12 @@ def page(findings: Findings) -> str:
 
 
 def _text(name: str) -> str:
+    """The text of a file beside this module."""
     return (files("certsnn.report") / name).read_text(encoding="utf-8")
 
 
 def _charts(findings: Findings) -> dict[str, Markup]:
+    """The charts as SVG, by the names that the template has for them."""
     report = findings.report
     rates = (("clean", report.clean), ("attack", report.attack), ("verified", report.verified))
     said = ", ".join(f"{name} {rate.percent:.2f}%" for name, rate in rates)

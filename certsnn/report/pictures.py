@@ -42,7 +42,7 @@ def before(example: Example) -> Tensor:
 
 
 def after(example: Example) -> Tensor:
-    """The same of what the attack found."""
+    """The attack's input as a picture; of spikes the firing rate."""
     return picture(example.after.mean(0) if example.spikes else example.after)
 
 
@@ -74,6 +74,6 @@ def raster(example: Example) -> Figure:
 
 
 def flips(example: Example) -> tuple[int, int]:
-    """How many spikes were added, and how many dropped."""
+    """The numbers of spikes that were added and dropped."""
     difference = example.after - example.before
     return int((difference > 0).sum()), int((difference < 0).sum())

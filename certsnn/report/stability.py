@@ -1,4 +1,4 @@
-"""How much of a network the bounds decide: the share of neurons that surely fire, or surely do not."""
+"""The part of a network that bounds decide: the shares of neurons that surely fire, or surely do not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LayerStability:
 
     @property
     def unstable(self) -> list[float]:
-        """What is left."""
+        """The rest, which the bounds leave open."""
         return [100 - low - high for low, high in zip(self.silent, self.firing, strict=True)]
 
 

@@ -1,1 +1,1 @@
-"""Results: their types, their one file format, and what is made of them."""
+"""Results: their types, their one file format, and their summaries."""

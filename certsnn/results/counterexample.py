@@ -1,4 +1,4 @@
-"""What is kept of a bound that turned out to be unsound: all that it takes to see it again."""
+"""Counterexamples to bounds, kept with all that it takes to see them again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def saving(folder: Path, network: SpikingNetwork, facts: Mapping[str, Any]) -> I
     Args:
         folder: a folder for each sample is made in it.
         network: whose weights are saved too.
-        facts: what else the run depends on (config, threat, method, seed), for JSON.
+        facts: all else that the run depends on (config, threat, method, seed), for JSON.
 
     Raises:
         UnsoundBoundError: for a `Refuted`.

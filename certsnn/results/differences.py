@@ -13,7 +13,7 @@ def differences(one: Any, other: Any, first: str = "there", second: str = "here"
     """``"a.b is 1 there and 2 here, c is absent there and 3 here"``; empty where they are the same.
 
     Args:
-        one, other: mappings of what JSON can hold; anything else counts as an empty mapping.
+        one, other: mappings as of JSON; anything else counts as an empty mapping.
         first, second: where they stand.
     """
     left, right = (dict(_leaves(json.loads(json.dumps(part, default=str)))) for part in (one, other))
@@ -33,4 +33,5 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(leaves: Mapping[str, Any], name: str) -> str:
+    """The value of a key as JSON, or "absent"."""
     return json.dumps(leaves[name]) if name in leaves else "absent"

@@ -1,6 +1,6 @@
 """Results as lines of a file, written as they come, so that a verification or an evaluation can go on.
 
-`certsnn.results.schema` says what the lines hold. A line that a kill or a full disk cut short is dropped. A
+`certsnn.results.schema` has the lines' format. A line that a kill or a full disk cut short is dropped. A
 sample that ended with an error may have a further line, which counts then; all others have one.
 """
 
@@ -20,14 +20,14 @@ from certsnn.results.differences import differences
 from certsnn.results.schema import header_from, header_line, sample_from, written
 
 ROUNDING = 1e-6
-"""By how much, relative to the larger, two margins of a sample may differ: batches differ in rounding."""
+"""The largest relative difference of two margins of a sample: batches differ in rounding."""
 
 
 @final
 class Gathered:
     """Samples of several places, by index in ``found``; places that have the same one must agree on it.
 
-    A sample that ended with an error gives way. ``shared``: how often a sample was found again.
+    A sample that ended with an error gives way. ``shared``: the number of samples found again.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Gathered:
         self._places: dict[int, str] = {}
 
     def add(self, sample: SampleResult, place: str) -> None:
-        """Take it in; raises UserError where it contradicts what was found elsewhere."""
+        """Take it in; raises UserError where it contradicts another place."""
         other = self.found.get(sample.index)
         if other is not None and "error" not in (other.status, sample.status):
             places = self._places[sample.index], place
@@ -53,11 +53,13 @@ class Gathered:
 
 
 def _compared(sample: SampleResult) -> dict[str, Any]:
+    """All of a sample that its places must agree on, but for the margin."""
     attacks = {name: attempt.success for name, attempt in sample.attacks.items()}
     return {name: getattr(sample, name) for name in ("status", "correct", "label")} | {"broken by": attacks}
 
 
 def _margins(one: SampleResult, other: SampleResult, first: str, second: str) -> str:
+    """The difference of two margins in words; "" where it may come from rounding."""
     if one.margin == other.margin or math.isclose(one.margin, other.margin, rel_tol=ROUNDING, abs_tol=1e-9):
         return ""
     return f"margin is {one.margin:g} {first} and {other.margin:g} {second}"
@@ -92,12 +94,12 @@ class Journal:
 
 @contextmanager
 def journal(path: Path, header: Mapping[str, Any]) -> Iterator[Journal]:
-    """The file of these results, new or to be gone on with.
+    """The file of these results, new or resumed.
 
     Nothing is written before the first results. Samples that ended with an error are not taken as done.
 
     Raises:
-        UserError: if the file holds something else: other settings (naming what differs), or
+        UserError: if the file holds something else: other settings (naming the differences), or
             lines that are not results.
         OSError: if it can't be read or written.
     """
@@ -114,7 +116,7 @@ def read(path: Path, header: Mapping[str, Any]) -> dict[int, SampleResult]:
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """What the results of a file depend on; raises UserError if it is no such file, OSError if unreadable."""
+    """The header of a file of results; raises UserError for another file, OSError if it is unreadable."""
     head, newline, _ = path.read_bytes().partition(b"\n")
     try:
         if not newline:
@@ -130,7 +132,7 @@ def write(path: Path, header: Mapping[str, Any], results: Iterable[SampleResult]
 
 
 def _read(path: Path, header: Mapping[str, Any]) -> tuple[dict[int, SampleResult], int]:
-    """The samples of a file, and how many of its bytes are whole lines; 0 if it has to be begun."""
+    """The samples of a file, and the number of its bytes in whole lines; 0 if it has to be begun."""
     check_file(path)
     content = path.read_bytes() if path.exists() else b""
     head, newline, rest = content.partition(b"\n")
@@ -153,10 +155,12 @@ def _read(path: Path, header: Mapping[str, Any]) -> tuple[dict[int, SampleResult
 
 
 def _done(found: Mapping[int, SampleResult]) -> dict[int, SampleResult]:
+    """The samples that did not end with an error."""
     return {index: result for index, result in found.items() if result.status != "error"}
 
 
 def _not_ours(path: Path, line: int, reason: ValueError) -> UserError:
+    """The error for a line that is none of results."""
     return UserError(
         f"line {line} of {path} is not what --results writes there: {reason}. Name another file, or remove "
         "this one"

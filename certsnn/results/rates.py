@@ -1,4 +1,4 @@
-"""Shares of samples, with what they say about the population that the samples are drawn from."""
+"""Shares of samples, with confidence intervals for the population that the samples are drawn from."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The lines of a file of results: what they hold, written here and checked here when they are read.
+"""The lines of a file of results: their one format, written here and checked here when they are read.
 
-The first line is the header, what the results depend on; each further line is a sample.
+The first line is the header, with all that the results depend on; each further line is a sample.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def header_line(header: Mapping[str, Any]) -> str:
 
 
 def header_from(line: str | bytes) -> dict[str, Any]:
-    """The header of a line; raises ValueError, with what is wrong, for anything else."""
+    """The header of a line; raises ValueError, naming the fault, for anything else."""
     header = _parsed(line)
     if "weights" not in header:
         raise ValueError("it is no header of results")
@@ -75,7 +75,7 @@ def written(results: Sequence[SampleResult]) -> str:
 
 
 def read_lines(text: str) -> list[SampleResult]:
-    """What `written` wrote, in another process; raises ValueError."""
+    """The samples that `written` wrote in another process; raises ValueError for other text."""
     return [sample_from(line) for line in text.splitlines()]
 
 
@@ -87,7 +87,7 @@ def sample_from(line: str | bytes, header: Mapping[str, Any] | None = None) -> S
         header: of the file; the sample must be one of its data, with all of its attacks.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: naming the fault.
     """
     values = {"attacks": {}, **_parsed(line)}
     unknown = "margin" in values and values["margin"] is None
@@ -105,6 +105,7 @@ def sample_from(line: str | bytes, header: Mapping[str, Any] | None = None) -> S
 
 
 def _check_belongs(result: SampleResult, header: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the sample is one of the header's data, with all of its attacks."""
     samples = header["data"]["samples"]
     if result.index >= samples:
         raise ValueError(f"index is {result.index}, but the data have {samples} samples")
@@ -114,6 +115,7 @@ def _check_belongs(result: SampleResult, header: Mapping[str, Any]) -> None:
 
 
 def _parsed(line: str | bytes) -> dict[str, Any]:
+    """The JSON object of a line; raises ValueError for anything else."""
     try:
         values = json.loads(line, parse_constant=_refuse)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -124,10 +126,12 @@ def _parsed(line: str | bytes) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> NoReturn:
+    """Raise ValueError for a number that JSON does not have."""
     raise ValueError(f"it holds {name}, which is no number")
 
 
 def _check_types(values: Any, types: Mapping[str, type]) -> None:
+    """Raise ValueError unless the values have exactly these keys and types."""
     if not isinstance(values, dict):
         raise ValueError(f"{json.dumps(values)} is no object")
     for name in [*types, *values]:
@@ -139,6 +143,7 @@ def _check_types(values: Any, types: Mapping[str, type]) -> None:
 
 
 def _finite(value: Any) -> bool:
+    """Whether the value is a finite number."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an integer that no float holds

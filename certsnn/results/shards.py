@@ -39,7 +39,7 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def positions(self, samples: int) -> range:
-        """The samples of this shard among so many; raises UserError if there are none."""
+        """This shard's positions among a number of samples; raises UserError if there are none."""
         found = range(self.number - 1, samples, self.of)
         if not found:
             raise UserError(f"shard {self} of {samples} samples is empty; use at most {samples} shards")
@@ -50,8 +50,8 @@ class Shard:
 def kept(path: Path, header: Mapping[str, Any], processes: Processes) -> Iterator[Journal]:
     """The file of these results, as `certsnn.results.journal.journal`, written by all processes together.
 
-    What the journal takes as done is what any process finds in the file or in parts of it that were left
-    behind. After the block ``done`` must hold what all processes have found.
+    The journal takes a sample as done if any process finds it in the file, or in parts of it that were left
+    behind. After the block ``done`` must hold the samples of all processes.
 
     Raises:
         UserError: if the file or a part of it holds something else.
@@ -92,7 +92,10 @@ def _complete(path: Path, header: Mapping[str, Any], results: Mapping[int, Sampl
 @final
 @dataclass(frozen=True)
 class Merged:
-    """Results of several files: ``header`` of all of them, ``found`` by index, and indices that lack."""
+    """Results of several files: their common ``header``, ``found`` by index, and the ``missing`` indices.
+
+    ``shared``: the number of samples that stand in several files.
+    """
 
     header: Mapping[str, Any]
     found: Mapping[int, SampleResult]
@@ -105,7 +108,7 @@ def merged(paths: Sequence[Path], samples: int | None = None) -> Merged:
 
     Args:
         paths: their files.
-        samples: how many there should be, the first of the test set; all of it if None.
+        samples: the number that there should be, the first of the test set; all of it if None.
 
     Raises:
         UserError: if a file holds other results (naming what differs), or two files contradict each other.

@@ -1,4 +1,4 @@
-"""The three errors of an evaluation, and what each attack and each class had to do with them."""
+"""The three errors of an evaluation, in all, by attack and by class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from certsnn.results.rates import Rate
 class AttackSummary:
     """One attack over the samples that it was run on, those that the network gets right.
 
-    ``success``: how many it broke. ``means``: see `certsnn.attacks.statistics`. ``seconds``: the sum.
+    ``success``: those that it broke. ``means``: see `certsnn.attacks.statistics`. ``seconds``: the sum.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ClassRow:
 @final
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found: ``results`` sample by sample, and the three errors.
+    """An evaluation: ``results`` sample by sample, and the three errors.
 
     ``method``: the bounds, or "" where nothing was to be certified. ``attacks``: their descriptions.
 
@@ -150,13 +150,16 @@ class Report:
         }
 
     def _share(self, found: list[bool]) -> Rate:
+        """The share of samples of which this holds."""
         return Rate(sum(found), len(found))
 
 
 def _summarised(name: str, results: tuple[SampleResult, ...]) -> AttackSummary:
+    """The summary of one attack."""
     attempts = [result.attacks[name] for result in results if name in result.attacks]
 
     def column(field: str) -> Tensor:
+        """A field of all attempts, ``[N]``."""
         return torch.tensor([getattr(attempt, field) for attempt in attempts])
 
     names = ("success", "random", "iterations", "queries", "entry_change", "pixel_change")

@@ -1,4 +1,4 @@
-"""The parts of attacks, against values by hand: losses, goals, gradient views, trains, and single steps."""
+"""The parts of attacks, against values by hand: losses, criteria, views of networks and of spikes, steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from certsnn.attacks import (
     Margin,
     MeanSquaredError,
 )
-from certsnn.attacks.criterion import Goal
+from certsnn.attacks.criterion import Criterion
 from certsnn.attacks.gradients import by_step, with_penultimate_threshold, with_surrogate
 from certsnn.attacks.oracle import sample_keys
 from certsnn.attacks.spike_view import ternary
@@ -50,14 +50,14 @@ def test_margin_without_rivals() -> None:
 
 
 def test_goals() -> None:
-    goal = Goal(torch.tensor([1, 0, 2]), torch.tensor([2, 1, 0]))
+    criterion = Criterion(torch.tensor([1, 0, 2]), torch.tensor([2, 1, 0]))
     logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0], [0.0, 0.0, math.nan]])
-    assert goal.reached(logits).tolist() == [True, False, False]  # a tie is no target, NaN neither
-    assert Goal(goal.y).reached(logits).tolist() == [True, True, True]  # but both are errors
-    part = goal.select(torch.tensor([True, True, False]))
+    assert criterion.met(logits).tolist() == [True, False, False]  # a tie is no target, NaN neither
+    assert Criterion(criterion.y).met(logits).tolist() == [True, True, True]  # but both are errors
+    part = criterion.select(torch.tensor([True, True, False]))
     assert part.gap(logits[:2]).tolist() == [-2.0, 0.0]
-    assert Goal(part.y).gap(logits[:2]).tolist() == [-2.0, 0.0]
-    twice = goal.repeat(2)
+    assert Criterion(part.y).gap(logits[:2]).tolist() == [-2.0, 0.0]
+    twice = criterion.repeat(2)
     assert twice.y.tolist() == [1, 0, 2, 1, 0, 2]
 
 
@@ -180,7 +180,9 @@ def test_g2s_under_a_budget_keeps_the_steepest() -> None:
 @pytest.mark.parametrize(("gamma", "random"), [(0.0, False), (0.5, True)])
 def test_flips_are_random_where_gradients_vanish(gamma: float, random: bool) -> None:
     network = linear([1.0, 1.0], rival=0.0)
-    network.layers[1].surrogate = Rectangle(1e-3)  # type: ignore[union-attr]
+    neuron = network.layers[1]
+    assert isinstance(neuron, IF)
+    neuron.surrogate = Rectangle(1e-3)
     x = torch.ones(1, 1, 2)
     result = G2S(gamma=gamma)(network, x, torch.tensor([0]), free(x))
     assert result.random.tolist() == [random] and result.success.tolist() == [random]

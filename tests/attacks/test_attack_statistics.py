@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,7 +72,7 @@ def test_rasters_show_each_kind_of_spike() -> None:
     before = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     after = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     (axes,) = plot_raster(before, after, "a title").axes
-    points = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
+    points = {c.get_label(): np.asarray(c.get_offsets()).tolist() for c in axes.collections}
     assert points["kept (2)"] == [[0, 0], [1, 0]]
     assert points["added (3)"] == [[0, 1], [1, 1], [1, 2]]
     assert points["dropped (1)"] == [[0, 2]]
@@ -85,7 +86,7 @@ def test_images_show_the_change(channels: int) -> None:
     after[1, :, 0, 0] = 1.0
     figure = plot_images(before, after, ["one", "two"])
     assert len(figure.axes) == 6
-    change = figure.axes[5].images[0].get_array()
+    change = np.asarray(figure.axes[5].images[0].get_array())
     assert change.shape == (3, 4) and change[0, 0] == 0.5 and change.sum() == 0.5
     assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
 

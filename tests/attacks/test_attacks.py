@@ -23,8 +23,8 @@ from certsnn.attacks import (
     GreedyShifts,
     Margin,
     MeanSquaredError,
+    Oracle,
     RandomSearch,
-    Victim,
 )
 from certsnn.attacks.base import BOTH, SPIKES
 from certsnn.inputsets import (
@@ -266,8 +266,8 @@ class Cheat(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
-        victim.measure(1 - victim.x0[None])
+    def search(self, oracle: Oracle) -> None:
+        oracle.measure(1 - oracle.x0[None])
 
 
 @pytest.mark.parametrize("name", ["flips-0", "coupled-0", "free-0", "ball-0"])

@@ -276,7 +276,7 @@ def test_no_samples_and_a_single_class() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """A cascade without its slowest method."""
     names = ("s-ibp", "s-crown-ibp", "s-crown")
-    monkeypatch.setitem(METHODS, AUTO, Auto([METHODS[name] for name in names]))  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, AUTO, Auto([METHODS[name] for name in names]))
     return names
 
 

@@ -60,7 +60,7 @@ def test_members_keep_the_margins_that_are_proved(example: Example) -> None:
 )
 def test_bounds_agree_with_those_of_the_cpu(threat: Threat, method: str) -> None:
     torch.manual_seed(0)
-    kind = "spikes" if threat.network_input == "spikes" else "image"
+    kind = threat.network_input
     network = build("digits-fc", (1, 8, 8), 10, lambda: LIF(0.25, 0.25), STEPS, input=kind).eval()
     x, y, _ = load("digits", "test")[range(SAMPLES)]
     if threat.domain == "spikes":

@@ -1,6 +1,6 @@
 """Odd networks and inputs: bounds that hold, or a refusal in certsnn's own words; never a raw error.
 
-`check_odd` is the property. ``benchmarks/soundness.py`` runs it on as many examples as one likes.
+`check_odd` is the property. ``benchmarks/tightness/soundness.py`` runs it on as many examples as one likes.
 """
 
 from __future__ import annotations

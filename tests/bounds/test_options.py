@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BoundOptions]:
         return METHODS["s-ibp"](problem, options)
 
     method = StandIn("asked", answer, limited=True)
-    monkeypatch.setitem(METHODS, "asked", method)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "asked", method)
     return found
 
 

@@ -8,6 +8,11 @@ import pytest
 import recorded
 import torch
 
+SLOW = ("alpha-s-crown", "auto")
+METHODS = [
+    pytest.param(method, marks=[pytest.mark.slow] if method in SLOW else []) for method in recorded.METHODS
+]
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -18,7 +23,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("rounding", [True, False], ids=["rounding", "plain"])
-@pytest.mark.parametrize("method", recorded.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_margins_are_those_on_record(method: str, rounding: bool) -> None:
     record = recorded.load()
     expected, found = record["margins"][f"{method} {rounding}"], recorded.margins(method, rounding)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
 
 import numpy as np
 import pytest
@@ -50,7 +49,7 @@ THREATS: Mapping[str, Threat] = {
 
 def listed() -> list[type[Threat]]:
     """All concrete threats and input sets of `certsnn.inputsets`, from every module of it."""
-    found = [Threat]
+    found: list[type[Threat]] = Threat.__subclasses__()
     for kind in found:
         found += [sub for sub in kind.__subclasses__() if sub not in found]
     ours = [kind for kind in found if kind.__module__.startswith(inputsets.__name__)]
@@ -100,13 +99,14 @@ def network(kind: str) -> SpikingNetwork:
     return SpikingNetwork(layers, STEPS, "membrane", kind).eval()  # type: ignore[arg-type]
 
 
-def like(base: type[InputSet], name: str) -> type[InputSet]:
-    """Another class of sets that behaves as one of ours."""
-    return type(name, (base,), {})
+def own_set() -> InputSet:
+    """A set of another class than ours, that behaves as a box of spikes."""
+    kind: type[SpikeBox] = type("Own", (SpikeBox,), {})
+    return kind(SPIKES * 0, SPIKES)
 
 
 def test_a_set_without_a_support_is_refused_and_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = like(SpikeBox, "Own")(SPIKES * 0, SPIKES)
+    own = own_set()
     net = network("spikes")
     y = net(SPIKES).argmax(1)
     message = r"there are no bounds for Own: set certsnn\.bounds\.SUPPORTS\[Own\] to a subclass"
@@ -123,12 +123,11 @@ def test_a_set_without_a_support_is_refused_and_gets_one(monkeypatch: pytest.Mon
 
 
 def test_a_support_that_lacks_a_seat_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    @final
     @dataclass(frozen=True)
     class Half(BoundSupport):
         input_set: SpikeBox
 
-    own = like(SpikeBox, "Own")(SPIKES * 0, SPIKES)
+    own = own_set()
     monkeypatch.setitem(SUPPORTS, type(own), Half)
     net = network("spikes")
     with pytest.raises(TypeError, match=r"abstract.*restrict.*selected.*start"):

@@ -15,8 +15,8 @@ from certsnn.neurons import IF, LIF
 from certsnn.surrogates import ArcTan
 from certsnn.train.config import RunConfig
 from certsnn.train.objectives.adversarial import Adversarial
-from certsnn.train.objectives.base import Natural
 from certsnn.train.objectives.certified import Certified
+from certsnn.train.objectives.natural import Natural
 from certsnn.train.regularisers import L1, FiringRate
 from certsnn.train.schedules import Ramp
 

@@ -64,7 +64,7 @@ def test_what_can_not_be_written_is_refused_before_any_work(
 @pytest.mark.usefixtures("idle")
 def test_two_names_of_one_file_are_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    words = ["--json", tmp_path / "a", "--report", tmp_path / "link"]
+    words: list[str | Path] = ["--json", tmp_path / "a", "--report", tmp_path / "link"]
     assert "--json and --report name the same file" in refused(capsys, "evaluate", MODEL, *words)
     words = ["--json", "-", "--report", "-"]
     assert "--json and --report name the same file" in refused(capsys, "evaluate", MODEL, *words)
@@ -137,7 +137,7 @@ class TestFullDisk:
         from certsnn.bounds import METHODS
 
         unsound = StandIn("unsound", lambda *asked: METHODS["s-ibp"](*asked) + 2)
-        monkeypatch.setitem(METHODS, "unsound", unsound)  # type: ignore[arg-type]
+        monkeypatch.setitem(METHODS, "unsound", unsound)
         monkeypatch.setattr("certsnn.files.save_file", full)
         words = ["evaluate", MODEL, "--method", "unsound", "--threat.eps", "0.1", "--samples", "60"]
         assert main([*words, "--attacks", "FGSM", "--evidence", str(tmp_path)]) == 3
@@ -167,9 +167,8 @@ class TestResults:
 
         test = load("digits", "test")
         assert isinstance(test, ImageDataset)
-        values = {"images": test.images.clone(), "labels": test.labels.clone()}
-        values[part][449] = 0
-        other = ImageDataset(test.name, **values, classes=10)
+        other = ImageDataset(test.name, test.images.clone(), test.labels.clone(), classes=10)
+        {"images": other.images, "labels": other.labels}[part][449] = 0
         monkeypatch.setattr("certsnn.cli.commands.common.load", lambda *arguments: other)
         said = refused(capsys, *self.WORDS, done)
         assert f'data.digest is "{test.digest}" there and "{other.digest}" here' in said
@@ -203,8 +202,8 @@ class TestResults:
         self, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "s-eps0.1.jsonl").write_bytes(done.read_bytes())
-        words = ["evaluate", MODEL, "--sweep", "0.1", "--results", tmp_path / "s.jsonl", "--samples", "5"]
-        assert "s-eps0.1.jsonl holds other results" in refused(capsys, *words)
+        words = ["--sweep", "0.1", "--results", str(tmp_path / "s.jsonl"), "--samples", "5"]
+        assert "s-eps0.1.jsonl holds other results" in refused(capsys, "evaluate", MODEL, *words)
         assert not (tmp_path / "s.jsonl").exists()
 
 

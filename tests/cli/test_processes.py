@@ -95,7 +95,7 @@ def test_an_error_of_all_is_told_once(tmp_path: Path) -> None:
 
 def test_an_error_of_one_ends_all_and_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
-    words = ["train", tmp_path / "c.yaml", "--run", tmp_path / "run"]
+    words = ["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]
     with two(TOGETHER, tmp_path, *words) as processes:
         (one, _, err), (other, _, told) = said(processes)
     assert (one, other) == (2, 2)
@@ -105,7 +105,7 @@ def test_an_error_of_one_ends_all_and_is_told_once(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_one_ends_all_and_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
-    words = ["train", tmp_path / "c.yaml", "--run", tmp_path / "run"]
+    words = ["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]
     metrics = tmp_path / "run" / "metrics.jsonl"
     with two("-m", "certsnn", *words) as processes:
         wait_for(processes[0], lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -175,8 +176,15 @@ def test_loader_refuses_an_empty_batch() -> None:
 # --- digits ---
 
 
+def pictures(name: str, split: Literal["train", "test"], root: str | Path | None = None) -> ImageDataset:
+    """A data set of images in memory, by its name."""
+    found = load(name, split, root=root)
+    assert isinstance(found, ImageDataset)
+    return found
+
+
 def test_digits_split_is_the_documented_one() -> None:
-    train, test = load("digits", "train"), load("digits", "test")
+    train, test = pictures("digits", "train"), pictures("digits", "test")
     assert (len(train), len(test)) == (1347, 450)
     assert train.images.shape[1:] == (1, 8, 8)
     assert (train.images * 16 == (train.images * 16).round()).all()
@@ -190,7 +198,7 @@ def test_digits_split_is_the_documented_one() -> None:
 def test_digits_parts_are_disjoint_and_cover_the_source() -> None:
     from sklearn.datasets import load_digits
 
-    parts = torch.cat([load("digits", "train").images, load("digits", "test").images])
+    parts = torch.cat([pictures("digits", "train").images, pictures("digits", "test").images])
     source = torch.from_numpy(load_digits().images).float() / 16
     together = sorted(parts.flatten(1).tolist())
     assert together == sorted(source.flatten(1).tolist())
@@ -205,7 +213,7 @@ def test_idx_files_are_read(name: str, folder: str, tmp_path: Path) -> None:
     raw = tmp_path / folder / "raw"
     write_idx(raw, "train", images, torch.tensor([7, 0, 9]))
     write_idx(raw, "t10k", images[:2], torch.tensor([1, 2]))
-    train, test = load(name, "train", root=tmp_path), load(name, "test", root=str(tmp_path))
+    train, test = pictures(name, "train", root=tmp_path), pictures(name, "test", root=str(tmp_path))
     assert torch.equal(train.images, images.unsqueeze(1).float() / 255)
     assert train.labels.tolist() == [7, 0, 9]
     assert test.labels.tolist() == [1, 2]
@@ -257,14 +265,14 @@ def test_cifar10_puts_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
         self.data, self.targets = pixels, [3, 8]
 
     monkeypatch.setattr(CIFAR10, "__init__", stored)
-    data = load("cifar10", "train", root=tmp_path)
+    data = pictures("cifar10", "train", root=tmp_path)
     assert data.images.shape == (2, 3, 32, 32)
     assert data.images[1, 2, 5, 6] == torch.tensor(float(pixels[1, 5, 6, 2])) / 255
     assert data.labels.tolist() == [3, 8]
 
 
 def test_mnist_is_read_from_the_shared_folder(shared_data: Path) -> None:
-    test = load("mnist", "test", root=shared_data)
+    test = pictures("mnist", "test", root=shared_data)
     assert test.images.shape == (10000, 1, 28, 28)
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert (float(test.images.amin()), float(test.images.amax())) == (0, 1)

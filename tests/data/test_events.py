@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 from itertools import product
@@ -11,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certsnn.cli.app import main
 from certsnn.configuration import parse_text
 from certsnn.data import Frames, Saccades, SpikeDataset, load, loader
 from certsnn.data.events.cache import Trains, cached
@@ -232,7 +233,7 @@ def test_cifar10_dvs_is_split_by_class_and_read_through_tonic(
         for number in range(20):
             (tmp_path / "CIFAR10DVS" / label / f"{number:02}.aedat4").write_text(str(number))
 
-    def read_aedat4(path: str) -> np.ndarray:  # type: ignore[type-arg]
+    def read_aedat4(path: str) -> np.ndarray:
         fields = [("t", np.uint64), ("x", np.uint16), ("y", np.uint16), ("on", bool)]
         number = int(Path(path).read_text())
         if number == 99:
@@ -394,7 +395,9 @@ def test_configs_that_do_not_fit_say_why(text: str, message: str) -> None:
         parse_text(text)
 
 
-def test_the_command_line_from_recordings_to_three_errors(tmp_path: Path) -> None:
+def test_the_command_line_from_recordings_to_three_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     nmnist_folder(tmp_path)
     for number in range(20, 40):
         for split in ("Train", "Test"):
@@ -409,18 +412,12 @@ def test_the_command_line_from_recordings_to_three_errors(tmp_path: Path) -> Non
         "threat: {class_path: SpikeFlips, budget: 1}\n"
         "training: {epochs: 1, objective: Natural}\n"
     )
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "certsnn", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    trained = run("train", "config.yaml", "--run", "run")
-    assert trained.returncode == 0, trained.stderr
-    assert "a subset of the test set" in trained.stdout and "41 (of 10000" in trained.stdout
-    evaluated = run("evaluate", "run", "--threat.class_path", "FreeSpikes", "--threat.density", "0.1")
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "a subset" in evaluated.stdout + evaluated.stderr
-    missing = run("verify", "run", "--data.root", "nowhere")
-    assert missing.returncode == 2 and "nowhere" in missing.stderr and "Traceback" not in missing.stderr
-    other = run("verify", "run", "--data.frames.downsampling", "4")
-    assert other.returncode == 2 and "Traceback" not in other.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "config.yaml", "--run", "run"]) == 0
+    trained = capsys.readouterr().out
+    assert "a subset of the test set" in trained and "41 (of 10000" in trained
+    assert main(["evaluate", "run", "--threat.class_path", "FreeSpikes", "--threat.density", "0.1"]) == 0
+    evaluated = capsys.readouterr()
+    assert "a subset" in evaluated.out + evaluated.err
+    assert "nowhere" in refused(capsys, "verify", "run", "--data.root", "nowhere")
+    refused(capsys, "verify", "run", "--data.frames.downsampling", "4")

@@ -17,7 +17,7 @@ from stand_in import StandIn
 from strategies import Example, examples
 from torch import Tensor, nn
 
-from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, RandomSearch, Victim
+from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
 from certsnn.attacks.base import BOTH
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import SIBP
@@ -49,9 +49,9 @@ class Corner(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
-        for end in victim.input_set.box(victim.x0):
-            victim.attempt(end)
+    def search(self, oracle: Oracle) -> None:
+        for end in oracle.input_set.box(oracle.x0):
+            oracle.attempt(end)
 
 
 @final
@@ -66,7 +66,7 @@ class Idle(Attack):
     def view(self, program: Program) -> Program:
         return program
 
-    def search(self, victim: Victim) -> None:
+    def search(self, oracle: Oracle) -> None:
         pass
 
 
@@ -193,7 +193,7 @@ def unsound(problem: Problem, options: BoundOptions) -> Tensor:
 
 
 def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))
     network = threshold_network()
     batches = pixels(1)[1:2]  # its proved margin of -1 becomes 2
     with pytest.raises(UnsoundBoundError) as raised:
@@ -231,7 +231,7 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
         found[-1] += 3
         return found
 
-    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", wrong_about_the_last))  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", wrong_about_the_last))
     with pytest.raises(UnsoundBoundError, match="sample 14 is at least 2"):
         evaluate(threshold_network(), pixels(), LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-14" / "sample.safetensors")
@@ -244,7 +244,7 @@ def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near = StandIn("near", lambda problem, options: SIBP()(problem, options) + 0.5)
-    monkeypatch.setitem(METHODS, "near", near)  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "near", near)
     network, batch = threshold_network(), pixels(1)[1]
     with pytest.raises(UnsoundBoundError, match=r"margin of sample 11 is at least -0\.5\d* by near"):
         evaluate(network, [batch], LinfBall(0.1), "near", [Corner()], evidence=tmp_path)
@@ -255,7 +255,7 @@ def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
 def test_a_certified_and_misclassified_sample_stops_with_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))  # type: ignore[arg-type]
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))
     with pytest.raises(UnsoundBoundError, match="the network misclassifies it"):
         evaluate(threshold_network(), pixels(1)[2:3], LinfBall(0.1), "unsound", [Idle()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-12" / "sample.safetensors")

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +26,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     assert shown.err.startswith("certsnn: error: ")
     assert shown.err.count("\n") == 1
     return shown.err
+
+
+def module_of(command: str) -> ModuleType:
+    """The module of a command; as an attribute of its package, the name is the function's."""
+    return import_module(f"certsnn.cli.commands.{command}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certsnn.train.loop import Monitor, Row
+from certsnn.train.monitor import Monitor, Row
 
 
 class Stop(Exception):

@@ -116,7 +116,7 @@ def dtype(kind: torch.dtype) -> Callable[[Example, Numbers], Example]:
 
 def channels_last(example: Example, numbers: Numbers) -> Example:
     """Images and weights in the layout that GPUs like."""
-    network = example.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = example.network.to(memory_format=torch.channels_last)
     if example.x.ndim == 4:
         return replace(example, network=network, x=example.x.contiguous(memory_format=torch.channels_last))
     return replace(example, network=network)

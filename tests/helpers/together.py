@@ -35,7 +35,8 @@ from certsnn.train import loop
 from certsnn.train.augmentation import Translations
 from certsnn.train.averaging import EMA
 from certsnn.train.config import TrainingConfig
-from certsnn.train.loop import Monitor, Row, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor, Row
 from certsnn.train.objectives.adversarial import Adversarial
 from certsnn.train.objectives.certified import Certified
 from certsnn.train.regularisers import FiringRate, Tightness

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynamics import changed
 from hypothesis import given, settings
 from strategies import PIXEL, Example, examples
 from torch import Tensor, nn
@@ -81,8 +82,7 @@ def points(lower: Tensor, upper: Tensor, threshold: float) -> Tensor:
 
 
 def double(neuron: Neuron) -> Dynamics:
-    dynamics = neuron.dynamics()
-    return Dynamics(*(value.detach().double() for value in dynamics[:5]), *dynamics[5:])
+    return changed(neuron.dynamics(), lambda number: number.detach().double())
 
 
 FUNCTIONS = {"fire": (fire, fire_interval, fire_lines), "carry": (carry, carry_interval, carry_lines)}
@@ -152,7 +152,7 @@ def test_narrow_intervals_do_not_magnify_rounding(
     neuron: Neuron, value: Any, interval: Any, lines: Any
 ) -> None:
     """In float32, intervals of few units in the last place around the threshold."""
-    dynamics = Dynamics(*(number.detach() for number in neuron.dynamics()[:5]), *neuron.dynamics()[5:])
+    dynamics = changed(neuron.dynamics(), Tensor.detach)
     at = dynamics.threshold
     widths = at * torch.logspace(-8, -1, 200)
     for part in (0.0, 0.3, 0.5, 0.9, 1.0):
@@ -237,7 +237,7 @@ def members(example: Example, x0: Tensor, input_set: InputSet) -> Iterator[Tenso
 
 
 def executed_margins(network: SpikingNetwork, x: Tensor, y: Tensor) -> Tensor:
-    logits = network(x)
+    logits: Tensor = network(x)
     return logits.gather(1, y[:, None]) - logits.gather(1, others(y, logits.shape[1]))
 
 

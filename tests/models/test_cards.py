@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -24,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def collect() -> ModuleType:
-    return benchmark("collect")
+def models_page() -> ModuleType:
+    return benchmark("papers.models_page")
 
 
 def example(config: str = "network: {architecture: small-cnn, norm: none}") -> Model:
@@ -35,30 +34,32 @@ def example(config: str = "network: {architecture: small-cnn, norm: none}") -> M
     return Model(network.eval(), parsed, text, (1, 8, 8), 10, {"epochs": 3})
 
 
-def test_the_page_is_that_of_the_shipped_models(collect: ModuleType) -> None:
+def test_the_page_is_that_of_the_shipped_models(models_page: ModuleType) -> None:
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    assert page == collect.cards(), "run `python benchmarks/collect.py --errors`"
+    assert page == models_page.record.inserted(page, "cards", models_page.cards()), (
+        "run `python benchmarks/papers/models_page.py errors`"
+    )
     assert all(f"\n## {name}\n" in page for name in pretrained())
 
 
-def test_the_shipped_models_carry_what_is_on_record(collect: ModuleType) -> None:
-    proved = {row["model"]: row for row in json.loads((collect.RESULTS / "auto.json").read_text())}
-    attacked = json.loads((collect.RESULTS / "tightness.json").read_text())
+def test_the_shipped_models_carry_what_is_on_record(models_page: ModuleType) -> None:
+    proved = {row["model"]: row for row in models_page.record.read("auto")}
+    attacked = models_page.record.read("tightness")
     for name in pretrained():
-        model = load_model(name)  # where one of these fails: `python benchmarks/collect.py --errors`
-        assert model.facts["origin"] == collect.logged_origin(model)
+        model = load_model(name)  # where one of these fails: `python benchmarks/papers/models_page.py errors`
+        assert model.facts["origin"] == models_page.logged_origin(model)
         assert model.facts["origin"]["config"], f"no config in configs/ trains {name}"
         assert model.facts.get("auto_error") == proved.get(name, {}).get("auto_error")
         if name in attacked:
-            assert model.facts["attack"] == collect.attack(model.facts, attacked[name])
+            assert model.facts["attack"] == models_page.attack(model.facts, attacked[name])
 
 
-def test_an_attack_of_another_model_is_refused(collect: ModuleType) -> None:
-    row = json.loads((collect.RESULTS / "tightness.json").read_text())["digits-eps0.05"]
+def test_an_attack_of_another_model_is_refused(models_page: ModuleType) -> None:
+    row = models_page.record.read("tightness")["digits-eps0.05"]
     facts = load_model("digits-eps0.05").facts
     for other in ({"clean_error": 9.0}, {"threat": "LinfBall(eps=0.1)"}):
         with pytest.raises(ValueError, match="does not fit"):
-            collect.attack(facts | other, row)
+            models_page.attack(facts | other, row)
 
 
 def test_what_is_not_known_is_said_to_be_so() -> None:

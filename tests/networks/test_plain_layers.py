@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from modules import weight_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -38,7 +39,8 @@ class OwnConv(nn.Conv2d):
 
 class OwnSequential(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
+        found: Tensor = super().forward(x)
+        return 2 * found
 
 
 def hooked(layer: nn.Module) -> nn.Module:
@@ -52,7 +54,7 @@ def prehooked(layer: nn.Module) -> nn.Module:
 
 
 def patched(layer: nn.Module) -> nn.Module:
-    layer.forward = lambda x: x  # type: ignore[method-assign]
+    layer.forward = lambda x: x
     return layer
 
 
@@ -220,7 +222,7 @@ PARAMETRISED: dict[str, Callable[[], nn.Module]] = {
 def test_parametrised_weights_are_those_of_eval_mode(name: str) -> None:
     """Bounds in train mode speak of what eval mode executes, and change neither weights nor modes."""
     network = network_of(PARAMETRISED[name]())
-    expected, weights = network(X), network.layers[0].weight.detach().clone()
+    expected, weights = network(X), weight_of(network.layers[0]).detach().clone()
     modes = [module.training for module in network.modules()]
     found = margin_bounds(network, X, Y, LinfBall(0.0), rounding=True)
     assert [module.training for module in network.modules()] == modes
@@ -231,7 +233,7 @@ def test_parametrised_weights_are_those_of_eval_mode(name: str) -> None:
     assert all(module.training for module in network.modules())
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     network.eval()
-    assert torch.equal(network.layers[0].weight, weights)
+    assert torch.equal(weight_of(network.layers[0]), weights)
     assert torch.equal(network(X), expected)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from modules import tensor_of, weight_of
 from together import normed, plain, task_of
 
-from certsnn.affine import Weighted
+from certsnn.affine import Dense, Weighted
 from certsnn.bounds import margin_bounds
 from certsnn.configuration import override
 from certsnn.data.digits import digits
@@ -47,8 +49,9 @@ def test_products_are_bfloat16_and_currents_float32() -> None:
         logits.square().sum().backward()
         seen.append(logits.detach())
     assert float((seen[0] - seen[1]).abs().max()) > 0
-    weight = narrow.layers[1].weight
-    assert torch.equal(program.stages[0].operators[-1].weight, weight) and weight.grad is not None
+    weight, operator = weight_of(narrow.layers[1]), program.stages[0].operators[-1]
+    assert isinstance(operator, Dense)
+    assert torch.equal(operator.weight, weight) and weight.grad is not None
     assert seen[1].bfloat16().float().equal(seen[1])  # the last product is one, too
 
 
@@ -73,12 +76,12 @@ def test_batch_norm_sees_float32_currents() -> None:
     for layer in network.layers:
         for value in layer.buffers():
             assert value.dtype != torch.bfloat16
-    means = network.layers[1].running_mean
+    means = tensor_of(network.layers[1], "running_mean")
     assert not torch.equal(means.bfloat16().float(), means)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_works(precision: str, tmp_path: Path) -> None:
+def test_training_works(precision: Literal["float32", "bfloat16"], tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = TrainingConfig(
         Certified(Ramp(0, 3)), batch_size=32, epochs=12, learning_rate=LearningRate(5e-3)

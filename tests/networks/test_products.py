@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_narrow_products_are_noticed(
     """A library that computes one kind of product in fewer bits behind torch's back."""
     plain = getattr(torch.nn.functional, product)
 
-    def narrow(x: torch.Tensor, weight: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+    def narrow(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: Any) -> Any:
         if x.dtype == torch.float64:
             return plain(x, weight, *rest, **more)
         return plain(x.to(dtype).float(), weight.to(dtype).float(), *rest, **more)

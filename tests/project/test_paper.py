@@ -17,9 +17,9 @@ from certsnn.models.pretrained import build_network
 from certsnn.neurons import LIF
 from certsnn.train.config import RunConfig
 from certsnn.train.objectives.adversarial import Adversarial
-from certsnn.train.objectives.base import Natural
 from certsnn.train.objectives.bounds import CrownMargins, IntervalMargins
 from certsnn.train.objectives.certified import Certified
+from certsnn.train.objectives.natural import Natural
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "paper"
@@ -87,7 +87,7 @@ def test_networks_are_built_of_the_papers_neuron(group: str) -> None:
 
 @pytest.fixture(scope="module")
 def paper() -> ModuleType:
-    return benchmark("paper")
+    return benchmark("papers.paper_page")
 
 
 def row(
@@ -165,9 +165,10 @@ def test_the_page_has_what_was_run_and_what_was_published(paper: ModuleType, tmp
     )
     notes = {"not run": {"fashion-mnist-*": "the data are not here"}, "remarks": {"mnist-fc-*": "In haste."}}
     (rows / "notes.json").write_text(json.dumps(notes))
-    text = paper.page(paper.groups(rows=rows))
+    found = paper.groups(rows=rows)
+    text = paper.all_tables(found)
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")][:2] == [group, "Not run"]
-    part = text.split(f"## {group}\n")[1].split("## ")[0]
+    part = text.split(f"## {group}\n")[1].split("\n## ")[0]
     assert "| natural | 2 | 10000 (first 1000) | 2.50 (2.00, 3.00) | 81.00 (80.00, 82.00) |" in part
     assert "| s-crown | 1 | 10000 (first 1000) | 5.00 | - | 21.00 | 31.00 | 1.5 |" in part
     assert "| adversarial | 0 of 1 | not run |" in part
@@ -175,12 +176,12 @@ def test_the_page_has_what_was_run_and_what_was_published(paper: ModuleType, tmp
     assert (
         "| published, certified (T' = 3) | - | - | 7.13 | - | - | 54.11 by S-IBP, 59.26 by S-CROWN |" in part
     )
-    assert part.endswith("In haste.\n\n")
+    assert part.endswith("In haste.\n")
     other = text.split("## Not run\n")[1].split("## ")[0]
     assert "- fashion-mnist-conv-digital, fashion-mnist-conv-spike, fashion-mnist-fc-digital, " in other
     assert "-fc-spike: the data are not here\n" in other
     assert f" {group}" not in other
-    reductions = text.split("## Attack error reduction")[1]
+    reductions = paper.reduction_table(found)
     assert f"| {group} | s-ibp | 71.0 | 71.0 | 1.5 |" in reductions
     assert f"| {group} | s-crown | - | 70.0 | 2.5 |" in reductions
     assert "| published | certified | 37.7" in reductions
@@ -193,8 +194,11 @@ def test_rows_that_were_attacked_on_other_samples_are_not_compared(paper: Module
     certified["attacked"]["samples"] = 500
     rows = logged(paper, tmp_path, natural, certified)
     with pytest.raises(ValueError, match="attacked on different numbers of samples"):
-        paper.page(paper.groups(rows=rows))
+        paper.reduction_table(paper.groups(rows=rows))
 
 
 def test_the_page_is_that_of_the_rows_on_record(paper: ModuleType) -> None:
-    assert (ROOT / "docs" / "paper.md").read_text(encoding="utf-8") == paper.page(paper.groups())
+    page, found = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8"), paper.groups()
+    renewed = paper.record.inserted(page, "groups", paper.all_tables(found))
+    renewed = paper.record.inserted(renewed, "reductions", paper.reduction_table(found))
+    assert page == renewed, "run `python benchmarks/papers/paper_page.py`"

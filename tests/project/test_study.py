@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    return benchmark("study")
+    return benchmark("papers.neuron_study")
 
 
 def test_each_variant_is_a_config_of_its_own(study: ModuleType) -> None:
@@ -31,13 +30,15 @@ def test_each_variant_is_a_config_of_its_own(study: ModuleType) -> None:
 
 
 def test_the_page_is_that_of_the_figures(study: ModuleType) -> None:
-    rows = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+    rows = study.record.read("study")
     assert [(row["variant"], row["seed"]) for row in rows] == [
         (name, seed) for name in study.variants() for seed in study.SEEDS
     ]
     for row in rows:
         errors = row["errors"]
         assert errors["clean"] <= errors["attack"] <= errors["verified"]
-    page = (study.DOCS / "studies.md").read_text(encoding="utf-8")
-    assert page == study.page(rows), "run `python benchmarks/study.py --page`"
-    assert all((study.DOCS / f"studies-{name}.png").exists() for name in study.PICTURES)
+    page = (study.record.DOCS / "studies.md").read_text(encoding="utf-8")
+    assert page == study.record.inserted(page, "figures", study.figures(rows)), (
+        "run `python benchmarks/papers/neuron_study.py draw`"
+    )
+    assert all((study.record.DOCS / f"studies-{name}.png").exists() for name in study.PICTURES)

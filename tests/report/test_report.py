@@ -15,7 +15,7 @@ import torch
 from certsnn.attacks import FGSM, RandomSearch
 from certsnn.bounds import layer_bounds
 from certsnn.cli.app import main
-from certsnn.data import ImageDataset, load, loader
+from certsnn.data import load, loader
 from certsnn.evaluation import evaluate
 from certsnn.evaluation.verification import SampleResult
 from certsnn.inputsets import LinfBall
@@ -177,7 +177,7 @@ def test_examples_are_broken_samples_of_different_classes() -> None:
     report = evaluate(model.network, loader(data, 64), threat, attacks=attacks)
     found = examples(model.network, data, threat, attacks, report.results, count=5)
     assert len({example.label for example in found}) == 5
-    whole: ImageDataset = load("digits", "test")
+    whole = load("digits", "test")
     for example in found:
         x, y, _ = whole[[example.index]]
         assert torch.equal(example.before, x[0])

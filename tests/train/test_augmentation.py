@@ -19,7 +19,8 @@ from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.train.augmentation import Augmentation, Translations
 from certsnn.train.config import TrainingConfig
-from certsnn.train.loop import Monitor, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor
 from certsnn.train.objectives.certified import Certified
 from certsnn.train.schedules import Ramp
 

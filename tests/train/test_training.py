@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from modules import weight_of
 from monitors import Stop, StopAfter
 from torch import nn
 
@@ -17,32 +19,38 @@ from certsnn.bounds import bind, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.configuration import override
-from certsnn.data import digits
-from certsnn.encoding import Bernoulli
+from certsnn.data.digits import digits
+from certsnn.encoding import Bernoulli, Encoding
 from certsnn.errors import CheckpointError, ConfigError
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips
+from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF
+from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train import checkpoint as checkpoints
-from certsnn.train.config import TrainingConfig
+from certsnn.train.config import RunConfig, TrainingConfig
 from certsnn.train.initialisation import ConstantWidth
-from certsnn.train.loop import Monitor, Silent, Task, train
+from certsnn.train.loop import Task, train
+from certsnn.train.monitor import Monitor, Silent
 from certsnn.train.objectives import bounds as margins
 from certsnn.train.objectives.adversarial import Adversarial, ascend
-from certsnn.train.objectives.base import Natural, Objective, Samples
-from certsnn.train.objectives.bounds import CrownMargins, IntervalMargins
+from certsnn.train.objectives.base import Objective, Samples
+from certsnn.train.objectives.bounds import CrownMargins, IntervalMargins, MarginBound
 from certsnn.train.objectives.certified import Certified, robust_cross_entropy
+from certsnn.train.objectives.natural import Natural
 from certsnn.train.regularisers import L1, FiringRate, Tightness
 from certsnn.train.schedules import LearningRate, Moment, Ramp
 
+Kind = Literal["image", "spikes"]
+Relaxation = Literal["joint", "separate"]
+BALL = LinfBall(0.02)
 
-def network_of(kind: str = "image", seed: int = 0) -> SpikingNetwork:
+
+def network_of(kind: Kind = "image", seed: int = 0) -> SpikingNetwork:
     torch.manual_seed(seed)
     layers = [nn.Flatten(), nn.Linear(64, 20), IF(initial=0.5), nn.Dropout(0.2), nn.Linear(20, 10)]
-    return SpikingNetwork(layers, 3, "membrane", kind)  # type: ignore[arg-type]
+    return SpikingNetwork(layers, 3, "membrane", kind)
 
 
-def task_of(threat=LinfBall(0.02), encoding=None) -> Task:  # noqa: B008
+def task_of(threat: Threat = BALL, encoding: Encoding | None = None) -> Task:
     data = digits("train", Path(), False).head(300)
     return Task(*data.split(0.2, 0), threat, encoding)
 
@@ -77,7 +85,7 @@ class TestSchedules:
         assert Ramp(4).end(5) == 4
 
     @pytest.mark.parametrize("make", [lambda: Ramp(-1, 2), lambda: LearningRate(0.0)])
-    def test_nonsense_is_refused(self, make) -> None:
+    def test_nonsense_is_refused(self, make: Callable[[], object]) -> None:
         with pytest.raises(ValueError, match=">"):
             make()
 
@@ -133,7 +141,7 @@ class TestObjectives:
 
     @pytest.mark.parametrize("threat", [SpikeFlips(2), CoupledBernoulli(0.1, 3)])
     @pytest.mark.parametrize("objective", [Natural(), Certified(Ramp(0, 0)), Adversarial(Ramp(0, 0))])
-    def test_spike_threats_train(self, threat, objective: Objective) -> None:
+    def test_spike_threats_train(self, threat: Threat, objective: Objective) -> None:
         network, samples = network_of("spikes"), self.batch()
         if isinstance(threat, SpikeFlips):
             samples = self.batch(Bernoulli(3)(samples.x, samples.positions))
@@ -143,7 +151,7 @@ class TestObjectives:
         assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
 
     @pytest.mark.parametrize("threat", [LinfBall(0.1), SpikeFlips(3)])
-    def test_adversary_stays_in_the_set_and_does_harm(self, threat) -> None:
+    def test_adversary_stays_in_the_set_and_does_harm(self, threat: Threat) -> None:
         network = network_of("image" if isinstance(threat, LinfBall) else "spikes").eval()
         samples = self.batch()
         x = samples.x if isinstance(threat, LinfBall) else Bernoulli(3)(samples.x, samples.positions)
@@ -198,13 +206,17 @@ class TestObjectives:
         assert all(0.15 <= rate < 0.4 for rate in rates)
 
 
-def lif_network(kind: str = "image", steps: int = 3, readout: str = "membrane") -> SpikingNetwork:
+def lif_network(
+    kind: Kind = "image",
+    steps: int = 3,
+    readout: Literal["rate", "membrane"] = "membrane",
+) -> SpikingNetwork:
     """The papers' neuron: here S-CROWN beats S-IBP."""
     torch.manual_seed(1)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in ((64, 20), (20, 16), (16, 10)):
         layers += [nn.Linear(inputs, outputs), LIF(0.25, 0.25)]
-    return SpikingNetwork(layers[: 7 if readout == "rate" else 6], steps, readout, kind)  # type: ignore[arg-type]
+    return SpikingNetwork(layers[: 7 if readout == "rate" else 6], steps, readout, kind)
 
 
 def gradients(network: SpikingNetwork) -> list[torch.Tensor]:
@@ -226,7 +238,7 @@ class TestMargins:
         assert [bound.beta(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.5, 0.8])
 
     @pytest.mark.parametrize("relaxation", ["joint", "separate"])
-    def test_margins_are_the_mix(self, relaxation) -> None:
+    def test_margins_are_the_mix(self, relaxation: Relaxation) -> None:
         network, samples, threat = lif_network().train(), self.batch(), LinfBall(0.02)
         low = margin_bounds(network, samples.x, samples.y, threat)
         high = margin_bounds(network, samples.x, samples.y, threat, "s-crown-ibp", relaxation=relaxation)
@@ -240,7 +252,9 @@ class TestMargins:
             kappa = 1 - 0.8 * share
             torch.testing.assert_close(terms.loss, kappa * clean + (1 - kappa) * robust)
 
-    def test_without_beta_it_is_s_ibp_and_nothing_is_carried_backwards(self, monkeypatch) -> None:
+    def test_without_beta_it_is_s_ibp_and_nothing_is_carried_backwards(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def never(*arguments: object) -> None:
             raise AssertionError("a backward pass was run")
 
@@ -265,7 +279,9 @@ class TestMargins:
     @pytest.mark.parametrize(
         "threat", [LinfBall(0.05), SpikeFlips(2), FreeSpikes(0.1), CoupledBernoulli(0.1, 3)]
     )
-    def test_gradients_reach_all_weights(self, threat, relaxation, readout: str) -> None:
+    def test_gradients_reach_all_weights(
+        self, threat: Threat, relaxation: Relaxation, readout: Literal["rate", "membrane"]
+    ) -> None:
         network = lif_network(threat.network_input, readout=readout).train()
         objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
         objective.terms(network, self.batch(threat.domain), threat, Moment(1, 10)).loss.backward()
@@ -275,7 +291,9 @@ class TestMargins:
 
     @pytest.mark.parametrize("relaxation", ["joint", "separate"])
     @pytest.mark.parametrize("threat", [LinfBall(0.0), SpikeFlips(0), CoupledBernoulli(0.0, 3)])
-    def test_gradients_are_finite_where_bounds_have_no_width(self, threat, relaxation) -> None:
+    def test_gradients_are_finite_where_bounds_have_no_width(
+        self, threat: Threat, relaxation: Relaxation
+    ) -> None:
         network = lif_network(threat.network_input).train()
         objective = Certified(Ramp(0, 0), kappa_end=0.0, bound=CrownMargins(relaxation, 1.0, 1.0))
         objective.terms(network, self.batch(threat.domain), threat, Moment(1, 10)).loss.backward()
@@ -288,7 +306,7 @@ class TestMargins:
         network = SpikingNetwork([nn.Flatten(), nn.Linear(64, 12), LIF(), nn.Linear(12, 10)], 1, "membrane")
         network = network.double()
         samples = self.batch()
-        x, weight = samples.x.double(), network.layers[1].weight
+        x, weight = samples.x.double(), weight_of(network.layers[1])
 
         def difference() -> torch.Tensor:
             _, program = network.forward_and_freeze(x)
@@ -309,7 +327,7 @@ class TestMargins:
         assert measured == pytest.approx(float((gradient * direction).sum()), rel=1e-3)
 
     @pytest.mark.parametrize("neuron", [LIF(0.25, 0.25), IF(initial=0.5)])
-    def test_the_loss_falls(self, neuron) -> None:
+    def test_the_loss_falls(self, neuron: Neuron) -> None:
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, 32), neuron, nn.Linear(32, 10)]
         network, samples = SpikingNetwork(layers, 4, "membrane").train(), self.batch()
@@ -341,7 +359,7 @@ class TestFewerSteps:
             (CoupledBernoulli(0.02, 5), CoupledBernoulli(0.02, 2)),
         ],
     )
-    def test_is_training_on_fewer_steps(self, threat, cut, bound) -> None:
+    def test_is_training_on_fewer_steps(self, threat: Threat, cut: Threat, bound: MarginBound) -> None:
         whole = TestMargins().batch(threat.domain, 5)
         short = whole if threat.domain == "image" else whole._replace(x=whole.x[:2])
         networks = [lif_network(threat.network_input, steps).train() for steps in (5, 2)]
@@ -367,7 +385,7 @@ class TestFewerSteps:
         torch.testing.assert_close(layers[2].running_mean, 0.1 * mean)
 
     @pytest.mark.parametrize("kind", ["image", "spikes"])
-    def test_more_steps_than_there_are(self, kind: str) -> None:
+    def test_more_steps_than_there_are(self, kind: Kind) -> None:
         threat = LinfBall(0.1) if kind == "image" else SpikeFlips(1)
         with pytest.raises(ValueError, match="first 4 steps, but there are only 3"):
             Certified(steps=4).terms(lif_network(kind), TestMargins().batch(kind), threat, Moment(0, 10))
@@ -376,7 +394,7 @@ class TestFewerSteps:
 
 
 class TestConfig:
-    def read(self, *flags: str):
+    def read(self, *flags: str) -> tuple[RunConfig, str]:
         return override("network: {steps: 4}", ["--training.objective", "Certified", *flags])
 
     def test_bound_and_steps_are_keys(self) -> None:
@@ -427,7 +445,9 @@ class TestCheckpoints:
         assert checkpoints.load_latest(tmp_path) == (None, [])
 
     @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"x", lambda b: b""])
-    def test_a_damaged_one_is_refused_and_the_previous_used(self, tmp_path: Path, damage) -> None:
+    def test_a_damaged_one_is_refused_and_the_previous_used(
+        self, tmp_path: Path, damage: Callable[[bytes], bytes]
+    ) -> None:
         checkpoints.save(tmp_path, self.example())
         checkpoints.save(tmp_path, replace(self.example(), facts={"epoch": 3}))
         last = tmp_path / checkpoints.LAST
@@ -439,7 +459,7 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match="no checkpoint"):
             checkpoints.load_latest(tmp_path)
 
-    def test_a_failed_save_leaves_the_old_one(self, tmp_path: Path, monkeypatch) -> None:
+    def test_a_failed_save_leaves_the_old_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoints.save(tmp_path, self.example())
 
         def full(*arguments: object) -> None:
@@ -467,7 +487,7 @@ class TestLoop:
         "objective", [Certified(Ramp(0, 1)), Certified(Ramp(0, 3), bound=CrownMargins(), steps=2)]
     )
     def test_resumed_equals_undisturbed(
-        self, tmp_path: Path, stop: int, kind: str, objective: Objective
+        self, tmp_path: Path, stop: int, kind: Kind, objective: Objective
     ) -> None:
         task = task_of() if kind == "image" else task_of(CoupledBernoulli(0.05, 3))
         settings = replace(SETTINGS, objective=objective)

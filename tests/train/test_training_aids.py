@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from modules import tensor_of, weight_of
 from monitors import Stop, StopAfter
-from torch import nn
+from torch import Tensor, nn
 
 from certsnn.architectures import build
 from certsnn.batches import WHOLE
 from certsnn.bounds import margin_bounds
 from certsnn.configuration import override
-from certsnn.data import digits
+from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli
 from certsnn.errors import ConfigError
-from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips
+from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF
+from certsnn.neurons import IF, LIF, Neuron
 from certsnn.surrogates import Rectangle
 from certsnn.train.averaging import EMA, SWA, Average, Averaging, Latest
 from certsnn.train.config import TrainingConfig
-from certsnn.train.initialisation import Calibrated, ConstantWidth
+from certsnn.train.initialisation import Calibrated, ConstantWidth, Initialisation
 from certsnn.train.loop import Task, train
 from certsnn.train.objectives.adversarial import ascend
-from certsnn.train.objectives.base import Samples
+from certsnn.train.objectives.base import CleanPass, Samples
 from certsnn.train.objectives.bound_surrogates import Own, Widths
 from certsnn.train.objectives.certified import Certified, robust_cross_entropy
 from certsnn.train.objectives.clean_term import AttackLoss
@@ -39,7 +42,15 @@ FULL = Ramp(0, 0)
 END = Moment(1, 1)
 
 
-def network_of(neuron=lambda: IF(initial=0.5), norm="none", kind="image") -> SpikingNetwork:
+def half() -> IF:
+    return IF(initial=0.5)
+
+
+def network_of(
+    neuron: Callable[[], Neuron] = half,
+    norm: Literal["none", "batch"] = "none",
+    kind: Literal["image", "spikes"] = "image",
+) -> SpikingNetwork:
     torch.manual_seed(0)
     return build("digits-fc", (1, 8, 8), 10, neuron, 3, "membrane", kind, norm)
 
@@ -67,8 +78,8 @@ class TestNorm:
 
 class TestInitialisation:
     @torch.no_grad()
-    @pytest.mark.parametrize("neuron", [lambda: IF(initial=0.5), lambda: LIF(0.25, 0.25)])
-    def test_calibrated_layers_spread_and_fire(self, neuron) -> None:
+    @pytest.mark.parametrize("neuron", [half, lambda: LIF(0.25, 0.25)])
+    def test_calibrated_layers_spread_and_fire(self, neuron: Callable[[], Neuron]) -> None:
         network, x = network_of(neuron), torch.rand(64, 1, 8, 8)
         Calibrated(spread=0.7, rate=0.3)(network, x)
         program = network.freeze()
@@ -84,11 +95,12 @@ class TestInitialisation:
         )  # but for the spread of the biases
 
     @pytest.mark.parametrize("initialisation", [Calibrated(), ConstantWidth()])
-    def test_layers_before_a_norm_keep_their_scale(self, initialisation) -> None:
+    def test_layers_before_a_norm_keep_their_scale(self, initialisation: Initialisation) -> None:
         network, x = network_of(norm="batch"), torch.rand(64, 1, 8, 8)
         initialisation(network, x)
-        scale = float(network.layers[1].weight.detach().std())
-        assert scale < 0.5 and network.layers[1].bias.abs().max() < 0.5
+        first = network.layers[1]
+        assert float(weight_of(first).detach().std()) < 0.5
+        assert tensor_of(first, "bias").abs().max() < 0.5
 
     @torch.no_grad()
     def test_a_layer_without_bias_is_only_rescaled(self) -> None:
@@ -100,7 +112,7 @@ class TestInitialisation:
         assert float(layers[1](x.flatten(1)).std()) == pytest.approx(0.5, rel=1e-3)
 
     @pytest.mark.parametrize("arguments", [{"spread": 0.0}, {"rate": 1.0}])
-    def test_nonsense_is_refused(self, arguments) -> None:
+    def test_nonsense_is_refused(self, arguments: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="spread > 0 and rate"):
             Calibrated(**arguments)
 
@@ -120,13 +132,16 @@ class TestBoundSurrogate:
         assert Own()(program, 0.25) is program
 
     def test_changes_the_gradient_of_the_bound_and_nothing_else(self) -> None:
-        losses, gradients = [], []
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for surrogate in (Own(), Widths(0.5, 0.5), Widths(2.0, 2.0)):
             network = network_of().train()
             terms = Certified(FULL, surrogate=surrogate).terms(network, batch(), LinfBall(0.05), END)
             terms.loss.backward()
             losses.append(terms.loss.detach())
-            gradients.append(network.layers[1].weight.grad)
+            gradient = weight_of(network.layers[1]).grad
+            assert gradient is not None
+            gradients.append(gradient)
         assert losses[0] == losses[1] == losses[2]
         assert torch.equal(gradients[0], gradients[1]) and not torch.equal(gradients[0], gradients[2])
 
@@ -137,11 +152,12 @@ class TestBoundSurrogate:
 
 class TestSmallBoxes:
     @pytest.mark.parametrize("threat", [LinfBall(0.1), SpikeFlips(4)])
-    def test_the_box_lies_inside_the_set(self, threat) -> None:
+    def test_the_box_lies_inside_the_set(self, threat: Threat) -> None:
         network, samples = network_of(kind=threat.network_input), batch(threat.domain)
-        _, program = network.forward_and_freeze(samples.x)
+        logits, program = network.forward_and_freeze(samples.x)
         x0, input_set = threat.bind(samples.x, samples.positions)
-        centre, region = SmallBoxes(0.5)(program, samples, threat, x0, input_set, WHOLE)
+        clean = CleanPass(program, logits, samples, threat, x0, input_set, WHOLE)
+        centre, region = SmallBoxes(0.5)(clean)
         assert not torch.equal(centre, x0)
         generator = torch.Generator().manual_seed(0)
         for _ in range(20):
@@ -173,14 +189,14 @@ class TestSmallBoxes:
             objective.terms(network, samples, CoupledBernoulli(0.1, 3), END)
 
     @pytest.mark.parametrize("arguments", [{"share": 0.0}, {"share": 1.5}, {"iterations": 0}])
-    def test_nonsense_is_refused(self, arguments) -> None:
+    def test_nonsense_is_refused(self, arguments: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(arguments))):
             SmallBoxes(**arguments)
 
 
 class TestAttackLoss:
     @pytest.mark.parametrize("kind", ["image", "spikes"])
-    def test_is_the_loss_of_what_the_attack_finds(self, kind: str) -> None:
+    def test_is_the_loss_of_what_the_attack_finds(self, kind: Literal["image", "spikes"]) -> None:
         threat = LinfBall(0.1) if kind == "image" else SpikeFlips(3)
         network, samples = network_of(kind=kind).train(), batch(kind)
         objective = Certified(FULL, kappa_end=0.3, companion=AttackLoss(iterations=3))
@@ -228,7 +244,7 @@ class TestAveraging:
         assert state["w"] == 0 and average.tensors["w"] == 1
 
     @pytest.mark.parametrize("make", [lambda: EMA(1.0), lambda: SWA(-1.0)])
-    def test_nonsense_is_refused(self, make) -> None:
+    def test_nonsense_is_refused(self, make: Callable[[], Averaging]) -> None:
         with pytest.raises(ValueError, match="must"):
             make()
 

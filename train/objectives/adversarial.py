@@ -27,7 +27,10 @@ def ascend(
     step_size: float,
     batch: BatchStatistics,
 ) -> Tensor:
-    """A member of the set with a larger cross-entropy, by projected gradient ascent (Madry et al. 2018).
+    """A member of the set with a larger cross-entropy, by projected gradient ascent.
+
+    Source: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
+    https://arxiv.org/abs/1706.06083.
 
     Images move by ``step_size`` times the widest interval of the set's box in the direction of the gradient's
     sign. Spikes are set to the value that the gradient asks for; where the set admits fewer changes, those
@@ -37,7 +40,7 @@ def ascend(
         logits: of a batch shaped as x0, ``[B, K]``.
         x0: the nominal inputs.
         y: classes ``[B]``.
-        input_set: what may be chosen.
+        input_set: the inputs that may be chosen.
         iterations: gradient steps.
         step_size: see above.
         batch: that the samples are all or a share of.
@@ -58,7 +61,7 @@ def ascend(
 @final
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """Training on what `ascend` finds within the (ramped) threat (Madry et al. 2018).
+    """Training on the inputs that `ascend` finds within the (ramped) threat.
 
     Args:
         ramp: when the threat grows to its full size.

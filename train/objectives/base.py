@@ -1,21 +1,16 @@
-"""What training minimises: an objective turns a batch into a loss.
-
-`Natural` is here; `objectives.certified` and `objectives.adversarial` have the robust ones.
-"""
+"""The interface of objectives, and the terms that several of them share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 from torch import Tensor
 
-from certsnn.attacks.losses import CrossEntropy, Loss
-from certsnn.bounds.certify import bind
+from certsnn.batches import BatchStatistics
 from certsnn.evaluation.verification import Summary
-from certsnn.inputsets import Threat
-from certsnn.networks import SpikingNetwork
+from certsnn.inputsets import InputSet, Threat
+from certsnn.networks import Program, SpikingNetwork
 from certsnn.train.schedules import Moment
 
 
@@ -25,6 +20,26 @@ class Samples(NamedTuple):
     x: Tensor
     y: Tensor
     positions: Tensor
+
+
+class CleanPass(NamedTuple):
+    """The clean pass of a batch, from which the terms of a certified loss are made.
+
+    program: the network with the statistics of the pass.
+    logits: ``[B, K]``.
+    samples: the batch as the threat takes it.
+    threat: at its present size.
+    x0, input_set: the threat bound to the batch.
+    batch: that the samples are all or a share of.
+    """
+
+    program: Program
+    logits: Tensor
+    samples: Samples
+    threat: Threat
+    x0: Tensor
+    input_set: InputSet
+    batch: BatchStatistics
 
 
 class Terms(NamedTuple):
@@ -46,7 +61,7 @@ class Objective(ABC):
         """The epoch from which the objective stays the same: best checkpoints count from here."""
 
     def score(self, found: Summary) -> tuple[float, float]:
-        """What makes an epoch the best on validation, the least: verified error, then clean error."""
+        """The score of an epoch on validation, the lower the better: verified error, then clean error."""
         return found.verified_error, found.clean_error
 
 
@@ -59,28 +74,3 @@ def mixed(clean: Tensor, robust: Tensor, kappa_end: float, share: float) -> Tens
     """``kappa * clean + (1 - kappa) * robust``; kappa falls from 1 to kappa_end as the ramp's share rises."""
     kappa = 1 - (1 - kappa_end) * share
     return kappa * clean + (1 - kappa) * robust
-
-
-@final
-@dataclass(frozen=True)
-class Natural(Objective):
-    """The loss of the clean logits; the threat plays no part.
-
-    Args:
-        loss: CrossEntropy, MeanSquaredError or Margin.
-    """
-
-    loss: Loss = field(default_factory=CrossEntropy)
-
-    def settled(self, epochs: int) -> float:
-        return 0.0
-
-    def score(self, found: Summary) -> tuple[float, float]:
-        """Clean error first: bounds grow with training, verified error would choose an early epoch."""
-        return found.clean_error, found.verified_error
-
-    def terms(self, network: SpikingNetwork, samples: Samples, threat: Threat, moment: Moment) -> Terms:
-        x0, _ = bind(network, samples.x, threat.scaled(0), samples.positions)
-        logits = network(x0)
-        loss = self.loss(logits, samples.y).mean()
-        return Terms(loss, {"loss": loss.detach(), "error": error_rate(logits, samples.y)})

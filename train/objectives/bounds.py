@@ -1,4 +1,4 @@
-r"""The margins that certified training is done with: S-IBP's, or S-CROWN's mixed with them.
+r"""The margin bounds of certified training: S-IBP's, or S-CROWN's mixed with them.
 
 CROWN-IBP training begins with the tighter bounds of a backward pass and ends with interval bounds, which
 are faster and easier to train with. The mix is
@@ -6,7 +6,8 @@ are faster and easier to train with. The mix is
 .. math:: \underline m = \beta \max(\underline m_{CROWN}, \underline m_{IBP}) + (1 - \beta) \underline m_{IBP}
 
 where the maximum is what ``method="s-crown-ibp"`` verifies with: S-CROWN alone can be looser than S-IBP,
-most of all where the count domain applies. Sources: Zhang et al. 2020 (CROWN-IBP); design, sections 5, 7.
+most of all where the count domain applies. Source: Zhang et al., *Towards Stable and Efficient Training of
+Verifiably Robust Neural Networks*, 2020 (CROWN-IBP), https://arxiv.org/abs/1906.06316.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class CrownMargins(MarginBound):
 
 
 def shortened(program: Program, steps: int) -> Program:
-    """The program with an image held for so many steps; spikes bring their number of steps along."""
+    """The program with an image held for ``steps`` steps; spikes bring their number of steps along."""
     if isinstance(program.input, ImageInput):
         return replace(program, input=ImageInput(steps))
     return program

@@ -6,8 +6,9 @@ The loss is
 
 with lower margin bounds :math:`\underline m` (`objectives.bounds`): the vector ``[0, -m]`` holds the worst
 case of ``logit[j] - logit[y]``, and L is the clean loss or an attack's (`objectives.clean_term`).
-The threat's size and :math:`1 - \kappa` ramp up together. Sources: design, section 7; Gowal et al. 2018
-(kappa and eps schedules); Zhang et al. 2020 (CROWN-IBP).
+The threat's size and :math:`1 - \kappa` ramp up together, after Gowal et al., *On the Effectiveness of
+Interval Bound Propagation for Training Verifiably Robust Models*, 2018, https://arxiv.org/abs/1810.12715.
+docs/theory/training.md says why the loss bounds the worst case.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from certsnn.bounds.problem import Problem
 from certsnn.bounds.supports import support_of
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.train.objectives.base import Objective, Samples, Terms, error_rate, mixed
+from certsnn.train.objectives.base import CleanPass, Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.objectives.bound_surrogates import BoundSurrogate, Own
 from certsnn.train.objectives.bounds import IntervalMargins, MarginBound, shortened
-from certsnn.train.objectives.clean_term import CleanLoss, Companion
+from certsnn.train.objectives.clean_term import CleanLoss, CleanTerm
 from certsnn.train.objectives.small_boxes import Region, Whole
 from certsnn.train.regularisers import Regulariser
 from certsnn.train.schedules import Moment, Ramp
@@ -45,9 +46,9 @@ class Certified(Objective):
         kappa_end: the weight left to the companion at the end of the ramp, in [0, 1].
         size: the threat that is trained on, relative to the one that is verified; > 0.
         regularisers: added once the ramp runs.
-        bound: what bounds the margins, IntervalMargins (S-IBP) or CrownMargins (S-CROWN).
-        steps: train on the first so many of the network's T steps only (both losses); all if None.
-        region: what is bounded, the Whole threat or SmallBoxes inside it (SABR).
+        bound: of the margins, IntervalMargins (S-IBP) or CrownMargins (S-CROWN).
+        steps: the number of the network's T steps, the first ones, to train on (both losses); all if None.
+        region: that is bounded, the Whole threat or SmallBoxes inside it (SABR).
         companion: the loss beside it, CleanLoss or AttackLoss (MTL-IBP).
         surrogate: of the bound pass, the neurons' Own or Widths that change with the ramp.
     """
@@ -59,7 +60,7 @@ class Certified(Objective):
     bound: MarginBound = field(default_factory=IntervalMargins)
     steps: int | None = None
     region: Region = field(default_factory=Whole)
-    companion: Companion = field(default_factory=CleanLoss)
+    companion: CleanTerm = field(default_factory=CleanLoss)
     surrogate: BoundSurrogate = field(default_factory=Own)
 
     def __post_init__(self) -> None:
@@ -85,8 +86,9 @@ class Certified(Objective):
             clean = F.cross_entropy(logits, samples.y)
             return Terms(clean, {"loss": clean.detach()} | figures)
         program = shortened(frozen, steps)
-        companion = self.companion(program, logits, x0, samples.y, input_set, network.batch)
-        centre, region = self.region(program, samples, grown, x0, input_set, network.batch)
+        clean_pass = CleanPass(program, logits, samples, grown, x0, input_set, network.batch)
+        companion = self.companion(clean_pass)
+        centre, region = self.region(clean_pass)
         bounded = self.surrogate(program, share)
         problem = Problem(bounded, centre, samples.y, support_of(region), PLAIN, logits.shape[1])
         margins, layers = self.bound(problem, share)
@@ -100,7 +102,7 @@ class Certified(Objective):
         return Terms(loss, figures)
 
     def _steps(self, network: SpikingNetwork, x0: Tensor) -> int:
-        """How many of the steps that x0 gives the network are trained on."""
+        """The number of steps to train on, of those that x0 gives the network."""
         _, steps = network.input.frames(x0, None)
         if self.steps is None:
             return steps

@@ -1,4 +1,4 @@
-"""The loss that stands beside the certified one: of the clean logits, or of an attack's."""
+"""The clean term of the certified loss: of the clean logits, or of an attack's."""
 
 from __future__ import annotations
 
@@ -9,57 +9,34 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from certsnn.batches import BatchStatistics
-from certsnn.inputsets import InputSet
-from certsnn.networks import Program
 from certsnn.train.objectives.adversarial import ascend
+from certsnn.train.objectives.base import CleanPass
 
 
-class Companion(ABC):
+class CleanTerm(ABC):
     """A loss that keeps accuracy while bounds are trained."""
 
     @abstractmethod
-    def __call__(
-        self,
-        program: Program,
-        logits: Tensor,
-        x0: Tensor,
-        y: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> Tensor:
-        """The mean loss of a batch.
-
-        Args:
-            program: the network with the statistics of its clean pass.
-            logits: of the clean pass ``[B, K]``.
-            x0, y: nominal inputs and classes.
-            input_set: the set that is bounded.
-            batch: that the samples are all or a share of.
-        """
+    def __call__(self, clean: CleanPass) -> Tensor:
+        """The mean loss of a batch."""
 
 
 @final
 @dataclass(frozen=True)
-class CleanLoss(Companion):
-    """Cross-entropy of the clean logits (Gowal et al. 2018)."""
+class CleanLoss(CleanTerm):
+    """Cross-entropy of the clean logits (Gowal et al., 2018, https://arxiv.org/abs/1810.12715)."""
 
-    def __call__(
-        self,
-        program: Program,
-        logits: Tensor,
-        x0: Tensor,
-        y: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> Tensor:
-        return F.cross_entropy(logits, y)
+    def __call__(self, clean: CleanPass) -> Tensor:
+        return F.cross_entropy(clean.logits, clean.samples.y)
 
 
 @final
 @dataclass(frozen=True)
-class AttackLoss(Companion):
-    """Cross-entropy of what an attack finds within the set (De Palma et al. 2024, MTL-IBP).
+class AttackLoss(CleanTerm):
+    """Cross-entropy of the inputs that an attack finds within the set.
+
+    Source: De Palma et al., *Expressive Losses for Verified Robustness via Convex Combinations*, 2024
+    (MTL-IBP), https://arxiv.org/abs/2305.13991.
 
     Args:
         iterations, step_size: of the attack, see `certsnn.train.objectives.adversarial.ascend`.
@@ -72,14 +49,7 @@ class AttackLoss(Companion):
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
-    def __call__(
-        self,
-        program: Program,
-        logits: Tensor,
-        x0: Tensor,
-        y: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> Tensor:
-        found = ascend(program.run, x0, y, input_set, self.iterations, self.step_size, batch)
-        return F.cross_entropy(program.run(found), y)
+    def __call__(self, clean: CleanPass) -> Tensor:
+        run, y = clean.program.run, clean.samples.y
+        found = ascend(run, clean.x0, y, clean.input_set, self.iterations, self.step_size, clean.batch)
+        return F.cross_entropy(run(found), y)

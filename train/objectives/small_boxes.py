@@ -1,4 +1,4 @@
-r"""What part of the threat the bounds of certified training cover: all of it, or small boxes inside it."""
+"""The region that the bounds of certified training cover: the whole threat, or small boxes inside it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,17 @@ from typing import final
 
 from torch import Tensor
 
-from certsnn.batches import BatchStatistics
-from certsnn.inputsets import InputSet, Threat
-from certsnn.networks import Program
+from certsnn.inputsets import InputSet
 from certsnn.train.objectives.adversarial import ascend
-from certsnn.train.objectives.base import Samples
+from certsnn.train.objectives.base import CleanPass
 
 
 class Region(ABC):
-    """Chooses what is bounded."""
+    """Chooses the region that is bounded."""
 
     @abstractmethod
-    def __call__(
-        self,
-        program: Program,
-        samples: Samples,
-        threat: Threat,
-        x0: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> tuple[Tensor, InputSet]:
-        """The centre and the set that are bounded.
-
-        Args:
-            program: the network with the statistics of its clean pass.
-            samples: the batch as the threat takes it.
-            threat: at its present size.
-            x0, input_set: what the threat binds to on this batch.
-            batch: that the samples are all or a share of.
-        """
+    def __call__(self, clean: CleanPass) -> tuple[Tensor, InputSet]:
+        """The centre, shaped as x0, and the set that are bounded."""
 
 
 @final
@@ -44,16 +26,8 @@ class Region(ABC):
 class Whole(Region):
     """The whole set: the bound that is verified."""
 
-    def __call__(
-        self,
-        program: Program,
-        samples: Samples,
-        threat: Threat,
-        x0: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> tuple[Tensor, InputSet]:
-        return x0, input_set
+    def __call__(self, clean: CleanPass) -> tuple[Tensor, InputSet]:
+        return clean.x0, clean.input_set
 
 
 @final
@@ -63,7 +37,8 @@ class SmallBoxes(Region):
 
     Bounds of a smaller set regularise less, and training on them keeps more accuracy; what is verified
     afterwards is still the whole threat. For threats that bind to x itself (`LinfBall`, `SpikeFlips`), whose
-    sizes add up. Source: Mueller et al. 2023 (SABR).
+    sizes add up. Source: Mueller et al., *Certified Training: Small Boxes are All You Need*, 2023 (SABR),
+    https://arxiv.org/abs/2210.04871.
 
     Args:
         share: of the threat's size, in (0, 1].
@@ -80,20 +55,14 @@ class SmallBoxes(Region):
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
-    def __call__(
-        self,
-        program: Program,
-        samples: Samples,
-        threat: Threat,
-        x0: Tensor,
-        input_set: InputSet,
-        batch: BatchStatistics,
-    ) -> tuple[Tensor, InputSet]:
+    def __call__(self, clean: CleanPass) -> tuple[Tensor, InputSet]:
+        threat, (_, y, positions) = clean.threat, clean.samples
         if not isinstance(threat, InputSet):
             raise TypeError(
                 f"SmallBoxes needs a threat of images or flips themselves, not {threat.describe()}; use "
                 "region: Whole"
             )
-        _, around = threat.scaled(1 - self.share).bind(x0, samples.positions)
-        centre = ascend(program.run, x0, samples.y, around, self.iterations, self.step_size, batch)
-        return threat.scaled(self.share).bind(centre, samples.positions)
+        _, around = threat.scaled(1 - self.share).bind(clean.x0, positions)
+        run = clean.program.run
+        centre = ascend(run, clean.x0, y, around, self.iterations, self.step_size, clean.batch)
+        return threat.scaled(self.share).bind(centre, positions)

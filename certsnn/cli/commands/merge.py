@@ -21,7 +21,7 @@ def merge(files: Sequence[Path], results_to: Path, samples: int | None = None) -
     Args:
         files: files of results of one verification or evaluation.
         results_to: the file to write; if it exists, it is one of the files.
-        samples: how many samples there should be, the first of the test set; all of it if None.
+        samples: the number of samples that there should be, the first of the test set; all of it if None.
 
     Raises:
         UserError: if they do not belong together, or, after writing, if samples are missing.

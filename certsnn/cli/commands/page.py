@@ -15,7 +15,7 @@ from certsnn.report.stability import stability
 from certsnn.results.summary import Report
 
 LOOKED_AT = 256
-"""Samples whose layers are looked at, at most."""
+"""The largest number of samples whose layers are looked at."""
 
 
 def write_page(

@@ -25,7 +25,7 @@ RESULTS = "results.json"
 
 
 def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: Processes) -> int:
-    """Train (or go on training) in the folder, then verify on the test set; the exit status."""
+    """Train (or resume a training) in the folder, then verify on the test set; the exit status."""
     config, text = read_config(config_file, overrides)
     check_writable(folder / RESULTS)
     test = test_set(config, processes)  # first: a missing one should not come to light after the training
@@ -44,7 +44,7 @@ def train(config_file: Path, overrides: Sequence[str], folder: Path, processes: 
 
 
 def trained(config: RunConfig, text: str, folder: Path, processes: Processes) -> Model:
-    """The model of the folder's run of this config: begun, gone on with, or finished before.
+    """The model of the folder's run of this config: a new run, a resumed or a finished one.
 
     Raises:
         CheckpointError: if the folder holds another run.

@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def cached(what: Mapping[str, str], make: Callable[[], Trains]) -> Trains:
-    """What ``make`` gives, kept under ``what``, all that it depends on.
+    """The trains that ``make`` gives, kept under ``what``, all that they depend on.
 
     A damaged file is made anew. Where nothing can be written, a warning says so.
     """
@@ -57,6 +57,7 @@ def cached(what: Mapping[str, str], make: Callable[[], Trains]) -> Trains:
 
 
 def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
+    """The trains in a file; None where it is missing, damaged or keeps others."""
     try:
         tensors, facts = read_tensors(path)
         shape = json.loads(facts.pop("shape"))
@@ -69,6 +70,7 @@ def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
 
 
 def _write(path: Path, what: Mapping[str, str], trains: Trains) -> None:
+    """Keep trains in a file; raises OSError or SafetensorError."""
     packed = torch.from_numpy(np.packbits(trains.spikes.flatten().numpy()))
     facts = {**what, "shape": json.dumps(list(trains.spikes.shape))}
     with replacing(path) as temporary:

@@ -47,6 +47,7 @@ def columns(x: object, y: object, polarity: object, time: object) -> Events:
 
 
 def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """The values as int64; raises ValueError for numbers that it can't hold."""
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     if (whole != values).any():
@@ -96,7 +97,7 @@ class Frames:
         return self.steps, self.channels, -(-height // side), -(-width // side)
 
     def describe(self) -> str:
-        """What differs from one set of frames to another, for names."""
+        """The settings in words, for names."""
         parts = [f"{self.steps} frames"]
         if self.window is not None:
             parts.append(f"{self.window:g} ms each")
@@ -110,7 +111,7 @@ class Frames:
         """The frames, bool ``[T, C, H, W]``, of a recording by a sensor of this size.
 
         Raises:
-            ValueError: for events outside the sensor, and what `columns` refuses.
+            ValueError: for events outside the sensor, and where `columns` raises it.
         """
         events = columns(*events)
         frames = torch.zeros(self.shape(height, width), dtype=torch.bool)

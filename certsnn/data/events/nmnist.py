@@ -23,7 +23,7 @@ OVERFLOW_ROW, OVERFLOW = 240, 2**13
 
 
 def nmnist(split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
-    """N-MNIST, ten digits on 34x34 pixels; what part of it the folder ``root``/NMNIST holds.
+    """N-MNIST, ten digits on 34x34 pixels: the part of it that the folder ``root``/NMNIST holds.
 
     Samples are sorted by digit, then by file. A download goes through tonic.
 

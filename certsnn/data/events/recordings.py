@@ -58,6 +58,7 @@ class Recordings:
         return SpikeDataset(name, spikes, labels, self.classes, self.whole if partial else None)
 
     def _trains(self, frames: Frames) -> Trains:
+        """The frames of all files; raises DataNotFound for a damaged one."""
         spikes = torch.empty((len(self.files), *frames.shape(*self.sensor)), dtype=torch.bool)
         for place, file in enumerate(self.files):
             try:

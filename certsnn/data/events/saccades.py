@@ -4,8 +4,9 @@ The camera (or, what is the same, the image) moves along an isosceles triangle: 
 far side, and back, each side in one third of the time and with a raised-cosine velocity. A pixel with the
 log intensity :math:`L = \log(f + (1 - f) I)` remembers a reference :math:`L_0` and fires, for every whole
 threshold :math:`\theta` between them, an event of the polarity of :math:`L - L_0`, which moves the reference
-by :math:`\pm\theta`. Sources: Orchard et al. 2015, "Converting static image datasets to spiking neuromorphic
-datasets using saccades" (the motion); Lichtsteiner et al. 2008 (the pixel).
+by :math:`\pm\theta`. Sources: Orchard et al., *Converting Static Image Datasets to Spiking Neuromorphic
+Datasets Using Saccades*, 2015, https://arxiv.org/abs/1507.07629 (the motion); Lichtsteiner
+et al., 2008 (the pixel).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CHUNK = 256
 
 
 class Instant(NamedTuple):
-    """A moment: its time in microseconds, and how many events ``[N, 2, H, W]`` (darker, brighter) it adds."""
+    """A moment: its time in microseconds, and its numbers of events ``[N, 2, H, W]`` (darker, brighter)."""
 
     time: int
     counts: Tensor
@@ -46,7 +47,7 @@ class Saccades:
         margin: the sensor's border around the image, as a share of its side, rounded to pixels.
         jitter: each pixel's threshold is off by up to this share, at random.
         milliseconds: the duration of one of the three saccades.
-        moments: how many moments of a saccade are simulated.
+        moments: the number of simulated moments of a saccade.
         seed: of the pixels' thresholds.
 
     Raises:

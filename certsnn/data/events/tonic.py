@@ -19,7 +19,7 @@ from certsnn.errors import DataNotFound
 
 SENSOR = (128, 128)
 GESTURES = {"train": 1077, "test": 264}
-"""How many recordings tonic's form of DVS128 Gesture has."""
+"""The number of recordings in tonic's form of DVS128 Gesture."""
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -89,10 +89,12 @@ def fetch(data_set: str, root: Path, arguments: Mapping[str, bool]) -> None:
 
 
 def _needs_tonic(task: str) -> str:
+    """The message for a task without tonic."""
     return f"{task} needs tonic, which is not installed: pip install 'certsnn[events]'"
 
 
 def _gesture(name: str, split: str, file: Path) -> int:
+    """The label that a file is named after; raises DataNotFound for another name."""
     label = int(file.stem) if file.stem.isdecimal() else -1
     if not 0 <= label < 11:
         raise DataNotFound(f"{name} ({split}): {file} is not named after a gesture, 0 to 10; remove it")
@@ -100,6 +102,7 @@ def _gesture(name: str, split: str, file: Path) -> int:
 
 
 def _read_npy(path: Path) -> Events:
+    """The events of a file of DVS128 Gesture; raises OSError or ValueError where it is damaged."""
     rows = np.load(path, allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise ValueError(f"it holds an array of the shape {rows.shape}, not rows of four numbers")
@@ -108,6 +111,7 @@ def _read_npy(path: Path) -> Events:
 
 
 def _read_aedat4(path: Path) -> Events:
+    """The events of a file of CIFAR10-DVS; raises ValueError (damaged) or DataNotFound (no tonic)."""
     try:
         from tonic.io import read_aedat4
     except ImportError as error:

@@ -425,7 +425,7 @@ def test_the_errors_of_the_membranes_are_what_keeps_ties_open(
 @pytest.mark.parametrize("method", BACKWARD)
 @torch.no_grad()
 def test_every_order_of_the_sums_honours_the_margins_of_every_method(method: str, name: str) -> None:
-    readouts: tuple[Literal["rate"], Literal["membrane"]] = ("rate", "membrane")
+    readouts: tuple[Literal["rate", "membrane"], ...] = ("rate", "membrane")
     for seed, readout in enumerate(readouts):
         network = network_on_the_grid(NEURONS[name], 0.3, seed, readout, (8, 6, 4, 3))
         x = spikes_for(network, seed, 3)[:6]

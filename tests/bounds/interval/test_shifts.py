@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from certsnn.attacks import ExhaustiveFlips, GreedyShifts
 from certsnn.bounds import margin_bounds
-from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS
+from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.shifts import ShiftedSpikes
 from certsnn.bounds.interval.topk import Ranking, any_weights, feasible_flips
 from certsnn.inputsets import SpikeFlips, SpikeShift
@@ -57,7 +57,7 @@ def test_membership_of_all_pairs_of_trains(steps: int) -> None:
 
 @pytest.mark.parametrize("ranking", [feasible_flips, any_weights], ids=["feasible", "any"])
 @pytest.mark.parametrize("arithmetic", [PLAIN, RIGOROUS], ids=["plain", "rigorous"])
-def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: object) -> None:
+def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: Arithmetic) -> None:
     """Two pixels, all trains of four steps, all weights of a grid, all members: nothing leaves its bounds."""
     every = trains(4)[..., 0]
     pair = torch.stack([every[:, n] for n in range(16)], dim=1)
@@ -68,8 +68,8 @@ def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: o
     program = SpikingNetwork([linear, IF(), nn.Linear(9, 2)], 4, "membrane", "spikes").freeze()
     for shift in (SpikeShift(1, 1), SpikeShift(1, 3), SpikeShift(2, 2), SpikeShift(3, 8)):
         source = ShiftedSpikes(x0, shift, ranking)
-        drive = (program.stages[0].operators, arithmetic)
-        bounds = [source.currents(*drive), source.charge(*drive).sums]
+        operators = program.stages[0].operators
+        bounds = [source.currents(operators, arithmetic), source.charge(operators, arithmetic).sums]
         least, most = (torch.full((2, 4, 256, 9), sign * 99.0) for sign in (1, -1))
         for x in shift.enumerate(x0):
             current = x @ weight.T

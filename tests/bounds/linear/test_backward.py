@@ -353,8 +353,9 @@ def test_a_neuron_that_is_undecided_at_a_late_step_only_counts_there(
 
 @torch.no_grad()
 def test_the_rounding_of_every_layer_is_counted_in_the_cut_down_network() -> None:
-    for kind in ("image", "spikes"):
-        network = random_network(3, kind)  # type: ignore[arg-type]
+    kinds: tuple[Literal["image", "spikes"], ...] = ("image", "spikes")
+    for kind in kinds:
+        network = random_network(3, kind)
         x0 = random_images(3) if kind == "image" else random_spikes(network, 3)
         input_set = LinfBall(0.08) if kind == "image" else random_set(3, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set, RIGOROUS)
@@ -496,7 +497,7 @@ def test_optimised_slopes_never_lose() -> None:
 
 @torch.no_grad()
 def test_joint_is_tighter_than_separate() -> None:
-    """Random LIF networks of the design's kind, before S-IBP's margins are taken in."""
+    """Random LIF networks, before S-IBP's margins are taken in."""
     tighter = []
     for seed in range(10):
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from dynamics import changed
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, Interval
@@ -30,8 +31,7 @@ def trains(currents: Tensor, dynamics: Dynamics) -> Tensor:
 
 
 def doubled(dynamics: Dynamics) -> Dynamics:
-    numbers = (value.detach().double() for value in dynamics[:5])
-    return Dynamics(*numbers, dynamics.lossless, dynamics.surrogate)
+    return changed(dynamics, lambda number: number.detach().double())
 
 
 @pytest.mark.parametrize("name", NEURONS)

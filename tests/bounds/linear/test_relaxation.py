@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from dynamics import changed, dynamics_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +24,6 @@ from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
 from certsnn.bounds.linear.lines import Stepwise, scan_back
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint, separate
 from certsnn.neurons import Dynamics, scan
-from certsnn.surrogates import Rectangle
 
 DOUBLE = torch.float64
 EPS = torch.finfo(DOUBLE).eps
@@ -42,7 +42,7 @@ def neuron(
     dtype: torch.dtype = DOUBLE,
 ) -> Dynamics:
     numbers = (torch.tensor(value, dtype=dtype) for value in (threshold, decay, initial, gain, offset))
-    return Dynamics(*numbers, decay == gain == 1, Rectangle())
+    return dynamics_of(numbers, decay == gain == 1)
 
 
 def with_slack(share: float, mix: float) -> Make:
@@ -347,8 +347,7 @@ def test_float32_neurons_in_float64_bounds(
 def test_in_float32_lines_exceed_the_function_by_rounding_only(
     case: Case, slack: tuple[float, float]
 ) -> None:
-    numbers = (value.float() for value in case.dynamics[:5])
-    single = Dynamics(*numbers, case.dynamics.lossless, case.dynamics.surrogate)
+    single = changed(case.dynamics, Tensor.float)
     low, high = case.low.float(), case.high.float()
     case = Case(single, low, high, case.a.float(), case.c.float())
     u, f = case.points(41)
@@ -553,7 +552,8 @@ def test_the_fused_scan_is_the_scan_step_by_step(steps: int, shared: bool, track
         total = []
         for pulled in (found, expected):
             weights = [torch.randn(part.shape, dtype=DOUBLE, generator=generator) for part in pulled]
-            total.append(sum((w * part).sum() for w, part in zip(weights, pulled, strict=True)))
+            products = [(w * part).sum() for w, part in zip(weights, pulled, strict=True)]
+            total.append(torch.stack(products).sum())
             generator.manual_seed(seed)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other)
@@ -573,7 +573,7 @@ def test_gradients_are_finite_for_degenerate_intervals_too(name: str) -> None:
     pairs = torch.cartesian_prod(ends, ends)
     low, high = (end.clone().requires_grad_() for end in pairs[pairs[:, 0] <= pairs[:, 1]].T)
     numbers = [torch.tensor(value, dtype=DOUBLE, requires_grad=True) for value in (1, 0.5, 0.1, 0.3, -0.2)]
-    dynamics = Dynamics(*numbers, False, Rectangle())
+    dynamics = dynamics_of(numbers)
     a = torch.tensor([1.0, -1.0, 0.0, 0.5], dtype=DOUBLE).view(-1, 1, 1, 1).expand(-1, 2, len(low), -1)
     a = a.clone().requires_grad_()
     carried = torch.tensor([0.0, 1.0, -1.0, 0.0], dtype=DOUBLE).view(-1, 1, 1).expand(-1, len(low), -1)
@@ -601,7 +601,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
         low: Tensor, high: Tensor, numbers: Tensor, a: Tensor, carried: Tensor
     ) -> tuple[Tensor, ...]:
         membranes = Interval(*(end.expand(2, 1, -1) for end in (low, high)))
-        lines = MAKERS[name](membranes, Dynamics(*numbers, False, Rectangle()))
+        lines = MAKERS[name](membranes, dynamics_of(numbers))
         return tuple(lines.pull_carried(a, carried))
 
     inputs = tuple(value.requires_grad_() for value in (low, high, numbers, a, carried))

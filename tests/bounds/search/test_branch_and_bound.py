@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def cases(
     kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 2**32 - 1))
     generator = torch.Generator().manual_seed(seed)
     threshold = {"smooth": 0.7, "dyadic": 0.5, "grid": 0.3}[kind]
-    way, readout = draw(st.sampled_from(inputs)), draw(st.sampled_from(["rate", "membrane"]))
+    way = draw(st.sampled_from(inputs))
+    readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
     steps = draw(st.integers(1, 4 if way == "image" else 3))
     spatial = draw(st.booleans())
 
@@ -224,19 +226,19 @@ def test_on_spikes_every_margin_that_all_members_keep_is_proved(case: Case) -> N
 
 def test_it_proves_what_intervals_do_not() -> None:
     """Both hidden neurons see the same pixel, so the first never fires less often than the second."""
-    layers = [nn.Linear(1, 2), IF(1.0, initial=0.5), nn.Linear(2, 2)]
-    network = SpikingNetwork(layers, 4, "membrane").eval()
+    first, last = nn.Linear(1, 2), nn.Linear(2, 2)
+    network = SpikingNetwork([first, IF(1.0, initial=0.5), last], 4, "membrane").eval()
     with torch.no_grad():
-        layers[0].weight.copy_(torch.tensor([[1.0625], [1.0]]))
-        layers[0].bias.zero_()
-        layers[2].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-        layers[2].bias.copy_(torch.tensor([0.125, 0.0]))
+        first.weight.copy_(torch.tensor([[1.0625], [1.0]]))
+        first.bias.zero_()
+        last.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        last.bias.copy_(torch.tensor([0.125, 0.0]))
     x, y, ball = torch.tensor([[0.5]]), torch.tensor([0]), LinfBall(0.3)
     assert margin_bounds(network, x, y, ball) < -0.2
     assert certify(network, x, y, ball, "branch-and-bound").margins == pytest.approx(PROVED)
     assert margin_bounds(network, x, y, ball, "branch-and-bound") == pytest.approx(PROVED)
     with torch.no_grad():
-        layers[2].bias.zero_()  # a tie where both fire as often
+        last.bias.zero_()  # a tie where both fire as often
     assert certify(network, x, y, ball, "branch-and-bound").status == ["unknown"]
 
 
@@ -288,15 +290,16 @@ def systems(draw: st.DrawFn) -> tuple[Constraints, Box]:
     centre = generator.integers(-4, 5, rows) / 2
     lower = np.where(generator.random(rows) < 0.3, -np.inf, centre)
     upper = np.where(generator.random(rows) < 0.3, np.inf, centre + generator.integers(0, 3, rows) / 2)
-    box = Box(-generator.integers(0, 3, size) * 1.0, generator.integers(0, 3, size) * 1.0)
+    ends = generator.integers(0, 3, (2, size)).astype(np.float64)
+    box = Box(-ends[0], ends[1])
     return Constraints(csr_matrix(matrix), lower, upper, np.ones(size, dtype=bool)), box
 
 
 def solutions(system: Constraints, box: Box) -> Vector:
     """All integer points of the box that fulfil the rows."""
     ranges = [np.arange(low, high + 1) for low, high in zip(*box, strict=True)]
-    points = np.array(list(itertools.product(*ranges)))
-    values = points @ system.matrix.toarray().T
+    points: Vector = np.array(list(itertools.product(*ranges)))
+    values: Vector = points @ system.matrix.toarray().T
     return points[((values >= system.lower) & (values <= system.upper)).all(1)]
 
 
@@ -332,7 +335,7 @@ def test_no_multipliers_refute_a_system_with_a_solution(case: tuple[Constraints,
     assert program is not None
     generator = np.random.default_rng(seed)
     candidates = [program.multipliers, -program.multipliers]
-    candidates += [generator.integers(-2, 3, len(system.lower)) * 1.0 for _ in range(20)]
+    candidates += [generator.integers(-2, 3, len(system.lower)).astype(np.float64) for _ in range(20)]
     refuted = any(system.refuted(box, multipliers) for multipliers in candidates)
     assert not (refuted and len(solutions(system, box)))
 
@@ -375,8 +378,8 @@ def test_rounding_is_covered_on_the_edge(seed: int) -> None:
     lower = value if Fraction(value) <= exact else np.nextafter(value, -np.inf)
     upper = value if Fraction(value) >= exact else np.nextafter(value, np.inf)
     box = Box(np.ones(60), np.ones(60))
-    for ends in ((lower, np.inf), (-np.inf, upper)):
-        rows = (np.array([end]) for end in ends)
-        system = Constraints(csr_matrix(weights[None]), *rows, np.ones(60, dtype=bool))
+    for least, most in ((lower, np.inf), (-np.inf, upper)):
+        ends = np.array([least]), np.array([most])
+        system = Constraints(csr_matrix(weights[None]), *ends, np.ones(60, dtype=bool))
         assert system.propagated(box) is not None
         assert not any(system.refuted(box, np.array([y])) for y in (1.0, -1.0, 1e6, -1e6))
