@@ -1,14 +1,20 @@
 """Sound bounds of spiking networks: `margin_bounds`, `certify`, `layer_bounds`."""
 
-from certsnn.bounds.cascade import CASCADE, METHODS, Status, Verdict
+from certsnn.bounds.cascade import Status, Verdict
 from certsnn.bounds.certify import LayerBounds, bind, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.method import Method
+from certsnn.bounds.methods import METHODS
+from certsnn.bounds.support import BoundSupport
+from certsnn.bounds.supports import SUPPORTS
 
 __all__ = [
-    "CASCADE",
     "METHODS",
+    "SUPPORTS",
+    "BoundSupport",
     "Interval",
     "LayerBounds",
+    "Method",
     "Status",
     "Verdict",
     "bind",

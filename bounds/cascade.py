@@ -10,46 +10,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, final, get_args
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds import methods
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.interval.propagate import others
 from certsnn.bounds.memory import OverBudget
-from certsnn.bounds.methods import Method
-from certsnn.bounds.problem import Options, OutOfTime, Problem
+from certsnn.bounds.method import Method
+from certsnn.bounds.options import BoundOptions, OutOfTime
+from certsnn.bounds.problem import Problem
 from certsnn.products import ieee_products
 
 Status = Literal["certified", "unknown", "timeout", "error", "overflow"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-AUTO = "auto"
-"""The name of the whole cascade as a method."""
-
-CASCADE = ("s-ibp", "s-crown-ibp", "s-crown", "branch-and-bound", "alpha-s-crown")
-"""What "auto" tries, in this order."""
-
-ALONE = frozenset({"branch-and-bound", "alpha-s-crown"})
-"""Methods that run on one sample at a time."""
-LIMITED = ALONE | {"s-crown"}
-"""Methods that count against the time limit of the samples that they run on."""
-
-
-class Stage(NamedTuple):
-    """One step of a cascade.
-
-    ``alone``: whether the method runs on one sample at a time; ``limited``: whether a time limit is for it.
-    """
-
-    name: str
-    method: Method
-    alone: bool
-    limited: bool
 
 
 @final
@@ -87,65 +64,29 @@ class Verdict:
 
 
 @torch.no_grad()
-def auto(problem: Problem, options: Options) -> Tensor:
-    """The best margins of the cascade, without gradients.
-
-    A sample is left alone once all of its margins are positive. A method that fails raises: see `decide` for
-    what goes on.
-    """
-    best = _nothing(problem)
-    for name in CASCADE:
-        rest = (~(best > 0).all(1)).nonzero().squeeze(1)
-        if len(rest) == 0:
-            break
-        found = methods.METHODS[name](problem.at(rest), options)
-        best[rest] = torch.maximum(best[rest], found.to(best))
-    return best
-
-
-METHODS: Mapping[str, Method] = {**methods.METHODS, AUTO: auto}
-"""Every method by name: those of `certsnn.bounds.methods`, and the cascade."""
-
-
-def stages(method: str) -> list[Stage]:
-    """The cascade of a method: all stages of "auto", or the method alone.
-
-    Raises:
-        ValueError: if no method has this name.
-    """
-    if method not in METHODS:
-        raise ValueError(f"no bound method is called {method!r}; known: {', '.join(METHODS)}")
-    names = CASCADE if method == AUTO else (method,)
-    return [Stage(name, METHODS[name], name in ALONE, name in LIMITED) for name in names]
-
-
-@torch.no_grad()
-def decide(
-    problem: Problem, cascade: Sequence[Stage], options: Options, seconds: float | None = None
-) -> Verdict:
+def decide(problem: Problem, cascade: Sequence[Method], options: BoundOptions) -> Verdict:
     """The verdict of a cascade.
 
     A sample takes part until all of its margins are positive. One that the network itself gets wrong, or
-    ties, can't be certified: it stops after its first stage. A stage that fails leaves the margins as they
+    ties, can't be certified: it stops after its first method. A method that fails leaves the margins as they
     were, and the next one runs.
 
     Args:
         problem: a batch.
-        cascade: the stages, first to last; those that run on one sample at a time run after the others.
-        options: for every stage; the deadline is set here.
-        seconds: the limit of each sample, over all stages that are limited; None is no limit. Samples that
-            run together share the sum of what is left to each.
+        cascade: the methods, first to last; those that run on one sample at a time run after the others.
+        options: for every method; the deadline is set here, from the limit of each sample. Samples that run
+            together share the sum of what is left to each.
     """
     everyone = range(len(problem.y))
     right = _right(problem) if len(cascade) > 1 else [True for _ in everyone]
-    ledger = _Ledger(problem, right, math.inf if seconds is None else seconds)
-    for stage in cascade:
-        if not stage.alone:
-            ledger.run(stage, ledger.still(everyone), options)
+    ledger = _Ledger(problem, right, math.inf if options.seconds is None else options.seconds)
+    for method in cascade:
+        if not method.alone:
+            ledger.run(method, ledger.still(everyone), options)
     for sample in ledger.still(everyone):
-        for stage in cascade:
-            if stage.alone:
-                ledger.run(stage, ledger.still([sample]), options)
+        for method in cascade:
+            if method.alone:
+                ledger.run(method, ledger.still([sample]), options)
     return ledger.verdict()
 
 
@@ -166,7 +107,7 @@ class _Ledger:
     def __init__(self, problem: Problem, right: Sequence[bool], limit: float) -> None:
         samples = len(right)
         self._problem, self._right = problem, right
-        self._margins = _nothing(problem)
+        self._margins = problem.nothing_known()
         self._stage = [""] * samples
         self._reason = [""] * samples
         self._late = [False] * samples
@@ -182,38 +123,38 @@ class _Ledger:
             if not self._stage[i] or (self._right[i] and not proved[i] and not self._late[i])
         ]
 
-    def run(self, stage: Stage, samples: Sequence[int], options: Options) -> None:
-        """One stage on some of the samples; what fails for want of memory or time is written down."""
+    def run(self, method: Method, samples: Sequence[int], options: BoundOptions) -> None:
+        """One method on some of the samples; what fails for want of memory or time is written down."""
         if not samples:
             return
         begun = time.perf_counter()
-        if stage.limited:
+        if method.limited:
             options = replace(options, deadline=time.monotonic() + sum(self._left[i] for i in samples))
         chosen = torch.tensor(samples, device=self._margins.device)
         reasons = [""] * len(samples)
         late = False
         try:
             options.check_time()
-            found = stage.method(self._problem.at(chosen), options).to(self._margins)
-            reasons = self._improve(stage, chosen, found)
+            found = method(self._problem.at(chosen), options).to(self._margins)
+            reasons = self._improve(method, chosen, found)
             options.check_time()  # a method may end at the deadline with what it has
         except OutOfTime:
             late = True
         except (MemoryError, RuntimeError, ValueError) as error:
             if not out_of_memory(error):
                 raise
-            if len(samples) > 1 and not stage.alone:
+            if len(samples) > 1 and not method.alone:
                 for sample in samples:
-                    self.run(stage, [sample], options)
+                    self.run(method, [sample], options)
                 return
-            reasons = [f"{stage.name}: {' '.join(str(error).split()) or 'out of memory'}"] * len(samples)
+            reasons = [f"{method.name}: {' '.join(str(error).split()) or 'out of memory'}"] * len(samples)
         share = (time.perf_counter() - begun) / len(samples)
         for i, reason in zip(samples, reasons, strict=True):
-            self._stage[i] = stage.name
+            self._stage[i] = method.name
             self._late[i] = late
             self._reason[i] = self._reason[i] or reason
             self._seconds[i] += share
-            self._left[i] -= share if stage.limited else 0
+            self._left[i] -= share if method.limited else 0
 
     def verdict(self) -> Verdict:
         """All of it."""
@@ -230,12 +171,12 @@ class _Ledger:
         proved: list[bool] = (self._margins > 0).all(1).tolist()
         return proved
 
-    def _improve(self, stage: Stage, chosen: Tensor, found: Tensor) -> list[str]:
+    def _improve(self, method: Method, chosen: Tensor, found: Tensor) -> list[str]:
         """Take margins in, those of a sample only if all are finite; why not, for each sample."""
         finite = found.isfinite().all(1)
         better = torch.maximum(self._margins[chosen], found)
         self._margins[chosen] = torch.where(finite[:, None], better, self._margins[chosen])
-        return ["" if fine else f"{stage.name}: the bounds are not finite" for fine in finite.tolist()]
+        return ["" if fine else f"{method.name}: the bounds are not finite" for fine in finite.tolist()]
 
 
 def overflowed(y: Tensor, reason: str) -> Verdict:
@@ -250,12 +191,6 @@ def overflowed(y: Tensor, reason: str) -> Verdict:
 def device_name(device: torch.device) -> str:
     """``cpu``, or what the GPU is called."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _nothing(problem: Problem) -> Tensor:
-    """Margins ``[B, K-1]`` of which nothing is known: -inf."""
-    like = problem.arithmetic.raised(problem.x0.detach())
-    return like.new_full((len(problem.y), problem.classes - 1), -math.inf)
 
 
 def _right(problem: Problem) -> list[bool]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds.cascade import METHODS, Verdict, decide, overflowed, stages
+from certsnn.bounds.cascade import Verdict, decide, overflowed
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.interval.overflow import Layout, Overflow, check_float_model, largest_number, layout
 from certsnn.bounds.interval.propagate import propagate
-from certsnn.bounds.interval.topk import FeasibleFlips
-from certsnn.bounds.methods import RELAXATIONS
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.methods import method_named
+from certsnn.bounds.options import BoundOptions, Relaxing
+from certsnn.bounds.problem import Problem
+from certsnn.bounds.supports import support_of
 from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
-from certsnn.networks import SpikingNetwork
+from certsnn.networks import Program, SpikingNetwork
 from certsnn.products import check_products
 
 
@@ -39,8 +41,9 @@ def margin_bounds(
     *,
     rounding: bool = False,
     index: Tensor | None = None,
-    relaxation: Literal["joint", "separate"] = "joint",
-    memory: int = Options.memory,
+    relaxation: Relaxing = "joint",
+    memory: int = BoundOptions.memory,
+    iterations: int = BoundOptions.iterations,
 ) -> Tensor:
     """Lower bounds of the margins over everything that the threat allows.
 
@@ -56,6 +59,7 @@ def margin_bounds(
         index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
         relaxation: how S-CROWN relaxes firing and reset: together, or apart as published.
         memory: bytes that the coefficients of a backward pass may take; it is cut into pieces that fit.
+        iterations: steps in which "alpha-s-crown" optimises slopes.
 
     Returns:
         ``[B, K-1]``: lower bounds of ``logit[y] - logit[j]`` for j != y in ascending order.
@@ -64,9 +68,11 @@ def margin_bounds(
         ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
         ValueError: if the memory holds not even one row of coefficients.
     """
-    options = _options(relaxation, memory)
-    problem = _prepared(network, x, y, threat, method, rounding, index)
-    return METHODS[method](problem, options)
+    options = BoundOptions(method, rounding, relaxation, memory, iterations=iterations)
+    bound = method_named(method)
+    x0, input_set = bind(network, x, threat, index)
+    program = usable_network(network).freeze()
+    return bound(posed(network, program, x0, y, input_set, rounding), options)
 
 
 @outside_inference_mode()
@@ -79,9 +85,10 @@ def certify(
     *,
     rounding: bool = True,
     index: Tensor | None = None,
-    relaxation: Literal["joint", "separate"] = "joint",
-    memory: int = Options.memory,
+    relaxation: Relaxing = "joint",
+    memory: int = BoundOptions.memory,
     seconds: float | None = None,
+    iterations: int = BoundOptions.iterations,
 ) -> Verdict:
     """Decide for each sample whether its class is proved; arguments as `margin_bounds`.
 
@@ -90,24 +97,37 @@ def certify(
     bounds that are not finite, the status says so, and the other samples go on.
 
     Args:
-        network, x, y, threat, rounding, index, relaxation, memory: see `margin_bounds`.
-        method: a name in `METHODS`; "auto" tries those in `CASCADE` one after the other, each on the samples
+        network, x, y, threat, rounding, index, relaxation, memory, iterations: see `margin_bounds`.
+        method: a name in `METHODS`; "auto" tries its stages one after the other, each on the samples
             that are still undecided (and that the network gets right).
         seconds: the time limit of a sample, over the methods that refine layers or search ("s-crown",
             "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together
             share the sum of their limits.
     """
-    options = _options(relaxation, memory)
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"the time limit must be > 0 seconds, got {seconds}")
+    options = BoundOptions(method, rounding, relaxation, memory, seconds, iterations)
+    method_named(method)  # raises for an unknown one, before any work
     with torch.no_grad():
-        try:
-            problem = _prepared(network, x, y, threat, method, rounding, index)
-        except Overflow as error:
-            if rounding:
-                raise
-            return overflowed(y, str(error))
-        return decide(problem, stages(method), options, seconds)
+        x0, input_set = bind(network, x, threat, index)
+        return certified(network, usable_network(network).freeze(), x0, y, input_set, options)
+
+
+def certified(
+    network: SpikingNetwork,
+    program: Program,
+    x0: Tensor,
+    y: Tensor,
+    input_set: InputSet,
+    options: BoundOptions,
+) -> Verdict:
+    """`certify` for a network that is frozen and inputs that are bound (`bind`)."""
+    stages = method_named(options.method).stages
+    try:
+        problem = posed(network, program, x0, y, input_set, options.rounding)
+    except Overflow as error:
+        if options.rounding:
+            raise
+        return overflowed(y, str(error))
+    return decide(problem, stages, options)
 
 
 @outside_inference_mode()
@@ -122,8 +142,8 @@ def layer_bounds(
     """S-IBP's bounds of every layer's membranes and spikes, at every step; arguments as `margin_bounds`."""
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    arithmetic = _arithmetic(network, layout(program, x0), x0, input_set, rounding)
-    layers = propagate(program, x0, input_set, arithmetic, FeasibleFlips())
+    y = torch.zeros(x0.shape[input_set.batch_axis], dtype=torch.int64, device=x0.device)  # of no account
+    layers = propagate(posed(network, program, x0, y, input_set, rounding), feasible_flips)
     return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
 
@@ -147,30 +167,25 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
     return usable(x0), input_set
 
 
-def _options(relaxation: Literal["joint", "separate"], memory: int) -> Options:
-    if relaxation not in RELAXATIONS:
-        raise ValueError(f"relaxation must be one of {', '.join(RELAXATIONS)}, got {relaxation!r}")
-    if memory < 1:
-        raise ValueError(f"the memory budget must be at least 1 byte, got {memory}")
-    return Options(relaxation, memory)
-
-
-def _prepared(
-    network: SpikingNetwork,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    method: str,
-    rounding: bool,
-    index: Tensor | None,
+def posed(
+    network: SpikingNetwork, program: Program, x0: Tensor, y: Tensor, input_set: InputSet, rounding: bool
 ) -> Problem:
-    stages(method)  # raises for an unknown one
-    x0, input_set = bind(network, x, threat, index)
-    program = usable_network(network).freeze()
-    shapes = layout(program, x0)
+    """The problem of a network that is frozen and inputs that are bound.
+
+    Raises:
+        ValueError, TypeError: for labels that do not fit, a set without a support, or a network that
+            certificates do not cover.
+        Overflow: if sums of the network may leave the range of its dtype.
+    """
+    support, shapes = support_of(input_set), layout(program, x0)
     check_labels("y", y, x0.shape[network.input.batch_axis], shapes.classes, x0.device)
     arithmetic = _arithmetic(network, shapes, x0, input_set, rounding)
-    return Problem(program, x0, usable(y), input_set, arithmetic, shapes.classes)
+    return Problem(program, x0, usable(y), support, arithmetic, shapes.classes)
+
+
+def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
+    """The problem in an arithmetic of one's choice; nothing is checked."""
+    return Problem(program, x0, y, support_of(input_set), arithmetic, layout(program, x0).classes)
 
 
 def _arithmetic(

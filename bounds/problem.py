@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic
-from certsnn.bounds.interval.overflow import layout
+from certsnn.bounds.support import BoundSupport
 from certsnn.inputsets import InputSet
 from certsnn.networks import Program
 
@@ -24,19 +23,29 @@ class Problem:
     program: Program
     x0: Tensor
     y: Tensor
-    input_set: InputSet
+    support: BoundSupport
     arithmetic: Arithmetic
     classes: int
+
+    @property
+    def input_set(self) -> InputSet:
+        """What the adversary may choose."""
+        found: InputSet = self.support.input_set
+        return found
 
     @property
     def steps(self) -> int:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
 
+    def held(self, stage: int) -> bool:
+        """Whether the currents of a stage (counted from 0) are the same at every step."""
+        return stage == 0 and self.input_set.domain == "image"
+
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""
         x0 = self.x0[mask] if self.program.input.batch_axis == 0 else self.x0[:, mask]
-        return replace(self, x0=x0, y=self.y[mask], input_set=self.input_set.select(mask))
+        return replace(self, x0=x0, y=self.y[mask], support=self.support.select(mask))
 
     def at(self, positions: Tensor) -> Problem:
         """The problem of the samples at these positions, ascending."""
@@ -50,38 +59,7 @@ class Problem:
         starts = range(0, len(self.y), size)
         return [self.select((batch >= start) & (batch < start + size)) for start in starts]
 
-
-def pose(program: Program, x0: Tensor, y: Tensor, input_set: InputSet, arithmetic: Arithmetic) -> Problem:
-    """The problem, with the classes that the network has."""
-    return Problem(program, x0, y, input_set, arithmetic, layout(program, x0).classes)
-
-
-@final
-@dataclass(frozen=True)
-class Options:
-    """How a bound method goes about it.
-
-    Args:
-        relaxation: of firing and reset: "joint", or "separate" as published.
-        memory: bytes that a method may take for its coefficients, beyond the network and the batch.
-        deadline: when to give up, in seconds of `time.monotonic`.
-        iterations: steps of optimising slopes, where a method does.
-    """
-
-    relaxation: Literal["joint", "separate"] = "joint"
-    memory: int = 2**31
-    deadline: float = math.inf
-    iterations: int = 20
-
-    def late(self) -> bool:
-        """Whether the deadline has passed: a method then ends with the bounds it has."""
-        return time.monotonic() > self.deadline
-
-    def check_time(self) -> None:
-        """Raise OutOfTime once the deadline has passed; methods call it between pieces of work."""
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
-
-
-class OutOfTime(Exception):
-    """A method has reached its deadline."""
+    def nothing_known(self) -> Tensor:
+        """Margins ``[B, K-1]`` of which nothing is known: -inf."""
+        like = self.arithmetic.raised(self.x0.detach())
+        return like.new_full((len(self.y), self.classes - 1), -math.inf)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.batches import WHOLE
+from certsnn.bounds.options import BoundOptions
 from certsnn.data import Batch, LabelledDataset, loader
 from certsnn.encoding import Encoding
 from certsnn.evaluation.verification import Summary, summarise, verify
@@ -203,7 +204,8 @@ def validate(network: SpikingNetwork, task: Task, processes: Processes | None = 
     share = processes.share(len(task.validation))
     data = task.validation.subset(range(share.start, share.stop)) if share.samples else None
     batches = () if data is None else loader(data, 256)
-    found = verify(network, batches, task.threat, encoding=task.encoding, rounding=False)
+    options = BoundOptions(rounding=False)
+    found = verify(network, batches, task.threat, encoding=task.encoding, options=options)
     results = [result for batch in found for result in batch]
     for text in processes.others(written(results)):
         results += read_lines(text)

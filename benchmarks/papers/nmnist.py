@@ -29,7 +29,7 @@ from torch import Tensor
 
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
 from certsnn.bounds.interval.arithmetic import PLAIN, Interval
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes
+from certsnn.bounds.interval.topk import FlippedSpikes, any_weights, feasible_flips
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
 from certsnn.data import Split, load, loader
@@ -107,7 +107,7 @@ class FlipTwin(Twin):
         bits = self.view(x)
         if threat.budget == 0:
             return PLAIN.chain(operators, Interval(bits, bits))
-        ranking = AnyWeights() if self.network.training else FeasibleFlips()
+        ranking = any_weights if self.network.training else feasible_flips
         low, high = FlippedSpikes(bits[None], threat, ranking).currents(operators, PLAIN)
         return Interval(low[0], high[0])
 

@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.affine import Dense
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips
+from certsnn.bounds.interval.topk import any_weights, feasible_flips
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, pose
+from certsnn.bounds.options import BoundOptions
 from certsnn.data import load
 from certsnn.inputsets import LinfBall
 from certsnn.interop.auto_lirpa import Engine
@@ -69,7 +70,7 @@ def network_of(neuron: Callable[[], Neuron], steps: int = 8) -> SpikingNetwork:
 def certified_step(network: SpikingNetwork, x: Tensor, y: Tensor) -> None:
     network.zero_grad()
     logits, frozen = network.forward_and_freeze(x)
-    margins, _ = interval_margins(frozen, x, y, THREAT, PLAIN, AnyWeights())
+    margins, _ = interval_margins(pose(frozen, x, y, THREAT, PLAIN), any_weights)
     (F.cross_entropy(logits, y) + robust_cross_entropy(margins)).backward()
 
 
@@ -79,7 +80,7 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
 
     @torch.no_grad()
     def bound(arithmetic: Arithmetic) -> Tensor:
-        return interval_margins(program, x, y, THREAT, arithmetic, FeasibleFlips())[0]
+        return interval_margins(pose(program, x, y, THREAT, arithmetic), feasible_flips)[0]
 
     @torch.no_grad()
     def forward() -> Tensor:
@@ -102,7 +103,7 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
 def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
     input_set = THREAT.bind(x, torch.arange(len(x)))[1]
     problem = pose(program, x, y, input_set, PLAIN)
-    return torch.no_grad()(lambda: METHODS[method](problem, Options()))
+    return torch.no_grad()(lambda: METHODS[method](problem, BoundOptions()))
 
 
 def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from certsnn.architectures import build
-from certsnn.bounds.certify import bind
+from certsnn.bounds.certify import bind, pose
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.problem import pose
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.inputsets import LinfBall
 from certsnn.neurons import IF, LIF, Neuron

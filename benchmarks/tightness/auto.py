@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from certsnn.bounds.options import BoundOptions
 from certsnn.data import loader
 from certsnn.evaluation.verification import summarise, verify
 from certsnn.models import load_model, pretrained
@@ -37,7 +38,8 @@ def row(name: str, root: Path, reach: float) -> record.Row:
         part = data.subset(positions)
         batches = track(loader(part, batch), description=name, total=-(-len(part) // batch))
         encoding = model.config.data.encoding
-        found = verify(model.network, batches, model.config.threat, encoding=encoding, **how)
+        options = BoundOptions(**how)
+        found = verify(model.network, batches, model.config.threat, encoding=encoding, options=options)
         return [result for results in found for result in results]
 
     every = run(list(range(len(data))), BATCH, method="s-ibp")

@@ -26,11 +26,14 @@ from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS, Relaxation
+from certsnn.bounds.methods import METHODS
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.data import LabelledDataset, load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
@@ -116,7 +119,9 @@ def sample(
         if best > 0 or not row["correct"]:
             row["margin"][name] = best
         else:
-            best = float(note(name, partial(METHODS[name], problem, Options(iterations=iterations))).amin())
+            best = float(
+                note(name, partial(METHODS[name], problem, BoundOptions(iterations=iterations))).amin()
+            )
     return row
 
 

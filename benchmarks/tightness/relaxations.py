@@ -14,9 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.methods import METHODS, RELAXATIONS, backward_margins, interval_layers, levels_of
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.methods import METHODS
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
@@ -47,7 +51,7 @@ def margins(case: Problem) -> dict[str, Tensor]:
     rows = {"s_ibp": found}
     for name, relaxation in RELAXATIONS.items():
         rows[name] = backward_margins(case, layers, levels_of(case, layers, relaxation))
-    rows["s_crown"] = METHODS["s-crown"](case, Options())
+    rows["s_crown"] = METHODS["s-crown"](case, BoundOptions())
     return rows
 
 

@@ -28,7 +28,7 @@ from certsnn.bounds.interval.scans import (
     scan_steps,
     steps_of_counts,
 )
-from certsnn.bounds.linear.lines import Pulled, Stepwise
+from certsnn.bounds.linear.lines import Neuronwise, Pulled
 from certsnn.networks import hold
 from certsnn.neurons import Dynamics
 
@@ -96,7 +96,7 @@ class Layer(Source):
         """
 
     @abstractmethod
-    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Neuronwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         """What `narrowed` takes at step t (from 0), as forms of the currents into one neuron a row.
 
         Args:
@@ -212,11 +212,11 @@ class SteppedLayer(Layer):
         threshold = self.dynamics.threshold
         return Interval((threshold - low) / width, (high - threshold) / width)
 
-    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Neuronwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
         if t == 0:
             return Pulled(sign[:, None], (sign * self.dynamics.initial).squeeze(2))
-        before = lines.until(t).at(column).pull(None, sign)
+        before = lines.until(t).at(column).pull_carried(None, sign)
         return Pulled(torch.cat([before.currents, sign[:, None]], 1), before.constant)
 
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
@@ -279,7 +279,7 @@ class CountedLayer(Layer):
         nothing = torch.zeros_like(self.driven_by.lower[t])
         return Interval(nothing, nothing)
 
-    def reaching(self, lines: Stepwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
+    def reaching(self, lines: Neuronwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         return Pulled(sign[:, None].expand(-1, t + 1, -1, -1), torch.zeros_like(sign.squeeze(2)))
 
     @property

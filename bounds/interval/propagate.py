@@ -8,53 +8,23 @@ docs/theory/intervals.md and docs/theory/counts.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from certsnn.affine import Affine, Dense
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
-from certsnn.bounds.interval.layers import Images, Layer, Source, Spikes, layer_of
-from certsnn.bounds.interval.shifts import ShiftedSpikes
-from certsnn.bounds.interval.topk import FlippedSpikes, Ranking
-from certsnn.inputsets import InputSet, LinfBall, SpikeFlips, SpikeShift
-from certsnn.networks import Program
+from certsnn.bounds.interval.layers import Layer, layer_of
+from certsnn.bounds.interval.topk import Ranking
+from certsnn.bounds.problem import Problem
 
 
-@singledispatch
-def source_of(input_set: InputSet, x0: Tensor, steps: int, ranking: Ranking) -> Source:
-    """What a bound propagation starts from: the box of spikes, unless the set knows better."""
-    return Spikes(Interval(*input_set.box(x0)))
-
-
-@source_of.register
-def _(input_set: LinfBall, x0: Tensor, steps: int, ranking: Ranking) -> Source:
-    return Images(Interval(*input_set.box(x0)), steps)
-
-
-@source_of.register
-def _(input_set: SpikeFlips, x0: Tensor, steps: int, ranking: Ranking) -> Source:
-    if input_set.budget == 0:
-        return Spikes(Interval(x0, x0))
-    return FlippedSpikes(x0, input_set, ranking)
-
-
-@source_of.register
-def _(input_set: SpikeShift, x0: Tensor, steps: int, ranking: Ranking) -> Source:
-    if input_set.moved == 0:
-        return Spikes(Interval(x0, x0))
-    return ShiftedSpikes(x0, input_set, ranking)
-
-
-def propagate(
-    program: Program, x0: Tensor, input_set: InputSet, arithmetic: Arithmetic, ranking: Ranking
-) -> list[Layer]:
+def propagate(problem: Problem, ranking: Ranking) -> list[Layer]:
     """Bounds of every layer of neurons, first to last."""
-    source = source_of(input_set, x0, program.input.frames(x0, None)[1], ranking)
+    source = problem.support.start(problem.x0, problem.steps, ranking)
     layers: list[Layer] = []
-    for stage in program.stages:
-        layers.append(layer_of(source, stage.operators, stage.neuron, arithmetic))
+    for stage in problem.program.stages:
+        layers.append(layer_of(source, stage.operators, stage.neuron, problem.arithmetic))
         source = layers[-1]
     return layers
 
@@ -115,14 +85,8 @@ def _spread(weight: Tensor, radius: Tensor, y: Tensor, rivals: Tensor) -> Tensor
     return spreads.gather(1, y[:, None] * classes + rivals)
 
 
-def interval_margins(
-    program: Program,
-    x0: Tensor,
-    y: Tensor,
-    input_set: InputSet,
-    arithmetic: Arithmetic,
-    ranking: Ranking,
-) -> tuple[Tensor, list[Layer]]:
+def interval_margins(problem: Problem, ranking: Ranking) -> tuple[Tensor, list[Layer]]:
     """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of the layers they come from."""
-    layers = propagate(program, x0, input_set, arithmetic, ranking)
-    return margins(program.readout, rates(layers[-1], x0.dtype), y, arithmetic), layers
+    layers = propagate(problem, ranking)
+    rate = rates(layers[-1], problem.x0.dtype)
+    return margins(problem.program.readout, rate, problem.y, problem.arithmetic), layers

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.interval.topk import Candidates, ChangedSpikes, Gains, Ranking
+from certsnn.bounds.interval.topk import ChangedSpikes, Gains, Ranking
 from certsnn.inputsets import SpikeShift
 
 
@@ -56,7 +56,7 @@ class ShiftedSpikes(ChangedSpikes):
         self, operator: Weighted, shaped: Callable[[Tensor], Tensor], added: Tensor, dropped: Tensor
     ) -> Gains:
         up, down = (shaped(bits.to(operator.rows.dtype)) for bits in (added, dropped))
-        return self.ranking.gains(operator, Candidates(up, down, "any", self.shift.moved))
+        return self.ranking(operator, up, down, "any", self.shift.moved)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         """By how much the counts of spikes so far can rise, and fall: int64 ``[T, B, ...]``."""

@@ -9,7 +9,7 @@ of each new step (a weight that can be hit at several steps enters as often). Se
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,19 +34,6 @@ LARGEST_COMPOSED = 2**28
 """The largest dense matrix that layers before the first weights are composed into."""
 
 
-class Candidates(NamedTuple):
-    """Bits that may change: those that may be set and those that may be cleared, 0/1 ``[T, B, ...]``.
-
-    ``kind``: whether there are both, or only the former (add) or the latter (drop). ``budget``: how many of
-    them at once.
-    """
-
-    added: Tensor
-    dropped: Tensor
-    kind: Kind
-    budget: int
-
-
 class Gains(NamedTuple):
     """The largest changes ``[k, T, B, ...]`` (or broadcastable), >= 0, that single flips make."""
 
@@ -54,67 +41,47 @@ class Gains(NamedTuple):
     fall: Tensor
 
 
-class Ranking(ABC):
-    """Which flips compete for the budget."""
+Ranking = Callable[[Weighted, Tensor, Tensor, Kind, int], Gains]
+"""Which flips compete for a budget: the best gains of each output at each step.
 
-    @abstractmethod
-    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
-        """The best ``budget`` gains of each output at each step."""
-
-
-@final
-@dataclass(frozen=True)
-class FeasibleFlips(Ranking):
-    """Only flips that x0 admits: a 1 can fall and a 0 can rise. Tight; for verification."""
-
-    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
-        added, dropped = (bits.flatten(0, 1) for bits in candidates[:2])
-        locations = operator.windows(added[:1])
-        per_frame = operator.rows.numel() * locations.shape[-1]
-        size = max(1, WINDOW_ELEMENTS // max(per_frame, 1))
-        rise, fall = [], []
-        for add, drop in zip(added.split(size), dropped.split(size), strict=True):
-            up, down = self._ranked(operator, add, drop, candidates.budget)
-            rise.append(up)
-            fall.append(down)
-        shape = candidates.added.shape[:2]
-        return Gains(torch.cat(rise, 1).unflatten(1, shape), torch.cat(fall, 1).unflatten(1, shape))
-
-    def _ranked(
-        self, operator: Weighted, added: Tensor, dropped: Tensor, budget: int
-    ) -> tuple[Tensor, Tensor]:
-        flips = _Flips(operator.rows, operator.windows(added), operator.windows(dropped))
-
-        def best(ranked: Tensor) -> Tensor:
-            return torch.stack([operator.unwindow(r, added) for r in ranked.unbind(-1)])
-
-        up, down = flips.largest(budget)
-        return best(up), best(down)
+The arguments: the operator, the bits that may be set, those that may be cleared (0/1 ``[T, B, ...]``),
+whether there are both ("any") or only the former ("add") or the latter ("drop"), and how many at once.
+"""
 
 
-@final
-@dataclass(frozen=True)
-class AnyWeights(Ranking):
-    """All flips of the kind, whatever x0 is: the top weights, once an update. Cheap; for training."""
+def feasible_flips(operator: Weighted, added: Tensor, dropped: Tensor, kind: Kind, budget: int) -> Gains:
+    """A `Ranking` of flips that x0 admits: a 1 can fall and a 0 can rise. Tight; for verification."""
+    shape = added.shape[:2]
+    added, dropped = added.flatten(0, 1), dropped.flatten(0, 1)
+    per_frame = operator.rows.numel() * operator.windows(added[:1]).shape[-1]
+    size = max(1, WINDOW_ELEMENTS // max(per_frame, 1))
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for add, drop in zip(added.split(size), dropped.split(size), strict=True):
+        gains = _largest_gains(operator.rows, operator.windows(add), operator.windows(drop), budget)
+        for found, part in zip(gains, parts, strict=True):
+            part.append(torch.stack([operator.unwindow(best, add) for best in found.unbind(-1)]))
+    return Gains(*(torch.cat(part, 1).unflatten(1, shape) for part in parts))
 
-    def gains(self, operator: Weighted, candidates: Candidates) -> Gains:
-        rows = operator.rows
-        positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
-        rise, fall = {
-            "any": (rows.abs(), rows.abs()),
-            "add": (positive, negative),
-            "drop": (negative, positive),
-        }[candidates.kind]
-        count = min(candidates.budget, rows.shape[-1])
-        frame = candidates.added[0, :1]
 
-        def best(gain: Tensor) -> Tensor:  # [k, 1, 1, ...], spread over the locations
-            ranked = gain.topk(count, dim=-1).values  # [G, O, k]
-            places = operator.windows(frame).shape[-1]
-            spread = ranked.movedim(-1, 0)[..., None].expand(-1, -1, -1, places)
-            return operator.unwindow(spread, frame.expand(count, *frame.shape[1:]))[:, None, None]
+def any_weights(operator: Weighted, added: Tensor, dropped: Tensor, kind: Kind, budget: int) -> Gains:
+    """A `Ranking` of all flips of the kind, whatever x0 is: the top weights, once an update. For training."""
+    rows = operator.rows
+    positive, negative = rows.clamp_min(0), (-rows).clamp_min(0)
+    rise, fall = {
+        "any": (rows.abs(), rows.abs()),
+        "add": (positive, negative),
+        "drop": (negative, positive),
+    }[kind]
+    count = min(budget, rows.shape[-1])
+    frame = added[0, :1]
 
-        return Gains(best(rise), best(fall))
+    def best(gain: Tensor) -> Tensor:  # [k, 1, 1, ...], spread over the locations
+        ranked = gain.topk(count, dim=-1).values  # [G, O, k]
+        places = operator.windows(frame).shape[-1]
+        spread = ranked.movedim(-1, 0)[..., None].expand(-1, -1, -1, places)
+        return operator.unwindow(spread, frame.expand(count, *frame.shape[1:]))[:, None, None]
+
+    return Gains(best(rise), best(fall))
 
 
 @final
@@ -244,47 +211,49 @@ class FlippedSpikes(ChangedSpikes):
     def _gains(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
         allowed, dtype = self.flips.allowed(self.x0), operator.rows.dtype
         added, dropped = (shaped((allowed & (self.x0 == bit)).to(dtype)) for bit in (0, 1))
-        return self.ranking.gains(operator, Candidates(added, dropped, self.flips.kind, self.flips.budget))
+        return self.ranking(operator, added, dropped, self.flips.kind, self.flips.budget)
 
 
-class _Flips(NamedTuple):
-    """What flips do to outputs: weights ``rows [G, O, n]``, bits ``added`` and ``dropped [N, G, n, L]``."""
+def _largest_gains(rows: Tensor, added: Tensor, dropped: Tensor, budget: int) -> Gains:
+    """The (up to) ``budget`` largest rises and falls ``[N, G, O, L, k]`` by flips, at least 0 each.
 
-    rows: Tensor
-    added: Tensor
-    dropped: Tensor
+    Ranked among the heaviest weights first: where these hold ``budget`` flips of a direction for every
+    output, no lighter one is among the best.
 
-    def largest(self, budget: int) -> Gains:
-        """The (up to) ``budget`` largest rises and falls ``[N, G, O, L, k]``, at least 0 each.
+    Args:
+        rows: weights ``[G, O, n]``.
+        added: bits ``[N, G, n, L]`` that may be set.
+        dropped: bits that may be cleared.
+        budget: flips.
+    """
+    changes: Callable[..., tuple[Tensor, Tensor]] = _one_way
+    bits = [added - dropped]
+    if bool((added * dropped).any()):  # counts of spikes, which can change either way
+        changes, bits = _either_way, [added, dropped]
+    bits = [part.transpose(-1, -2)[:, :, None] for part in bits]  # [N, G, 1, L, n]
+    few = SHORT_LIST * budget + SHORT_LIST
+    if 2 * few < rows.shape[-1]:
+        heaviest = rows.detach().abs().topk(few, dim=-1).indices
+        shape = (len(added), *rows.shape[:2], added.shape[-1], -1)
+        places = heaviest[None, :, :, None].expand(*shape)
+        heavy = [part.expand(*shape).gather(-1, places) for part in bits]
+        rise, fall = changes(rows.gather(-1, heaviest)[None, :, :, None], *heavy)
+        if all(bool(((part > 0).sum(-1) >= budget).all()) for part in (rise, fall)):
+            return Gains(_largest(rise, budget), _largest(fall, budget))
+    rise, fall = changes(rows[None, :, :, None], *bits)
+    return Gains(_largest(rise, budget), _largest(fall, budget))
 
-        Ranked among the heaviest weights first: where these hold ``budget`` flips of a direction for every
-        output, no lighter one is among the best.
-        """
-        few = SHORT_LIST * budget + SHORT_LIST
-        if 2 * few < self.rows.shape[-1]:
-            heaviest = self.rows.detach().abs().topk(few, dim=-1).indices
-            rise, fall = self._changes(heaviest)
-            if all(bool(((part > 0).sum(-1) >= budget).all()) for part in (rise, fall)):
-                return Gains(_largest(rise, budget), _largest(fall, budget))
-        rise, fall = self._changes(None)
-        return Gains(_largest(rise, budget), _largest(fall, budget))
 
-    def _changes(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What each flip raises and lowers outputs by, ``[N, G, O, L, n]``; of chosen weights or of all."""
-        rows = self.rows if chosen is None else self.rows.gather(-1, chosen)
+def _one_way(weights: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """What each flip raises and lowers outputs by; ``bits`` are 1 where one may be set, -1 cleared."""
+    rise = weights * bits
+    return rise, -rise
 
-        def change(bits: Tensor) -> Tensor:
-            here = bits.transpose(-1, -2)[:, :, None]  # [N, G, 1, L, n]
-            if chosen is not None:
-                shape = (len(bits), *rows.shape[:2], here.shape[3], -1)
-                here = here.expand(*shape).gather(-1, chosen[None, :, :, None].expand(*shape))
-            return rows[None, :, :, None] * here
 
-        if bool((self.added * self.dropped).any()):  # counts of spikes, which can change either way
-            up, down = change(self.added), change(self.dropped)
-            return torch.maximum(up, -down), torch.maximum(down, -up)
-        rise = change(self.added - self.dropped)
-        return rise, -rise
+def _either_way(weights: Tensor, added: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where a place may rise and fall."""
+    up, down = weights * added, weights * dropped
+    return torch.maximum(up, -down), torch.maximum(down, -up)
 
 
 def _largest(change: Tensor, count: int) -> Tensor:

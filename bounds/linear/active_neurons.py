@@ -11,7 +11,6 @@ their coefficients on currents are 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import final
 
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
 from certsnn.bounds.linear.backward import PIECE, Chain, Coupling, Entry, Forms, Whole
-from certsnn.inputsets import InputSet, SpikeBox
-from certsnn.inputsets.coupled import NestedTrains
+from certsnn.inputsets import InputSet
 from certsnn.neurons import Dynamics
 
 
@@ -66,18 +64,16 @@ class Gathered(Coupling):
         return Forms(a, constant + (y * self.shift[:frames]).sum((1, 3)), error)
 
 
-@singledispatch
-def selected_inputs(input_set: InputSet, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
-    """What of the samples' inputs has to be kept, and where forms of that end: all of it, by default."""
+def every_input(input_set: InputSet, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
+    """All of the samples' inputs, and the set that forms of them end at."""
     frame = x0 if input_set.domain == "image" else x0[0]
     bits = frame.flatten(1)
     index = torch.arange(bits.shape[1], device=x0.device).expand(1, len(bits), -1)
     return Selection(index, torch.zeros_like(arithmetic.raised(frame))[None]), Whole(x0, input_set)
 
 
-@selected_inputs.register(SpikeBox)
-@selected_inputs.register(NestedTrains)
-def _(input_set: SpikeBox | NestedTrains, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
+def free_bits(input_set: InputSet, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
+    """The bits that are not fixed by the box of a set of spikes, each of them on its own."""
     low, high = (arithmetic.raised(end) for end in input_set.box(x0))
     selection = select((low != high).flatten(2), low)
     ends = (end.flatten(2).gather(2, selection.index) for end in (low, high))

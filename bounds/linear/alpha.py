@@ -92,9 +92,6 @@ class Chosen(Stepwise):
     def until(self, steps: int) -> Chosen:
         return self._mapped(lambda values: values[:steps])
 
-    def at(self, column: Tensor) -> Stepwise:
-        raise NotImplementedError("chosen slopes are for whole layers, not for single neurons")
-
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Chosen:
         low, high, silent, firing, share, mix = (
             change(values) for values in (self.low, self.high, self.silent, self.firing, self.share, self.mix)

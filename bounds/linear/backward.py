@@ -86,6 +86,18 @@ class Chain(Coupling):
         return self.pull(Forms(outputs.view(len(places), 1, 1, *self.outputs), nothing, nothing))
 
 
+@final
+@dataclass(frozen=True)
+class Constant(Coupling):
+    """The coupling of a current that is the same at every step: the coefficients of all steps add up."""
+
+    coupling: Coupling
+
+    def pull(self, forms: Forms) -> Forms:
+        y, constant, error = forms
+        return self.coupling.pull(Forms(y.sum(1, keepdim=True), constant, error))
+
+
 def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Chain:
     """The operators in the dtype of the bounds, for inputs like one of ``x [B, ...]``."""
     shapes = []
@@ -102,25 +114,22 @@ def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Cha
 class Level:
     """One stage as the backward pass sees it.
 
-    ``held``: whether its current is the same at every step. ``error [T, B, ...]`` (one frame is enough for
-    one) bounds how far the executed membrane may be from ``v + W s + b`` computed exactly from what was
-    executed before; None where rounding is left out.
+    ``error [T, B, ...]`` (one frame is enough for a current that is the same at every step) bounds how far
+    the executed membrane may be from ``v + W s + b`` computed exactly from what was executed before; None
+    where rounding is left out.
     """
 
     coupling: Coupling
     lines: Lines
     error: Tensor | None
-    held: bool
 
     def pull(self, forms: Forms) -> Forms:
         """Forms of the layer's spikes as forms of what drives it."""
         a, constant, error = forms
-        k, more = self.lines.until(a.shape[1]).pull(a, torch.zeros_like(a[:, 0]))
+        k, more = self.lines.until(a.shape[1]).pull(a)
         if self.error is not None:
             error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
             error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
-        if self.held:
-            k = k.sum(1, keepdim=True)
         return self.coupling.pull(Forms(k, constant + more, error))
 
 

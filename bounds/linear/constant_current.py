@@ -14,6 +14,7 @@ docs/theory/constant-current.md.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import final
@@ -90,7 +91,6 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
     return Pieces(ends[0], ends[1], torch.tensor(columns[5], dtype=torch.float64))
 
 
-@final
 @dataclass(frozen=True)
 class Held(Lines):
     r"""Lines below ``sum a_t s_t`` as a function of a constant current.
@@ -103,8 +103,6 @@ class Held(Lines):
     .. math:: \max_{i \le mid} \; \min_{j > mid} \; \frac{H_j - H_i}{x_j - x_i}
 
     for the tangent from a point on the left to those on the right is steepest from the envelope's own corner.
-    With a `Slack` the slope runs from that of the first segment over this one (at mix = 1/2) to that of the
-    last, times ``share``.
     """
 
     spikes: Tensor
@@ -112,17 +110,19 @@ class Held(Lines):
     absent: Tensor
     spread: float
     least: float
-    slack: Slack | None
 
-    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        if a is None:
-            raise ValueError("lines of a constant current need coefficients of the spikes")
+    @abstractmethod
+    def slope(self, heights: Tensor) -> Tensor:
+        """The slope ``[S, B, ...]`` of each line, from the heights ``[M + 1, S, B, ...]`` of the points."""
+
+    @final
+    def pull(self, a: Tensor) -> Pulled:
         values = self.spikes[:, : a.shape[1]] @ a.movedim(1, 0).flatten(1)
         values = values.view(len(self.spikes), len(a), *a.shape[2:]) + self.absent
         # A line takes its greatest value over a piece at one of its ends, and the function is constant there:
         # below the lesser of both sides at every end, it is below the function everywhere.
         heights = torch.cat([values[:1], torch.minimum(values[:-1], values[1:]), values[-1:]])
-        k = self._middle(heights) if self.slack is None else self._slope(heights, self.slack)
+        k = self.slope(heights)
         least = torch.addcmul(heights, k, self.at, value=-1).amin(0)
         # An end that stands up to `spread` elsewhere moves the line there by at most |k| spread.
         if self.spread:
@@ -140,15 +140,6 @@ class Held(Lines):
         # quotients are noise there.
         k: Tensor = reduce(torch.maximum, tangents) * (self.at[-1] - self.at[0] >= self.least)
         return k
-
-    def _slope(self, heights: Tensor, slack: Slack) -> Tensor:
-        share, mix = slack.share[0], slack.mix[0]
-        middle = self._middle(heights)
-        low, high = self.at[0], self.at[-1]
-        first = self._least_slope(heights, self.at - low)
-        last = -self._least_slope(heights, high - self.at)
-        left, right = (2 * mix).clamp_max(1), (2 * mix - 1).clamp_min(0)
-        return share * (first + left * (middle - first) + right * (last - middle))
 
     def _least_slope(self, heights: Tensor, away: Tensor) -> Tensor:
         """The least slope to all points from those at an end of the bounds, where ``away`` is 0."""
@@ -178,12 +169,43 @@ class Held(Lines):
         left, right = self._sides
         return [self._per_width(point, self.at[-len(right) :]) for point in self.at[: len(left)]]
 
+    @final
     def until(self, steps: int) -> Held:
         return self
 
 
-def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | None = None) -> Held:
-    """`Held` for bounds ``[B, ...]`` of the currents."""
+@final
+@dataclass(frozen=True)
+class HeldMidpoint(Held):
+    """The segment of the envelope over the midpoint."""
+
+    def slope(self, heights: Tensor) -> Tensor:
+        return self._middle(heights)
+
+    def chosen(self, slack: Slack) -> HeldChosen:
+        """The same with slopes of one's choice."""
+        return HeldChosen(self.spikes, self.at, self.absent, self.spread, self.least, slack)
+
+
+@final
+@dataclass(frozen=True)
+class HeldChosen(Held):
+    """From the slope of the first segment over that at the midpoint (mix = 1/2) to the last, times share."""
+
+    slack: Slack
+
+    def slope(self, heights: Tensor) -> Tensor:
+        share, mix = self.slack.share[0], self.slack.mix[0]
+        middle = self._middle(heights)
+        low, high = self.at[0], self.at[-1]
+        first = self._least_slope(heights, self.at - low)
+        last = -self._least_slope(heights, high - self.at)
+        left, right = (2 * mix).clamp_max(1), (2 * mix - 1).clamp_min(0)
+        return share * (first + left * (middle - first) + right * (last - middle))
+
+
+def held(currents: Interval, cut: Pieces, dynamics: Dynamics) -> HeldMidpoint:
+    """Lines for bounds ``[B, ...]`` of the currents."""
     low, high = currents
     inner = (cut.upper[:-1] + cut.lower[1:]) / 2
     apart = (cut.upper[:-1] - cut.lower[1:]).abs()
@@ -197,4 +219,4 @@ def held(currents: Interval, cut: Pieces, dynamics: Dynamics, slack: Slack | Non
     # A piece that begins above all currents, or ends below them, is reached by none of them.
     absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
     least = float(dynamics.threshold) * math.sqrt(torch.finfo(low.dtype).eps)
-    return Held(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least, slack)
+    return HeldMidpoint(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
@@ -19,8 +17,8 @@ from torch import Tensor
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer, layer_of
-from certsnn.bounds.interval.propagate import rates, source_of
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.propagate import rates
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
     active,
@@ -28,25 +26,26 @@ from certsnn.bounds.linear.active_neurons import (
     positions,
     rows_of,
     select,
-    selected_inputs,
 )
-from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
+from certsnn.bounds.linear.alpha import Slack
 from certsnn.bounds.linear.ascent import ascend
 from certsnn.bounds.linear.backward import (
+    Constant,
     Coupling,
     Forms,
-    Level,
     chain,
     lower,
     magnitudes,
     margin_forms,
     membrane_error,
 )
-from certsnn.bounds.linear.constant_current import Pieces, held, pieces
-from certsnn.bounds.linear.lines import Lines, Stepwise, Tracked
+from certsnn.bounds.linear.constant_current import pieces
+from certsnn.bounds.linear.cuts import Cut, HeldCut, SteppedCut
+from certsnn.bounds.linear.lines import Neuronwise
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.neurons import Dynamics
 
 REACH = 0.15
@@ -58,69 +57,16 @@ FEW_ROWS, MOST_EFFORT = 64, 4
 
 
 @final
-@dataclass(frozen=True)
-class Cut:
-    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of their membranes, or held currents.
-
-    ``follow`` as in `lines.scan_back`; ``held``: whether the current is the same at every step, and
-    ``pieces`` what it can cause (None: relaxed step by step).
-    """
-
-    coupling: Coupling
-    known: Interval
-    dynamics: Dynamics
-    error: Tensor | None
-    follow: Sequence[Tensor]
-    held: bool
-    pieces: Pieces | None
-    relaxation: Relaxation
-
-    @property
-    def size(self) -> int:
-        """Numbers that a row takes at each step."""
-        neurons = self.known.lower.shape[2]
-        return neurons if self.pieces is None else 2 * len(self.pieces.lower) * neurons
-
-    def start(self, rows: int) -> Slack:
-        """The slopes of the envelope over the midpoint, one set for each row."""
-        if self.pieces is not None:
-            share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
-            return Slack(share, share / 2)
-        slack = midpoint(self.known, self.dynamics)
-        return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
-
-    @cached_property
-    def plain(self) -> Level:
-        """The level with the lines of the relaxation."""
-        if self.pieces is not None:
-            return self._level(held(self._currents, self.pieces, self.dynamics))
-        return self._level(Tracked(self.relaxation(self.known, self.dynamics), self.follow))
-
-    def chosen(self, slack: Slack) -> Level:
-        """The level with slopes of one's choice."""
-        if self.pieces is not None:
-            return self._level(held(self._currents, self.pieces, self.dynamics, slack))
-        return self._level(Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow))
-
-    @property
-    def _currents(self) -> Interval:
-        return Interval(self.known.lower[0], self.known.upper[0])
-
-    def _level(self, lines: Lines) -> Level:
-        return Level(self.coupling, lines, self.error, self.held)
-
-
-@final
 class Refinement:
     """The layers and levels of a batch, as far as they are known."""
 
-    def __init__(self, problem: Problem, relaxation: Relaxation, options: Options) -> None:
+    def __init__(self, problem: Problem, relaxation: Relaxation, options: BoundOptions) -> None:
         self.problem, self.relaxation, self.options = problem, relaxation, options
         self.layers: list[Layer] = []
         self.cuts: list[Cut] = []
-        self.inputs, self.entry = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+        self.inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
         with torch.no_grad():
-            source = source_of(problem.input_set, problem.x0, problem.steps, FeasibleFlips())
+            source = problem.support.start(problem.x0, problem.steps, feasible_flips)
             for stage in problem.program.stages:
                 layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
                 source = self._take(layer, stage.operators, stage.neuron)
@@ -128,7 +74,7 @@ class Refinement:
     @property
     def held(self) -> bool:
         """Whether the next layer is driven by a current that is the same at every step."""
-        return not self.layers and self.problem.input_set.domain == "image"
+        return self.problem.held(len(self.layers))
 
     def _take(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
         """The next layer, with S-CROWN bounds where it may have them; from now on it is known."""
@@ -178,21 +124,14 @@ class Refinement:
         def gathered(values: Tensor) -> Tensor:
             return values.flatten(2).gather(2, index[: len(values)])
 
-        self.cuts.append(
-            Cut(
-                rows.of(index[:1] if self.held else index),
-                Interval(*(gathered(end) for end in known)),
-                dynamics,
-                None if error is None else gathered(error),
-                follow(index, wanted.shape[2]),
-                self.held,
-                cut,
-                self.relaxation,
-            )
-        )
+        coupling: Coupling = Constant(rows.of(index[:1])) if self.held else rows.of(index)
+        known = Interval(*(gathered(end) for end in known))
+        kept = coupling, known, dynamics, None if error is None else gathered(error)
+        tracked = SteppedCut(*kept, follow(index, wanted.shape[2]), self.relaxation)
+        self.cuts.append(tracked if cut is None else HeldCut(*kept, cut))
 
     def _bounds(
-        self, layer: Layer, lines: Stepwise, rows: Rows, error: Tensor | None, t: int, iterations: int
+        self, layer: Layer, lines: Neuronwise, rows: Rows, error: Tensor | None, t: int, iterations: int
     ) -> Interval:
         """Bounds ``[T, B, ...]`` that say something about undecided neurons at step t."""
         like = self._membranes(layer).lower
@@ -270,7 +209,7 @@ def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
 
     That is an upper bound: refined bounds are narrower, and leave fewer neurons.
     """
-    inputs, _ = selected_inputs(problem.input_set, problem.x0, problem.arithmetic)
+    inputs, _ = problem.support.selected(problem.x0, problem.arithmetic)
     frames, _, width = inputs.index.shape
     below = torch.full_like(problem.y, width)
     numbers = torch.zeros_like(problem.y)

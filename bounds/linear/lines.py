@@ -16,19 +16,11 @@ from certsnn.neurons import Dynamics
 
 
 class Lines(ABC):
-    """Minorants of a layer of neurons' output, for every row of coefficients.
-
-    Coefficients of all steps are ``[S, T, B, ...]``. A coefficient a of None stands for zeros.
-    """
+    """Minorants of a layer of neurons' output, for every row of coefficients."""
 
     @abstractmethod
-    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        """Carry coefficients of the spikes back to the currents that drive the layer.
-
-        Args:
-            a: coefficients of the spikes ``[S, T, B, ...]``.
-            carried: the coefficient of the potential carried on after the last step, ``[S, B, ...]``.
-        """
+    def pull(self, a: Tensor) -> Pulled:
+        """Carry coefficients of the spikes ``[S, T, B, ...]`` back to the currents that drive the layer."""
 
     @abstractmethod
     def until(self, steps: int) -> Lines:
@@ -49,7 +41,7 @@ class Pulled(NamedTuple):
 class Stepwise(Lines):
     """Lines below f at every neuron and step ``[T, B, ...]``: functions of the membrane of that step alone.
 
-    Coefficients of one step are ``[S, B, ...]``.
+    Coefficients of one step are ``[S, B, ...]``; a of None stands for zeros.
     """
 
     dynamics: Dynamics
@@ -71,24 +63,37 @@ class Stepwise(Lines):
     def until(self, steps: int) -> Stepwise:
         """The lines of the first steps only."""
 
-    @abstractmethod
-    def at(self, column: Tensor) -> Stepwise:
-        """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
-
-        The result takes coefficients ``[S, T, B, 1]``.
-        """
-
     @final
-    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        return scan_back(self, a, carried, [None] * (self.steps - 1))
+    def pull(self, a: Tensor) -> Pulled:
+        return self.pull_spikes(a, [None] * (self.steps - 1))
 
     @abstractmethod
     def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
         """`scan_back` with nothing carried on after the last step."""
 
+    @final
+    def pull_carried(self, a: Tensor | None, carried: Tensor) -> Pulled:
+        """`pull`, with a coefficient ``[S, B, ...]`` on the potential carried on after the last step."""
+        return scan_back(self, a, carried, [None] * (self.steps - 1))
+
+
+class Neuronwise(Stepwise):
+    """Lines that can be taken of single neurons."""
+
+    @abstractmethod
+    def until(self, steps: int) -> Neuronwise:
+        """The lines of the first steps only."""
+
+    @abstractmethod
+    def at(self, column: Tensor) -> Neuronwise:
+        """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
+
+        The result takes coefficients ``[S, T, B, 1]``.
+        """
+
 
 def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-    """`Lines.pull`, from the last step to the first.
+    """`Stepwise.pull_carried`, from the last step to the first.
 
     ``follow[t]``: where the neurons of step t are at step t + 1, where each step has neurons of its own
     (``[B, m]`` positions; one past the end for those that are gone); None where they are the same ones.
@@ -115,9 +120,7 @@ class Tracked(Lines):
     lines: Stepwise
     follow: Sequence[Tensor]
 
-    def pull(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        if a is None:
-            raise NotImplementedError("tracked lines need coefficients of the spikes; None is not supported")
+    def pull(self, a: Tensor) -> Pulled:
         return self.lines.pull_spikes(a, self.follow)
 
     def until(self, steps: int) -> Tracked:

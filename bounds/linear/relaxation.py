@@ -16,7 +16,7 @@ lines are those of Liang et al., 2022, https://arxiv.org/abs/2205.01625 (S-CROWN
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.linear.lines import Pulled, Stepwise, chosen, exactly, least_width, scan_back
+from certsnn.bounds.linear.lines import Neuronwise, Pulled, chosen, exactly, least_width, scan_back
 from certsnn.neurons import Dynamics
 
-Relaxation = Callable[[Interval, Dynamics], Stepwise]
+Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
 
 
@@ -58,7 +58,7 @@ def _pieces(membranes: Interval, dynamics: Dynamics) -> _Pieces:
 
 @final
 @dataclass(frozen=True)
-class Joint(Stepwise):
+class Joint(Neuronwise):
     r"""The segment of the convex envelope over the midpoint, for ``a s + c v`` together.
 
     With the vertex at the threshold, the envelope of three points has the slope
@@ -157,7 +157,7 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
 
 @final
 @dataclass(frozen=True)
-class Separate(Stepwise):
+class Separate(Neuronwise):
     """``a s`` and ``c v`` relaxed one by one: lines below and above the spike and the carried potential."""
 
     dynamics: Dynamics
@@ -251,3 +251,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     covered = (after <= before) & (at_high <= decay * high)
     upper = torch.where(covered, decay, -slope), torch.where(covered, zero, -intercept)
     return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))
+
+
+RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}
+"""By name."""

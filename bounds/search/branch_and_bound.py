@@ -28,9 +28,10 @@ from torch import Tensor
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import margin_forms
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.bounds.search.encoding import encode
 from certsnn.products import ieee_products
@@ -45,7 +46,7 @@ CLOSE = 1e-6
 """Added to a number's distance from the integers, so that weights decide where all are integers."""
 
 
-def proved_margins(problem: Problem, found: Tensor, options: Options) -> Tensor:
+def proved_margins(problem: Problem, found: Tensor, options: BoundOptions) -> Tensor:
     """Margins ``[B, K-1]``, those that are not positive raised to `PROVED` where a search proves them.
 
     A sample's rivals are tried from the least margin on, up to the first that can't be proved: the sample
@@ -63,15 +64,13 @@ def proved_margins(problem: Problem, found: Tensor, options: Options) -> Tensor:
     return torch.stack(rows) if rows else found
 
 
-def _improved(problem: Problem, found: Tensor, options: Options) -> Tensor:
+def _improved(problem: Problem, found: Tensor, options: BoundOptions) -> Tensor:
     found = found.clone()
     rivals = [int(rival) for rival in found.argsort() if not found[rival] > 0]
     executed = executed_margins(problem, problem.x0)
     if not rivals or not (executed > 0).all():
         return found
-    source = (problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic)
-    _, layers = ibp.interval_margins(*source, FeasibleFlips())
-    system = System(problem, layers, options)
+    system = System(problem, ibp.propagate(problem, feasible_flips), options)
     for rival in rivals:
         if options.late() or not system.proves(rival):
             break
@@ -95,7 +94,7 @@ class Lost(Exception):
 class System:
     """The constraints of one sample, and the search that refutes them together with a margin that is lost."""
 
-    def __init__(self, problem: Problem, layers: Sequence[Layer], options: Options) -> None:
+    def __init__(self, problem: Problem, layers: Sequence[Layer], options: BoundOptions) -> None:
         self._problem, self._options = problem, options
         self._model, self._counts, self._inputs = encode(problem, layers, options.memory)
         rate = ibp.rates(layers[-1], problem.x0.dtype)

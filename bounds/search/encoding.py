@@ -19,7 +19,6 @@ what S-IBP leaves undecided becomes a variable. docs/theory/branch-and-bound.md 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 from itertools import pairwise
 from typing import NamedTuple, final
 
@@ -35,7 +34,6 @@ from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
-from certsnn.inputsets import InputSet, SpikeFlips, SpikeShift
 from certsnn.networks import Stage
 from certsnn.neurons import Dynamics
 
@@ -170,9 +168,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
             raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
         size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
         coupled = _coupled(problem, stage, layer, size, memory)
-        trains = None
-        if number == 0 and problem.input_set.domain == "image":
-            trains = _trains(layer, stage.neuron)
+        trains = _trains(layer, stage.neuron) if problem.held(number) else None
         if trains is None:
             sums = _counted(model, sums, coupled, layer)
         else:
@@ -184,13 +180,13 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
 def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     """Variables for the free inputs, and the inputs summed over time."""
     low, high = problem.input_set.box(problem.x0)
-    held = problem.input_set.domain == "image"
+    held = problem.held(0)
     lower, upper = (array(end[None] if held else end) for end in (low, high))
     frame, place = (lower < upper).nonzero()
     column = model.variables(lower[frame, place], upper[frame, place], not held)
     inputs = np.full(lower.shape, -1)
     inputs[frame, place] = column
-    restrict(problem.input_set, model, array(problem.x0[None] if held else problem.x0), inputs)
+    problem.support.restrict(model, array(problem.x0[None] if held else problem.x0), inputs)
     fixed = np.where(lower < upper, 0.0, lower)
     steps = np.arange(problem.steps)
     # Spikes count at their own and all later steps; an image counts again at each.
@@ -200,22 +196,17 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
 
 
-@singledispatch
-def restrict(input_set: InputSet, model: Model, x0: Vector, inputs: Places) -> None:
-    """Rows for what the set knows beyond its box: none, unless it says so."""
-
-
-@restrict.register
-def _(input_set: SpikeFlips, model: Model, x0: Vector, inputs: Places) -> None:
+def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> None:
+    """A row for at most so many flips; arguments as `BoundSupport.restrict`."""
     # x (1 - 2 x0) + x0 is 1 exactly where x differs from x0, and at most `budget` bits do.
     free = inputs >= 0
     sign, column = 1 - 2 * x0[free], inputs[free]
     row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
-    model.block(row, np.array([-np.inf]), np.array([input_set.budget - x0[free].sum()]))
+    model.block(row, np.array([-np.inf]), np.array([budget - x0[free].sum()]))
 
 
-@restrict.register
-def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
+def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None:
+    """Rows for at most so many spikes that are moved in time; arguments as `BoundSupport.restrict`."""
     # A bit loses its spike only by a move, and there are at most `moved`; every pixel keeps its number of
     # spikes.
     free = inputs >= 0
@@ -224,7 +215,7 @@ def _(input_set: SpikeShift, model: Model, x0: Vector, inputs: Places) -> None:
     row = csr_matrix(
         (-np.ones(len(column)), (np.zeros(len(column), dtype=int), column)), shape=(1, model.size)
     )
-    model.block(row, np.array([-np.inf]), np.array([input_set.moved - gone.sum()]))
+    model.block(row, np.array([-np.inf]), np.array([moved - gone.sum()]))
     kept, number = np.unique(pixel, return_inverse=True)
     rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
     total = np.where(free, x0, 0).sum(0)[kept]

@@ -126,10 +126,12 @@ def _parser(name: str, command: Command) -> Parser:
     for option in command.options.split():
         own = f"{name} {option}"
         meaning = HELP.get(own) or HELP[option]
-        if "{methods}" in meaning:
-            from certsnn.bounds import CASCADE, METHODS
+        if "{methods}" in meaning or "{limited}" in meaning:
+            from certsnn.bounds.methods import LIST
 
-            meaning = meaning.format(methods=_listed(METHODS), cascade=_listed(CASCADE))
+            described = "; ".join(f"{method.name} ({method.help})" for method in LIST)
+            limited = _listed(method.name for method in LIST if method.limited)
+            meaning = meaning.format(methods=described, limited=limited)
         parser.add_argument(option, help=meaning, **(TAKES.get(own) or TAKES[option]))
     return parser
 

@@ -45,6 +45,12 @@ def _positive(text: str) -> int:
     return _natural(text, 1)
 
 
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise _must("true or false", text)
+    return text == "true"
+
+
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
     size = 0 if found is None else int(float(found[1]) * UNITS.get(found[2], 0))
@@ -84,7 +90,7 @@ def _seeds(text: str) -> list[int]:
 
 
 N: Mapping[str, Any] = {"type": _positive, "metavar": "N"}
-BOUNDS = "--method --rounding --relaxation --memory --seconds --batch-size"
+BOUNDS = "--method --rounding --relaxation --memory --seconds --iterations --batch-size"
 SAMPLES = "--samples --shard --results --json"
 COMMON = "--device --threads --debug"
 
@@ -100,6 +106,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "--debug": {"action": "store_true"},
     "--device": {"default": "cpu"},
     "--evidence": {"type": Path, "metavar": "DIR", "default": Path("unsound")},
+    "--iterations": {"type": _natural, "metavar": "N"},
     "--json": {"type": Path, "metavar": "FILE"},
     "--memory": {"type": _bytes, "metavar": "SIZE"},
     "--method": {"metavar": "NAME", "default": "s-ibp"},
@@ -107,7 +114,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "--report": {"type": Path, "metavar": "FILE.html"},
     "--results": {"type": Path, "metavar": "FILE.jsonl"},
     "merge --results": {"type": Path, "metavar": "OUT.jsonl", "required": True},
-    "--rounding": {"choices": ["true", "false"], "default": "true"},
+    "--rounding": {"type": _truth, "metavar": "{true,false}"},
     "--run": {"type": Path, "metavar": "DIR"},
     "--runs": {"type": Path, "metavar": "DIR", "default": Path("runs")},
     "--samples": N,
@@ -140,11 +147,11 @@ HELP: Mapping[str, str] = {
     "--debug": "show the traceback of an error",
     "--device": "where to compute: cpu, cuda, cuda:1, ... (default: cpu)",
     "--evidence": "where the evidence goes if an attack refutes a bound (default: unsound/)",
+    "--iterations": "steps in which alpha-s-crown optimises slopes (default: 20)",
     "--json": "write summary and samples here at the end; - is standard output",
     "bench --json": "write all rows here at the end; - is standard output",
     "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",
-    "--method": "the bounds: {methods} (default: s-ibp); auto tries {cascade}, each on the samples that are "
-    "still undecided",
+    "--method": "the bounds (default: s-ibp): {methods}",
     "--relaxation": "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)",
     "--report": "write a report here: one page with tables, curves, margins and examples, to be read "
     "anywhere (default: report.html in RUN, if that is a run folder)",
@@ -154,7 +161,7 @@ HELP: Mapping[str, str] = {
     "--run": "the run folder (default: runs/ and the config's name)",
     "--runs": "the folder of the run folders (default: runs)",
     "--samples": "only the first N of the test set (default: all)",
-    "--seconds": "time limit of each sample for s-crown, branch-and-bound and alpha-s-crown (default: none)",
+    "--seconds": "time limit of each sample, over the methods that have one: {limited} (default: none)",
     "--seed": "of all attacks that draw (default: 0)",
     "--seeds": "the seeds of every config, such as 0,1,2 (default: the config's own one)",
     "--shard": "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)",

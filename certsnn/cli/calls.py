@@ -81,9 +81,12 @@ def _models(options: Namespace, overrides: list[str]) -> int:
 
 
 def _setting(options: Namespace, processes: Processes) -> commands.Setting:
-    bounds = options.method, options.rounding == "true", options.relaxation
-    limits = options.memory or commands.Setting.memory, options.seconds, options.batch_size
-    return commands.Setting(processes, *bounds, *limits)
+    """Every field of `BoundOptions` that has a flag is taken from it, where the flag was given."""
+    from certsnn.bounds.options import BoundOptions
+
+    given = {name: vars(options).get(name) for name in BoundOptions.__dataclass_fields__}
+    bounds = BoundOptions(**{name: value for name, value in given.items() if value is not None})
+    return commands.Setting(processes, bounds, options.batch_size)
 
 
 CALLS: Mapping[str, Call] = {

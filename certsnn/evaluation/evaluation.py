@@ -14,14 +14,14 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from certsnn.attacks import Attack
 from certsnn.attacks.statistics import outcome
-from certsnn.bounds.problem import Options
+from certsnn.bounds.options import BoundOptions
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.evaluation.suites import check_suite, default_suite
@@ -54,12 +54,9 @@ def evaluate(
     attacks: Sequence[Attack] | None = None,
     *,
     encoding: Encoding | None = None,
-    rounding: bool = True,
-    relaxation: Literal["joint", "separate"] = "joint",
-    memory: int = Options.memory,
-    seconds: float | None = None,
     seed: int = 0,
     evidence: Path = UNSOUND,
+    **bounds: Any,
 ) -> Report:
     """Clean, attack and verified error with the results of every sample.
 
@@ -70,31 +67,37 @@ def evaluate(
         network: in eval mode during the call, then as it was.
         batches: ``(x, y, index)`` from a loader.
         threat: what the adversary may do.
-        method, rounding, relaxation, memory, seconds: see `certsnn.bounds.certify`.
+        method: a name in `certsnn.bounds.METHODS`.
         attacks: the worst case over them counts; `default_suite` if None.
         encoding: turns images into the spikes that the threat takes; None where it takes x itself.
         seed: of the default suite.
         evidence: a folder, made if an unsound bound is found, for all that reproduces it.
+        bounds: rounding, relaxation, memory, seconds, iterations: see `certsnn.bounds.certify`.
 
     Raises:
+        TypeError: for another keyword.
         ValueError: if there are no samples, or an attack does not fit the threat; before any work.
         UnsoundBoundError: if the network refutes a bound; the message names the folder of the evidence.
     """
+    options = BoundOptions(method, **bounds)
     remaining = iter(batches)
     first = next(remaining, None)
     if first is None:
         raise ValueError("there are no samples to evaluate")
-    device = next(network.parameters()).device
-    input_set = bind_batch(first, threat, encoding, device).input_set
+    input_set = bind_batch(network, first, threat, encoding).input_set
     suite = default_suite(input_set, seed) if attacks is None else tuple(attacks)
     check_suite(suite, input_set, threat)
-    bounds = partial(
-        judge, method=method, rounding=rounding, relaxation=relaxation, memory=memory, seconds=seconds
-    )
-    facts = {"threat": threat.describe(), "method": method, "rounding": rounding, "seconds": seconds}
+    rounding = options.rounding
+    facts = {"threat": threat.describe(), **options.facts}
     with saving(evidence, network, facts | {"attacks": [repr(attack) for attack in suite]}):
         found = evaluated(
-            network, chain([first], remaining), threat, bounds, suite, encoding=encoding, rounding=rounding
+            network,
+            chain([first], remaining),
+            threat,
+            partial(judge, options=options),
+            suite,
+            encoding=encoding,
+            rounding=rounding,
         )
         results = tuple(result for batch in found for result in batch)
     return Report(threat.describe(), method, rounding, tuple(a.describe() for a in suite), results)
@@ -120,9 +123,9 @@ def evaluated(
     Raises:
         Refuted: for an unsound bound.
     """
-    with evaluating(network) as device:
+    with evaluating(network):
         for batch in batches:
-            bound = bind_batch(batch, threat, encoding, device)
+            bound = bind_batch(network, batch, threat, encoding)
             check_suite(attacks, bound.input_set, threat)
             results = bounds(network, bound)
             right = [position for position, result in enumerate(results) if result.correct]

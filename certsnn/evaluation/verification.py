@@ -7,20 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from certsnn.bounds import METHODS, Status, certify
+from certsnn.bounds import METHODS, Status, bind
 from certsnn.bounds.cascade import STATUSES
-from certsnn.bounds.problem import Options
+from certsnn.bounds.certify import certified
+from certsnn.bounds.options import STANDARD, BoundOptions
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
+from certsnn.inference_mode import outside_inference_mode, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.products import ieee_products
 
 
 @final
@@ -143,21 +146,26 @@ class Bound:
         )
 
 
-def bind_batch(batch: Batch, threat: Threat, encoding: Encoding | None, device: torch.device) -> Bound:
-    """The batch ``(x, y, index)`` of a loader, on a device; arguments as `verify`."""
+def bind_batch(network: SpikingNetwork, batch: Batch, threat: Threat, encoding: Encoding | None) -> Bound:
+    """The batch ``(x, y, index)`` of a loader on the network's device; arguments as `verify`.
+
+    Raises:
+        ValueError, TypeError: if threat, network and batch do not fit.
+    """
     x, y, index = batch
+    device = next(network.parameters()).device
     x = (x if encoding is None else encoding(x, index)).to(device)
-    x0, input_set = threat.bind(x, index)
+    x0, input_set = bind(network, x, threat, index)
     return Bound(x, x0, y.to(device), index, input_set, threat.domain)
 
 
 @contextmanager
-def evaluating(network: SpikingNetwork) -> Iterator[torch.device]:
-    """The network in eval mode while the block runs, then as it was; gives the device that it is on."""
+def evaluating(network: SpikingNetwork) -> Iterator[None]:
+    """The network in eval mode while the block runs, then as it was."""
     training = network.training
     network.eval()
     try:
-        yield next(network.parameters()).device
+        yield
     finally:
         network.train(training)
 
@@ -168,11 +176,7 @@ def verify(
     threat: Threat,
     *,
     encoding: Encoding | None = None,
-    method: str = "s-ibp",
-    rounding: bool = True,
-    relaxation: Literal["joint", "separate"] = "joint",
-    memory: int = Options.memory,
-    seconds: float | None = None,
+    options: BoundOptions = STANDARD,
 ) -> Iterator[list[SampleResult]]:
     """Clean and certified results, a list for each batch.
 
@@ -181,45 +185,21 @@ def verify(
         batches: ``(x, y, index)`` from a loader.
         threat: what the adversary may do.
         encoding: turns images into the spikes that the threat takes; None where it takes x itself.
-        method, rounding, relaxation, memory, seconds: see `certify`.
+        options: how to bound.
     """
-    with evaluating(network) as device:
+    with evaluating(network):
         for batch in batches:
-            yield judge(
-                network,
-                bind_batch(batch, threat, encoding, device),
-                method=method,
-                rounding=rounding,
-                relaxation=relaxation,
-                memory=memory,
-                seconds=seconds,
-            )
+            yield judge(network, bind_batch(network, batch, threat, encoding), options)
 
 
+@outside_inference_mode()
 @torch.no_grad()
-def judge(
-    network: SpikingNetwork,
-    batch: Bound,
-    *,
-    method: str = "s-ibp",
-    rounding: bool = True,
-    relaxation: Literal["joint", "separate"] = "joint",
-    memory: int = Options.memory,
-    seconds: float | None = None,
-) -> list[SampleResult]:
-    """Clean and certified results of one batch by a network in eval mode; arguments as `verify`."""
-    verdict = certify(
-        network,
-        batch.x0,
-        batch.y,
-        batch.input_set,
-        method,
-        rounding=rounding,
-        relaxation=relaxation,
-        memory=memory,
-        seconds=seconds,
-    )
-    correct = strictly_correct(network(batch.x0), batch.y)
+def judge(network: SpikingNetwork, batch: Bound, options: BoundOptions) -> list[SampleResult]:
+    """Clean and certified results of one batch by a network in eval mode."""
+    program = usable_network(network).freeze()
+    verdict = certified(network, program, batch.x0, batch.y, batch.input_set, options)
+    with ieee_products():
+        correct = strictly_correct(program.run(batch.x0), batch.y)
     rows = zip(
         batch.index.tolist(),
         batch.y.tolist(),

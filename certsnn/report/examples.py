@@ -51,10 +51,10 @@ def examples(
     by_name = {attack.describe(): attack for attack in attacks}
     positions = {index: position for position, index in enumerate(data.index.tolist())}
     found = []
-    with evaluating(network) as device:
+    with evaluating(network):
         for result in _varied(results)[:count]:
             attack = by_name[_least(result)]
-            bound = bind_batch(data[[positions[result.index]]], threat, encoding, device)
+            bound = bind_batch(network, data[[positions[result.index]]], threat, encoding)
             broken = attack(network, bound.x0, bound.y, bound.input_set)
             if not bool(broken.success):
                 continue

@@ -52,9 +52,9 @@ def stability(
     """
     totals: list[Tensor] = []
     samples = 0
-    with evaluating(network) as device:
+    with evaluating(network):
         for batch in batches:
-            bound = bind_batch(batch, threat, encoding, device)
+            bound = bind_batch(network, batch, threat, encoding)
             layers = layer_bounds(network, bound.x0, bound.input_set, rounding=rounding)
             found = [_shares(layer.spikes.lower, layer.spikes.upper) for layer in layers]
             totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found

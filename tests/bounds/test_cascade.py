@@ -8,20 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
+from stand_in import StandIn
 from torch import Tensor, nn
 
-from certsnn.bounds import CASCADE, METHODS, bind, certify, margin_bounds
-from certsnn.bounds.cascade import ALONE, AUTO, LIMITED, Stage, decide, stages
+from certsnn.bounds import METHODS, Method, bind, certify, margin_bounds
+from certsnn.bounds.cascade import decide
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.memory import OverBudget
-from certsnn.bounds.problem import Options, OutOfTime, Problem, pose
+from certsnn.bounds.methods import LIST, Auto, method_named
+from certsnn.bounds.options import BoundOptions, OutOfTime
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 
 Answer = Sequence[float] | Exception
 NO, YES = (-1.0, -2.0), (0.5, 1.0)
-OPTIONS = Options()
+OPTIONS = BoundOptions()
+AUTO = "auto"
 
 
 def problem_of(y: Sequence[int]) -> Problem:
@@ -39,10 +44,10 @@ class Calls(list[tuple[str, list[int], float]]):
 
     def stage(
         self, name: str, answers: Mapping[int, Answer], alone: bool = False, limited: bool = False
-    ) -> Stage:
+    ) -> Method:
         """A method that gives these answers, and `NO` for the other samples."""
 
-        def method(problem: Problem, options: Options) -> Tensor:
+        def method(problem: Problem, options: BoundOptions) -> Tensor:
             samples = [round(16 * float(pixel)) for pixel in problem.x0[:, 3]]
             self.append((name, samples, options.deadline))
             rows = []
@@ -53,7 +58,7 @@ class Calls(list[tuple[str, list[int], float]]):
                 rows.append(list(answer))
             return torch.tensor(rows, dtype=torch.float64)
 
-        return Stage(name, method, alone, alone or limited)
+        return StandIn(name, method, alone, alone or limited)
 
     @property
     def asked(self) -> list[tuple[str, list[int]]]:
@@ -138,7 +143,7 @@ def test_the_limit_is_each_samples_own_over_all_its_stages() -> None:
         calls.stage("c", {}, alone=True),
     ]
     begun = time.monotonic()
-    decide(problem_of([0, 0]), cascade, OPTIONS, seconds=1000.0)
+    decide(problem_of([0, 0]), cascade, BoundOptions(seconds=1000.0))
     cheap, first, also_first, second, also_second = (deadline for *_, deadline in calls)
     assert cheap == math.inf
     assert begun + 1000 <= first < second <= time.monotonic() + 1000
@@ -152,12 +157,12 @@ def test_the_limit_is_each_samples_own_over_all_its_stages() -> None:
 def test_a_method_that_ends_at_the_limit_with_what_it_has(answer: Sequence[float], status: str) -> None:
     calls = Calls()
 
-    def slow(problem: Problem, options: Options) -> Tensor:
+    def slow(problem: Problem, options: BoundOptions) -> Tensor:
         time.sleep(0.02)
         return torch.tensor([answer], dtype=torch.float64)
 
-    cascade = [Stage("slow", slow, True, True), calls.stage("next", {}, alone=True)]
-    verdict = decide(problem_of([0]), cascade, OPTIONS, seconds=0.01)
+    cascade = [StandIn("slow", slow, True, True), calls.stage("next", {}, alone=True)]
+    verdict = decide(problem_of([0]), cascade, BoundOptions(seconds=0.01))
     assert not calls, "no stage begins after the limit"
     assert (verdict.status, verdict.stage) == ([status], ["slow"])
     assert verdict.margins.tolist() == [list(answer)]
@@ -165,7 +170,7 @@ def test_a_method_that_ends_at_the_limit_with_what_it_has(answer: Sequence[float
 
 def test_no_stage_begins_after_the_limit() -> None:
     calls = Calls()
-    verdict = decide(problem_of([0]), [calls.stage("a", {0: YES}, alone=True)], OPTIONS, seconds=1e-9)
+    verdict = decide(problem_of([0]), [calls.stage("a", {0: YES}, alone=True)], BoundOptions(seconds=1e-9))
     assert not calls
     assert (verdict.status, verdict.stage) == (["timeout"], ["a"])
 
@@ -206,15 +211,15 @@ def test_a_batch_that_runs_out_of_memory_is_tried_sample_by_sample() -> None:
 def test_samples_that_run_together_share_the_sum_of_their_limits() -> None:
     limits = []
 
-    def method(problem: Problem, options: Options) -> Tensor:
+    def method(problem: Problem, options: BoundOptions) -> Tensor:
         limits.append(options.deadline - time.monotonic())
         time.sleep(0.2)
         return torch.tensor([NO] * len(problem.y))
 
-    both = Stage("both", method, alone=False, limited=True)
-    each = Stage("each", method, alone=True, limited=True)
-    free = Stage("free", method, alone=False, limited=False)
-    decide(problem_of([0, 0]), [free, both, each], OPTIONS, seconds=10)
+    both = StandIn("both", method, alone=False, limited=True)
+    each = StandIn("each", method, alone=True, limited=True)
+    free = StandIn("free", method, alone=False, limited=False)
+    decide(problem_of([0, 0]), [free, both, each], BoundOptions(seconds=10))
     assert limits[0] == math.inf
     assert limits[1:] == pytest.approx([20, 9.9, 9.9], abs=0.09)
 
@@ -239,14 +244,14 @@ def test_bounds_that_are_not_finite(value: float) -> None:
 
 
 def test_time_is_shared_out() -> None:
-    def method(seconds: float) -> Callable[[Problem, Options], Tensor]:
-        def run(problem: Problem, options: Options) -> Tensor:
+    def method(seconds: float) -> Callable[[Problem, BoundOptions], Tensor]:
+        def run(problem: Problem, options: BoundOptions) -> Tensor:
             time.sleep(seconds)
             return torch.tensor([NO] * len(problem.y), dtype=torch.float64)
 
         return run
 
-    cheap, dear = Stage("cheap", method(0.06), False, False), Stage("dear", method(0.1), True, True)
+    cheap, dear = StandIn("cheap", method(0.06)), StandIn("dear", method(0.1), True, True)
     one, other, wrong = decide(problem_of([0, 0, 1]), [cheap, dear], OPTIONS).seconds
     assert 0.02 <= wrong < 0.1
     assert one >= 0.12
@@ -261,7 +266,7 @@ def test_no_samples_and_a_single_class() -> None:
     verdict = certify(network, torch.rand(2, 2), torch.tensor([0, 0]), LinfBall(0.1), AUTO)
     assert verdict.margins.shape == (2, 0)
     assert verdict.status == ["certified", "certified"]
-    assert verdict.stage == [CASCADE[0]] * 2
+    assert verdict.stage == ["s-ibp"] * 2
 
 
 # Real networks and methods.
@@ -271,7 +276,7 @@ def test_no_samples_and_a_single_class() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """A cascade without its slowest method."""
     names = ("s-ibp", "s-crown-ibp", "s-crown")
-    monkeypatch.setattr("certsnn.bounds.cascade.CASCADE", names)
+    monkeypatch.setitem(METHODS, AUTO, Auto([METHODS[name] for name in names]))
     return names
 
 
@@ -326,12 +331,15 @@ def test_margins_of_auto_are_the_best_of_its_methods(rounding: bool, quick: tupl
     assert (found >= apart[0]).all()
 
 
-def test_auto_is_among_the_methods_and_its_stages_too() -> None:
-    assert {AUTO, *CASCADE} <= set(METHODS)
-    assert [stage.name for stage in stages(AUTO)] == list(CASCADE)
-    assert [stage.alone for stage in stages(AUTO)] == [name in ALONE for name in CASCADE]
-    assert [stage.limited for stage in stages(AUTO)] == [name in LIMITED for name in CASCADE]
-    assert stages("s-crown") == [Stage("s-crown", METHODS["s-crown"], alone=False, limited=True)]
+def test_the_list_of_methods() -> None:
+    assert len({method.name for method in LIST}) == len(LIST) == len(METHODS)
+    assert all(method.help and method.stages for method in LIST)
+    names = [stage.name for stage in METHODS[AUTO].stages]
+    assert names == ["s-ibp", "s-crown-ibp", "s-crown", "branch-and-bound", "alpha-s-crown"]
+    assert {method.name for method in LIST if method.alone} == {"branch-and-bound", "alpha-s-crown"}
+    limited = {method.name for method in LIST if method.limited}
+    assert limited == {"s-crown", "branch-and-bound", "alpha-s-crown"}
+    assert method_named("s-crown").stages == (METHODS["s-crown"],)
 
 
 def test_a_memory_budget_that_holds_nothing_is_an_error_of_its_own() -> None:

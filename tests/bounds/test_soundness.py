@@ -45,10 +45,10 @@ from certsnn.bounds import (
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.layers import Spikes, layer_of
 from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
-from certsnn.bounds.interval.topk import FeasibleFlips, FlippedSpikes
+from certsnn.bounds.interval.topk import FlippedSpikes, feasible_flips
 from certsnn.bounds.linear.intermediate import Refinement
-from certsnn.bounds.methods import RELAXATIONS
-from certsnn.bounds.problem import Options
+from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
@@ -89,7 +89,7 @@ def test_executed_traces_lie_within_the_refined_layers(
 ) -> None:
     case = bound(example)
     found = outcome(case, list(members(case)))
-    options = Options(relaxation=relaxation, iterations=iterations)
+    options = BoundOptions(relaxation=relaxation, iterations=iterations)
 
     def refined(arithmetic: Arithmetic, sample: int) -> list[LayerBounds]:
         part = problem_of(case, arithmetic).groups(1)[sample]
@@ -139,7 +139,7 @@ def test_currents_under_a_flip_budget_are_the_enumerated_extremes(
     every = torch.stack(list(flips.enumerate(x0)))  # [M, T, B, ...]
     with torch.no_grad():
         currents = apply_chain(operators, every.flatten(0, 2)).unflatten(0, every.shape[:3])
-        source = FlippedSpikes(x0, flips, FeasibleFlips())
+        source = FlippedSpikes(x0, flips, feasible_flips)
         low, high = source.currents(operators, PLAIN)
         sum_low, sum_high = source.charge(operators, PLAIN).sums
     # Eighths are summed without rounding errors, so the bounds are exactly the extremes.
@@ -158,7 +158,7 @@ def test_the_ranking_in_small_pieces_is_the_same(
     operators = [as_affine(layer) for layer in FIRST_LAYERS[name]()]
     shape = (2, 2, 2) if name == "grouped" else (1, 2, 3)
     x0 = (torch.rand(3, 2, *shape) < 0.5).float()
-    source = FlippedSpikes(x0, SpikeFlips(2, kind), FeasibleFlips())
+    source = FlippedSpikes(x0, SpikeFlips(2, kind), feasible_flips)
     whole = source.charge(operators, PLAIN).sums
     monkeypatch.setattr("certsnn.bounds.interval.topk.WINDOW_ELEMENTS", 1)
     pieces = source.charge(operators, PLAIN).sums

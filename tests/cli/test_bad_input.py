@@ -183,7 +183,7 @@ WORDS: list[Case] = [
     model("verify --shard 3/2", "--shard: must be K/N with 1 <= K <= N, such as 2/4, not '3/2'"),
     model("verify --shard 9/9 --samples 5", "shard 9/9 of 5 samples is empty; use at most 5 shards"),
     model("verify --device gpu", "the device 'gpu' can't be used: ... --device cpu always can"),
-    model("verify --rounding maybe", "--rounding: invalid choice: 'maybe'"),
+    model("verify --rounding maybe", "--rounding: must be true or false, not 'maybe'"),
     model("verify --relaxation tight", "--relaxation: invalid choice: 'tight'"),
     model("verify --method ibp", "no bound method is called 'ibp'; known: s-ibp, "),
     model("verify --training.epochs 1", "verify does not take --training.epochs; ... --threat.*, --data.*"),

@@ -19,7 +19,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from certsnn import __version__
-from certsnn.bounds.cascade import CASCADE
+from certsnn.bounds import METHODS
+from certsnn.bounds.methods import Auto
 from certsnn.cli.app import main
 from certsnn.cli.arguments import COMMANDS
 from certsnn.cli.console import samples_note, samples_progress
@@ -201,7 +202,8 @@ def verified(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cascade without its slowest method."""
-    monkeypatch.setattr("certsnn.bounds.cascade.CASCADE", ("s-ibp", "s-crown-ibp", "s-crown"))
+    names = ("s-ibp", "s-crown-ibp", "s-crown")
+    monkeypatch.setitem(METHODS, "auto", Auto([METHODS[name] for name in names]))
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,18 +225,19 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
 def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[str]) -> None:
     cheap, report = verified(capsys, method="s-ibp"), verified(capsys)
     assert report["method"] == "auto"
+    stages = [method.name for method in METHODS["auto"].stages]
     assert (report["relaxation"], report["memory"], report["seconds"]) == ("joint", 2**31, None)
     summary = report["summary"]
     assert summary["certified"] >= cheap["summary"]["certified"]
     assert sum(summary["by_stage"].values()) == summary["certified"]
     assert summary["by_stage"]["s-ibp"] == cheap["summary"]["certified"]
     for row in report["samples"]:
-        assert row["stage"] in CASCADE
+        assert row["stage"] in stages
         assert (row["status"] == "certified") == (row["margin"] > 0)
         assert row["correct"] or (row["status"], row["stage"]) == ("unknown", "s-ibp")
     assert main(["verify", "digits-eps0.05", "--samples", "5", "--method", "auto"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"certified by {name} " in shown for name in CASCADE)
+    assert all(f"certified by {name} " in shown for name in stages)
     assert main(["verify", "digits-eps0.05", "--samples", "10"]) == 0
     assert "certified by" not in capsys.readouterr().out
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from command_line import lines, module_of, process_of, refused, stopped, wait_for_lines
 from safetensors.torch import load_file
+from stand_in import StandIn
 from torch import Tensor
 
 from certsnn.bounds import METHODS
-from certsnn.bounds.methods import s_ibp
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.cli.app import main
 from certsnn.evaluation import evaluation
 from certsnn.evaluation.verification import SampleResult
@@ -195,15 +196,15 @@ def test_ctrl_c_in_another_process(tmp_path: Path, capsys: pytest.CaptureFixture
     assert said.endswith(f"stopped; {done} of 450 samples are done, the same command goes on from there\n")
 
 
-def unsound(problem: Problem, options: Options) -> Tensor:
-    return s_ibp(problem, options) + 2
+def unsound(problem: Problem, options: BoundOptions) -> Tensor:
+    return METHODS["s-ibp"](problem, options) + 2
 
 
 def test_an_unsound_bound_ends_with_status_3_and_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Also known to the cascade: certsnn.bounds.METHODS is the one dictionary of them all.
-    monkeypatch.setitem(METHODS, "unsound", unsound)
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))
     evidence, to, json_to = tmp_path / "evidence", tmp_path / "r.jsonl", tmp_path / "r.json"
     words = ["evaluate", "digits-eps0.05", "--method", "unsound", "--threat.eps", "0.1", "--samples", "60"]
     words += [*QUICK, "--evidence", str(evidence), "--results", str(to), "--json", str(json_to)]

@@ -132,12 +132,11 @@ class TestFullDisk:
         def full(*arguments: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        def unsound(*arguments: Any) -> Any:
-            return s_ibp(*arguments) + 2
+        from stand_in import StandIn
 
         from certsnn.bounds import METHODS
-        from certsnn.bounds.methods import s_ibp
 
+        unsound = StandIn("unsound", lambda *asked: METHODS["s-ibp"](*asked) + 2)
         monkeypatch.setitem(METHODS, "unsound", unsound)
         monkeypatch.setattr("certsnn.files.save_file", full)
         words = ["evaluate", MODEL, "--method", "unsound", "--threat.eps", "0.1", "--samples", "60"]

@@ -13,19 +13,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from stand_in import StandIn
 from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
 from certsnn.attacks.base import BOTH
 from certsnn.bounds import METHODS, certify
-from certsnn.bounds.methods import s_ibp
-from certsnn.bounds.problem import Options, Problem
+from certsnn.bounds.methods import SIBP
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
-from certsnn.evaluation.verification import Attempt, SampleResult, bind_batch
+from certsnn.evaluation.verification import Attempt, SampleResult
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import Program, SpikingNetwork
 from certsnn.neurons import IF
@@ -186,12 +188,12 @@ def test_encoded_images_under_flips() -> None:
         assert not exact.success or exact.entry_change * 6 == pytest.approx(round(exact.entry_change * 6))
 
 
-def unsound(problem: Problem, options: Options) -> Tensor:
-    return s_ibp(problem, options) + 3
+def unsound(problem: Problem, options: BoundOptions) -> Tensor:
+    return SIBP()(problem, options) + 3
 
 
 def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))
     network = threshold_network()
     batches = pixels(1)[1:2]  # its proved margin of -1 becomes 2
     with pytest.raises(UnsoundBoundError) as raised:
@@ -224,12 +226,12 @@ def test_the_impossible_stops_and_leaves_evidence(tmp_path: Path, monkeypatch: p
 def test_the_evidence_is_of_the_sample_that_is_refuted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong_about_the_last(problem: Problem, options: Options) -> Tensor:
-        found = s_ibp(problem, options)
+    def wrong_about_the_last(problem: Problem, options: BoundOptions) -> Tensor:
+        found = SIBP()(problem, options)
         found[-1] += 3
         return found
 
-    monkeypatch.setitem(METHODS, "unsound", wrong_about_the_last)
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", wrong_about_the_last))
     with pytest.raises(UnsoundBoundError, match="sample 14 is at least 2"):
         evaluate(threshold_network(), pixels(), LinfBall(0.1), "unsound", [Corner()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-14" / "sample.safetensors")
@@ -241,7 +243,8 @@ def test_the_evidence_is_of_the_sample_that_is_refuted(
 def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "near", lambda p, o: s_ibp(p, o) + 0.5)
+    near = StandIn("near", lambda problem, options: SIBP()(problem, options) + 0.5)
+    monkeypatch.setitem(METHODS, "near", near)
     network, batch = threshold_network(), pixels(1)[1]
     with pytest.raises(UnsoundBoundError, match=r"margin of sample 11 is at least -0\.5\d* by near"):
         evaluate(network, [batch], LinfBall(0.1), "near", [Corner()], evidence=tmp_path)
@@ -252,7 +255,7 @@ def test_a_margin_that_an_attack_undercuts_stops_even_if_nothing_is_certified(
 def test_a_certified_and_misclassified_sample_stops_with_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "unsound", unsound)
+    monkeypatch.setitem(METHODS, "unsound", StandIn("unsound", unsound))
     with pytest.raises(UnsoundBoundError, match="the network misclassifies it"):
         evaluate(threshold_network(), pixels(1)[2:3], LinfBall(0.1), "unsound", [Idle()], evidence=tmp_path)
     tensors = load_file(tmp_path / "sample-12" / "sample.safetensors")
@@ -378,8 +381,8 @@ def test_a_network_that_gets_nothing_right() -> None:
 def test_the_default_suite_fits(threat: Threat, names: list[str]) -> None:
     image = threat.domain == "image"
     x, index = torch.zeros(2, 1, 3), torch.arange(2 if image else 1)
-    bound = bind_batch((x, torch.zeros(len(index)).long(), index), threat, None, torch.device("cpu"))
-    suite = default_suite(bound.input_set, seed=4)
+    _, input_set = threat.bind(x, index)
+    suite = default_suite(input_set, seed=4)
     assert [type(attack).__name__ for attack in suite] == names
     assert all(attack.seed == 4 for attack in suite if not isinstance(attack, FGSM))  # type: ignore[attr-defined]
 

@@ -14,9 +14,10 @@ from strategies import Example
 from torch import Tensor
 
 from certsnn.bounds import Verdict, bind
-from certsnn.bounds.cascade import decide, stages
-from certsnn.bounds.certify import _prepared
-from certsnn.bounds.problem import Options
+from certsnn.bounds.cascade import decide
+from certsnn.bounds.certify import posed
+from certsnn.bounds.methods import method_named
+from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import InputSet
 from certsnn.networks import SpikingNetwork
 
@@ -69,8 +70,8 @@ def bounded(example: Example, methods: Sequence[str]) -> tuple[Tensor, Tensor, I
     verdicts = {}
     for method in methods:
         with torch.no_grad():
-            problem = _prepared(network, x, y, threat, method, True, None)
-        verdicts[method] = decide(problem, stages(method), Options(iterations=ITERATIONS))
+            problem = posed(network, network.freeze(), x0, y, input_set, rounding=True)
+        verdicts[method] = decide(problem, method_named(method).stages, BoundOptions(iterations=ITERATIONS))
     return x0, y, input_set, verdicts
 
 

@@ -25,10 +25,12 @@ from certsnn.bounds import (
     layer_bounds,
     margin_bounds,
 )
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import AnyWeights
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.interval.topk import any_weights
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet, LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
@@ -221,7 +223,7 @@ def problem_of(case: Bound, arithmetic: Arithmetic) -> Problem:
 
 def check_method(case: Bound, found: Outcome, method: str, relaxation: Literal["joint", "separate"]) -> None:
     """Assert that a method's margins are sound, and nowhere below S-IBP's."""
-    options = Options(relaxation=relaxation, iterations=ITERATIONS)
+    options = BoundOptions(relaxation=relaxation, iterations=ITERATIONS)
     with torch.no_grad():
         rigorous, plain = (METHODS[method](problem_of(case, a), options) for a in (RIGOROUS, PLAIN))
     check_margins(rigorous, plain, found)
@@ -267,10 +269,9 @@ def check_narrower(layers: list[LayerBounds], wide: list[LayerBounds], sample: i
 
 def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
-    program = case.example.network.freeze()
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(program, case.x0, case.y, case.input_set, arithmetic, AnyWeights())
+        margin, layers = interval_margins(problem_of(case, arithmetic), any_weights)
         return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
     with torch.no_grad():

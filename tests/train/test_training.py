@@ -16,8 +16,8 @@ from monitors import Stop, StopAfter
 from torch import nn
 
 from certsnn.bounds import bind, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.problem import pose
 from certsnn.configuration import override
 from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli, Encoding
@@ -177,15 +177,14 @@ class TestObjectives:
 
     def test_fading_regularisers(self) -> None:
         from certsnn.bounds.interval.propagate import interval_margins
-        from certsnn.bounds.interval.topk import AnyWeights
+        from certsnn.bounds.interval.topk import any_weights
 
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, 20), IF(), nn.Linear(20, 20), IF(), nn.Linear(20, 10)]
         network = SpikingNetwork(layers, 3, "membrane")
         samples = self.batch()
-        _, bounds = interval_margins(
-            network.freeze(), samples.x, samples.y, LinfBall(0.1), PLAIN, AnyWeights()
-        )
+        problem = pose(network.freeze(), samples.x, samples.y, LinfBall(0.1), PLAIN)
+        _, bounds = interval_margins(problem, any_weights)
         widths = [float((b.totals.upper - b.totals.lower).mean().detach()) + 1e-6 for b in bounds]
         expected = sum(max(0.0, 0.9 - widths[0] / w) for w in widths) / 2
         found = Tightness(1.0, 0.9).penalty(network, bounds, 0.25)

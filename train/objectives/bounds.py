@@ -22,8 +22,9 @@ from torch import Tensor
 
 from certsnn.bounds.interval.layers import Layer
 from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import AnyWeights
-from certsnn.bounds.methods import RELAXATIONS, backward_margins, levels_of
+from certsnn.bounds.interval.topk import any_weights
+from certsnn.bounds.linear.margins import backward_margins, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Problem
 from certsnn.networks import ImageInput, Program
 
@@ -49,11 +50,7 @@ class IntervalMargins(MarginBound):
     """S-IBP: under a flip budget by the weights alone, which takes no sorting for every sample."""
 
     def __call__(self, problem: Problem, share: float) -> Bounded:
-        return Bounded(
-            *interval_margins(
-                problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic, AnyWeights()
-            )
-        )
+        return Bounded(*interval_margins(problem, any_weights))
 
 
 @final

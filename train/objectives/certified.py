@@ -24,6 +24,7 @@ from torch import Tensor
 from certsnn.bounds.certify import bind
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.problem import Problem
+from certsnn.bounds.supports import support_of
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.train.objectives.base import CleanPass, Objective, Samples, Terms, error_rate, mixed
@@ -89,7 +90,7 @@ class Certified(Objective):
         companion = self.companion(clean_pass)
         centre, region = self.region(clean_pass)
         bounded = self.surrogate(program, share)
-        problem = Problem(bounded, centre, samples.y, region, PLAIN, logits.shape[1])
+        problem = Problem(bounded, centre, samples.y, support_of(region), PLAIN, logits.shape[1])
         margins, layers = self.bound(problem, share)
         loss = mixed(companion, robust_cross_entropy(margins), self.kappa_end, share)
         for regulariser in self.regularisers:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certsnn.attacks import G2S, RSF, Attack
-from certsnn.bounds.cascade import stages
+from certsnn.bounds.options import STANDARD
 from certsnn.cli.commands.common import (
     DONE,
     INCOMPLETE,
@@ -74,17 +74,15 @@ class Examination:
     @property
     def identity(self) -> dict[str, Any]:
         """What a row depends on beside its config."""
-        return self.setting.identity | {"attacks": self.suite.named, "attacked": self.attacked}
+        return self.setting.bounds.identity | {"attacks": self.suite.named, "attacked": self.attacked}
 
     @property
     def flags(self) -> list[str]:
         """The options that ask for it, those with a default only where they differ from it."""
-        plain, setting = Setting(), self.setting
-        flags = ["--method", setting.method, "--attacked", str(self.attacked)]
-        for name in ("relaxation", "memory", "seconds"):
-            if getattr(setting, name) != getattr(plain, name):
-                flags += [f"--{name}", str(getattr(setting, name))]
-        flags += [] if setting.rounding else ["--rounding", "false"]
+        bounds, plain = self.setting.bounds.facts, STANDARD.facts
+        flags = ["--method", bounds.pop("method"), "--attacked", str(self.attacked)]
+        for name, value in bounds.items():
+            flags += [] if value == plain[name] else [f"--{name}", str(value).lower()]
         return flags + ([] if self.suite.named is None else ["--attacks", self.suite.named])
 
 
@@ -113,7 +111,7 @@ def bench(
     """
     check_outputs({"--table": table_to, "--json": json_to})
     check_writable(examination.evidence / FACTS)
-    stages(examination.setting.method)  # raises for an unknown one
+    examination.setting.cascade  # noqa: B018 (raises for an unknown method)
     examination.suite.chosen  # noqa: B018 (raises for what is no attack)
     entries = planned(configs, overrides, seeds, runs)
     before = [finished_row(entry, examination) for entry in entries]
@@ -216,11 +214,10 @@ def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -
     model = trained(config, entry.text, entry.folder, setting.processes)
     work = Task(model, config, entry.text, test, samples=examination.attacked)
     samples = [entry.folder / name for name in (VERIFIED, ATTACKED)]
-    with kept(
-        samples[0], identity(model, entry.text, test, setting.device) | setting.identity, setting.processes
-    ) as book:
+    depends = identity(model, entry.text, test, setting.device) | setting.bounds.identity
+    with kept(samples[0], depends, setting.processes) as book:
         facts, results = verified(model, config, entry.text, test, setting, book)
-    judging = Judging("attacking", looked_up(results), setting.identity, [])
+    judging = Judging("attacking", looked_up(results), setting.bounds.identity, [])
     outputs = Outputs(results=samples[1], evidence=examination.evidence)
     report = examined(work, work, setting, attacks, outputs, judging)
     flags = [*overrides, *examination.flags]
@@ -278,7 +275,7 @@ def _rate(count: int, report: Report) -> Mapping[str, Any]:
 
 def show(rows: Sequence[BenchRow | NotRun], setting: Setting, screen: Console, table_to: Path | None) -> None:
     """Print the table and, below it, what was not run; also into a file, as Markdown."""
-    head = heading(rows, setting.how)
+    head = heading(rows, setting.bounds.describe())
     missing = [str(row) for row in rows if isinstance(row, NotRun)]
     screen.print(head, highlight=False)
     screen.print(screen_table(rows))

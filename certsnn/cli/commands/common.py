@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 import yaml
 from rich.console import Console
 
 from certsnn import __version__
-from certsnn.bounds.cascade import device_name, stages
-from certsnn.bounds.problem import Options
+from certsnn.bounds.cascade import device_name
+from certsnn.bounds.methods import method_named
+from certsnn.bounds.options import STANDARD, BoundOptions
 from certsnn.cli.distributed import launched
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
@@ -41,18 +42,14 @@ Run = Callable[[Iterable[Batch]], Iterator[list[SampleResult]]]
 @final
 @dataclass(frozen=True)
 class Setting:
-    """How to verify, and by which processes; method to seconds as in `certsnn.bounds.certify`.
+    """How to verify, and by which processes.
 
     ``batch_size``: samples that are bounded, and written down, together. None is 256, or 32 where some method
     takes so long that progress would not show.
     """
 
     processes: Processes = field(default_factory=Alone)
-    method: str = "s-ibp"
-    rounding: bool = True
-    relaxation: Literal["joint", "separate"] = "joint"
-    memory: int = Options.memory
-    seconds: float | None = None
+    bounds: BoundOptions = STANDARD
     batch_size: int | None = None
 
     @property
@@ -63,36 +60,14 @@ class Setting:
     @property
     def cascade(self) -> list[str]:
         """The names of the methods that are tried; raises ValueError for an unknown one."""
-        return [stage.name for stage in stages(self.method)]
+        return [method.name for method in method_named(self.bounds.method).stages]
 
     @property
     def batch(self) -> int:
         """The batch size."""
         if self.batch_size is not None:
             return self.batch_size
-        return 32 if any(stage.limited for stage in stages(self.method)) else 256
-
-    @property
-    def bounds(self) -> dict[str, Any]:
-        """The keywords of `certsnn.evaluation.verification.verify`."""
-        return self.identity | {"memory": self.memory}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the bounds depend on."""
-        names = ("method", "rounding", "relaxation", "seconds")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def how(self) -> str:
-        """For tables."""
-        parts = [self.method]
-        if self.relaxation != Options.relaxation:
-            parts.append(f"{self.relaxation} relaxation")
-        parts.append("rounding covered" if self.rounding else "rounding not covered")
-        if self.seconds is not None:
-            parts.append(f"at most {self.seconds:g} s a sample")
-        return ", ".join(parts)
+        return 32 if any(method.limited for method in method_named(self.bounds.method).stages) else 256
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from certsnn.attacks import Attack
-from certsnn.bounds.cascade import stages
 from certsnn.cli.commands.common import (
     DONE,
     Setting,
@@ -34,7 +33,7 @@ from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
 from certsnn.evaluation.evaluation import UNSOUND, Judge, clean_only, evaluated
 from certsnn.evaluation.suites import check_suite, default_suite
-from certsnn.evaluation.verification import SampleResult, bind_batch, judge
+from certsnn.evaluation.verification import SampleResult, judge
 from certsnn.files import check_writable
 from certsnn.results.counterexample import FACTS, saving
 from certsnn.results.journal import Journal, read
@@ -61,11 +60,13 @@ class Suite:
 
     def attacks(self, config: RunConfig, data: LabelledDataset, device: torch.device) -> tuple[Attack, ...]:
         """The attacks; raises UserError or ValueError if they do not fit the config's threat to the data."""
-        first = bind_batch(data[[0]], config.threat, config.data.encoding, device)
+        x, _, index = data[[0]]
+        x = x if config.data.encoding is None else config.data.encoding(x, index)
+        _, input_set = config.threat.bind(x.to(device), index)
         chosen = self.chosen
         if chosen is None:
-            chosen = default_suite(first.input_set, self.seed or 0)
-        check_suite(chosen, first.input_set, config.threat)
+            chosen = default_suite(input_set, self.seed or 0)
+        check_suite(chosen, input_set, config.threat)
         return chosen
 
     @property
@@ -100,7 +101,8 @@ class Judging:
 
 def by_bounds(setting: Setting) -> Judging:
     """Bounds of this setting."""
-    return Judging("evaluating", partial(judge, **setting.bounds), setting.identity, setting.cascade)
+    judged = partial(judge, options=setting.bounds)
+    return Judging("evaluating", judged, setting.bounds.identity, setting.cascade)
 
 
 UNCERTIFIED = Judging("attacking", clean_only, {}, [])
@@ -156,7 +158,7 @@ def evaluate(
     """
     outputs.check()
     check_writable(outputs.evidence / FACTS)
-    stages(setting.method)  # raises for an unknown one
+    setting.cascade  # noqa: B018 (raises for an unknown method)
     first = task(source, overrides, samples, shard, setting.processes)
     works = [first, *swept(first, sweep)]
     attacks = suite.attacks(first.config, first.part, setting.device)
@@ -175,9 +177,7 @@ def evaluate(
     if sweep:
         screen.print(sweep_table(size_name(first), rows))
     values = reports[0].as_dict() | {
-        "relaxation": setting.relaxation,
-        "memory": setting.memory,
-        "seconds": setting.seconds,
+        **setting.bounds.facts,
         "suite": [repr(attack) for attack in attacks],
         "subset": first.subset,
         **surroundings(first.model, first.text, setting.device),
@@ -288,7 +288,7 @@ def examined(
         keeping = kept(place, depends, setting.processes)
 
     def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
-        covered = setting.rounding
+        covered = setting.bounds.rounding
         return evaluated(
             network, batches, threat, judging.judge, attacks, encoding=encoding, rounding=covered
         )
@@ -305,8 +305,8 @@ def examined(
             left = stopped(book, part, setting.processes)
             raise KeyboardInterrupt(f"stopped{at}; {left}") from None
     names = tuple(attack.describe() for attack in attacks)
-    method = setting.method if judging.depends else ""
-    return Report(threat.describe(), method, setting.rounding, names, tuple(results))
+    method = setting.bounds.method if judging.depends else ""
+    return Report(threat.describe(), method, setting.bounds.rounding, names, tuple(results))
 
 
 def with_interval(rate: Rate) -> str:
@@ -357,11 +357,11 @@ def _facts(work: Task, report: Report, setting: Setting) -> dict[str, str]:
         "attack error": with_interval(report.attack),
         "verified error": with_interval(report.verified),
         "gap": f"{percent(report.gap.percent)} neither broken nor certified",
-        "method": setting.how,
+        "method": setting.bounds.describe(),
         "threat": report.threat,
     }
     reasons = list(dict.fromkeys(result.reason for result in report.results if result.reason))
-    return facts | statuses(report.summary.as_dict(), setting.method, reasons)
+    return facts | statuses(report.summary.as_dict(), setting.cascade, reasons)
 
 
 def _without_bounds(result: SampleResult) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def write_page(
     some_samples = f"The first {len(part)} samples" if work.shard is None else f"{len(part)} samples"
     threat, encoding = work.config.threat, work.config.data.encoding
     some = part.head(LOOKED_AT)
-    layers = stability(network, loader(some, 64), threat, encoding=encoding, rounding=setting.rounding)
+    layers = stability(network, loader(some, 64), threat, encoding=encoding, rounding=setting.bounds.rounding)
     around = surroundings(work.model, work.text, setting.device)
     versions = ", ".join(f"{name} {version}" for name, version in around["versions"].items())
     origin = {
@@ -47,7 +47,7 @@ def write_page(
         title=f"{source} under {report.threat}",
         data=f"the test set of {work.config.data.name}",
         samples=some_samples if work.subset else f"All {len(part)} samples",
-        how=setting.how,
+        how=setting.bounds.describe(),
         report=report,
         flips=threat.network_input == "spikes",
         size_name=work.config.threat.size,

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from certsnn.bounds.cascade import AUTO, stages
 from certsnn.cli.commands.common import (
     DONE,
     Setting,
@@ -57,11 +56,11 @@ def verify(
         shard: only this part of the samples.
     """
     check_outputs({"--json": json_to, "--results": results_to})
-    stages(setting.method)  # raises for an unknown one
+    setting.cascade  # noqa: B018 (raises for an unknown method)
     work = task(source, overrides, samples, shard, setting.processes)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     if results_to is not None:
-        header = identity(work.model, work.text, work.test, setting.device) | setting.identity
+        header = identity(work.model, work.text, work.test, setting.device) | setting.bounds.identity
         keeping = kept(results_to, header, setting.processes)
     with keeping as book:
         try:
@@ -96,7 +95,7 @@ def verified(
     def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
         network = model.network.to(setting.device)
         encoding = config.data.encoding
-        return verification.verify(network, batches, config.threat, encoding=encoding, **setting.bounds)
+        return verification.verify(network, batches, config.threat, encoding=encoding, options=setting.bounds)
 
     by, screen = setting.processes, Console(stderr=True)
     with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
@@ -105,11 +104,7 @@ def verified(
         "summary": summarise(results).as_dict(),
         "data": data.name,
         "threat": config.threat.describe(),
-        "method": setting.method,
-        "rounding": setting.rounding,
-        "relaxation": setting.relaxation,
-        "memory": setting.memory,
-        "seconds": setting.seconds,
+        **setting.bounds.facts,
         "reasons": list(dict.fromkeys(result.reason for result in results if result.reason)),
         **surroundings(model, text, setting.device),
     }
@@ -123,17 +118,17 @@ def facts_of(report: dict[str, Any], setting: Setting) -> dict[str, str]:
         "samples": str(summary["samples"]),
         "clean error": percent(summary["clean_error"]),
         "verified error": percent(summary["verified_error"]),
-        "method": setting.how,
+        "method": setting.bounds.describe(),
         "threat": report["threat"],
     }
-    return facts | statuses(summary, setting.method, report["reasons"])
+    return facts | statuses(summary, setting.cascade, report["reasons"])
 
 
-def statuses(summary: dict[str, Any], method: str, reasons: Sequence[str]) -> dict[str, str]:
+def statuses(summary: dict[str, Any], cascade: Sequence[str], reasons: Sequence[str]) -> dict[str, str]:
     """What each stage of a cascade has certified, and what went wrong."""
     facts: dict[str, str] = {}
-    if method == AUTO:
-        counts = {stage.name: summary["by_stage"].get(stage.name, 0) for stage in stages(AUTO)}
+    if len(cascade) > 1:
+        counts = {name: summary["by_stage"].get(name, 0) for name in cascade}
         facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}
     odd = {status: summary[status] for status in ("timeout", "error", "overflow") if summary[status]}
     facts |= {f"status {status}": f"{count} samples" for status, count in odd.items()}

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from certsnn.affine import Affine, Dense
 from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, FlippedSpikes, Ranking
+from certsnn.bounds.interval.topk import FlippedSpikes, Ranking, any_weights, feasible_flips
 from certsnn.bounds.linear.backward import membrane_error
-from certsnn.bounds.problem import Options, pose
+from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
@@ -261,7 +262,7 @@ CHAINS: dict[str, Callable[[], list[nn.Module]]] = {
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bias", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("ranking", [FeasibleFlips(), AnyWeights()], ids=["feasible", "any"])
+@pytest.mark.parametrize("ranking", [feasible_flips, any_weights], ids=["feasible", "any"])
 @torch.no_grad()
 def test_currents_are_widened_by_all_that_any_order_can_lose(
     name: str, rate: float, bias: float, ranking: Ranking
@@ -374,7 +375,7 @@ def fires_in_every_order(network: SpikingNetwork, x: Tensor) -> bool:
 def quick_bound(network: SpikingNetwork, x: Tensor, y: Tensor, method: str, rounding: bool) -> Tensor:
     """Margins under no threat; slopes are hardly optimised: none may be unsound."""
     problem = pose(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
-    return METHODS[method](problem, Options(iterations=1))
+    return METHODS[method](problem, BoundOptions(iterations=1))
 
 
 @pytest.mark.parametrize("hidden", [0, 1])

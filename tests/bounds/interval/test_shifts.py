@@ -16,7 +16,7 @@ from certsnn.attacks import ExhaustiveFlips, GreedyShifts
 from certsnn.bounds import margin_bounds
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.shifts import ShiftedSpikes
-from certsnn.bounds.interval.topk import AnyWeights, FeasibleFlips, Ranking
+from certsnn.bounds.interval.topk import Ranking, any_weights, feasible_flips
 from certsnn.inputsets import SpikeFlips, SpikeShift
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
@@ -55,7 +55,7 @@ def test_membership_of_all_pairs_of_trains(steps: int) -> None:
             assert torch.equal(inside, least <= moved)
 
 
-@pytest.mark.parametrize("ranking", [FeasibleFlips(), AnyWeights()], ids=["feasible", "any"])
+@pytest.mark.parametrize("ranking", [feasible_flips, any_weights], ids=["feasible", "any"])
 @pytest.mark.parametrize("arithmetic", [PLAIN, RIGOROUS], ids=["plain", "rigorous"])
 def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: Arithmetic) -> None:
     """Two pixels, all trains of four steps, all weights of a grid, all members: nothing leaves its bounds."""
@@ -77,7 +77,7 @@ def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: A
             least, most = torch.minimum(least, values), torch.maximum(most, values)
         for (low, high), inner, outer in zip(bounds, least, most, strict=True):
             assert (low <= inner).all() and (high >= outer).all()
-        if isinstance(ranking, FeasibleFlips):
+        if ranking is feasible_flips:
             # Of one move nothing is lost at single steps, and moves never change what there is in the end.
             if shift.moved == 1:
                 torch.testing.assert_close(bounds[0][0].float(), least[0], rtol=0, atol=1e-5)

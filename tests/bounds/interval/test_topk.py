@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval import topk as flips
-from certsnn.bounds.interval.topk import Candidates, FeasibleFlips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.layers import as_affine
 
 T, B = 2, 3
@@ -54,7 +54,7 @@ def test_a_wide_layer_has_the_gains_of_all_flips(kind: str, heavy: str, budget: 
         "drop": (0 * x0, x0),
         "counts": (bits(90, seed=2, share=0.6), bits(90, seed=3, share=0.6)),
     }[kind]
-    found = FeasibleFlips().gains(dense(weight), Candidates(added, dropped, "any", budget))
+    found = feasible_flips(dense(weight), added, dropped, "any", budget)
     for mine, other in zip(found, by_hand(weight, added, dropped, budget), strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
 
@@ -64,8 +64,7 @@ def test_the_short_list_changes_nothing_of_a_convolution(monkeypatch: pytest.Mon
     operator = as_affine(nn.Conv2d(6, 4, 3, padding=1, bias=False))
     assert isinstance(operator, Weighted)
     x0 = bits(6, 5, 5).float()
-    candidates = Candidates(1 - x0, x0, "any", 2)
-    listed = FeasibleFlips().gains(operator, candidates)
+    listed = feasible_flips(operator, 1 - x0, x0, "any", 2)
     monkeypatch.setattr(flips, "SHORT_LIST", 10**6)
-    for short, whole in zip(listed, FeasibleFlips().gains(operator, candidates), strict=True):
+    for short, whole in zip(listed, feasible_flips(operator, 1 - x0, x0, "any", 2), strict=True):
         assert torch.equal(short, whole) and bool((short > 0).any())

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from certsnn.affine import Dense
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.linear.intermediate import Refinement
-from certsnn.bounds.linear.relaxation import joint
-from certsnn.bounds.methods import RELAXATIONS, backward_margins, interval_layers, levels_of
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, InputSet, LinfBall, SpikeBox, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset
@@ -57,7 +59,7 @@ def every_bound(
     assert set(RELAXED) == set(RELAXATIONS)
     for arithmetic, tolerance in ((PLAIN, 1e-5), (RIGOROUS, 0.0)):
         for relaxation in RELAXED:
-            options = Options(relaxation=relaxation, iterations=1)
+            options = BoundOptions(relaxation=relaxation, iterations=1)
             problem = problem_of(network, x0, y, input_set, arithmetic)
             yield METHODS[method](problem, options).detach(), tolerance
 
@@ -357,7 +359,7 @@ def test_the_rounding_of_every_layer_is_counted_in_the_cut_down_network() -> Non
         x0 = random_images(3) if kind == "image" else random_spikes(network, 3)
         input_set = LinfBall(0.08) if kind == "image" else random_set(3, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set, RIGOROUS)
-        for cut in Refinement(problem, joint, Options(iterations=0)).cuts:
+        for cut in Refinement(problem, joint, BoundOptions(iterations=0)).cuts:
             assert cut.error is not None and (cut.error > 1e-8).all()
             assert cut.plain.error is cut.error
 
@@ -421,7 +423,7 @@ def test_a_flip_budget_over_time_and_space_is_exact_for_linear_membranes(
             continue  # it might fire before
         network = network_with(threshold - 1e-5)
         part = problem_of(network, x0, torch.zeros(1, dtype=torch.int64), flips)
-        (layer,) = Refinement(part, joint, Options(iterations=0)).layers
+        (layer,) = Refinement(part, joint, BoundOptions(iterations=0)).layers
         torch.testing.assert_close(layer.membranes.lower[-1], exact[:, -1].amin(0))
         torch.testing.assert_close(layer.membranes.upper[-1], exact[:, -1].amax(0))
         looser += int(threshold > exact[:, -1].amax() + 0.01)
@@ -464,7 +466,7 @@ def test_refined_layers_are_narrower(relaxation: Literal["joint", "separate"]) -
         x0 = random_spikes(network, seed, 1).double()
         input_set = random_set(seed, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set)
-        options = Options(relaxation=relaxation, iterations=0)
+        options = BoundOptions(relaxation=relaxation, iterations=0)
         layers = Refinement(problem, RELAXATIONS[relaxation], options).layers
         for layer, plain in zip(layers, layer_bounds(network, x0, input_set), strict=True):
             for narrow, wide in ((layer.membranes, plain.membranes), (layer.spikes, plain.spikes)):
@@ -483,8 +485,8 @@ def test_optimised_slopes_never_lose() -> None:
         network = random_network(seed, "spikes")
         x0 = random_spikes(network, seed)
         problem = problem_of(network, x0, network(x0).argmax(1), random_set(seed, x0))
-        start = METHODS["s-crown"](problem, Options())
-        found = METHODS["alpha-s-crown"](problem, Options(iterations=4))
+        start = METHODS["s-crown"](problem, BoundOptions())
+        found = METHODS["alpha-s-crown"](problem, BoundOptions(iterations=4))
         assert (found >= start - 1e-5).all()
         gained.append(found - start)
     assert torch.cat(gained).amax() > 0.01
@@ -527,8 +529,8 @@ def test_networks_in_the_count_domain_are_nowhere_below_s_ibp(
         y = network(x).argmax(1)
         for arithmetic in (PLAIN, RIGOROUS):
             problem = problem_of(network, x, y, ball, arithmetic)
-            interval = METHODS["s-ibp"](problem, Options())
-            found = METHODS[method](problem, Options(relaxation=relaxation, iterations=1))
+            interval = METHODS["s-ibp"](problem, BoundOptions())
+            found = METHODS[method](problem, BoundOptions(relaxation=relaxation, iterations=1))
             assert (found >= interval - 1e-9).all()
 
 
@@ -555,7 +557,7 @@ def labels(batch: int) -> Tensor:
 
 
 def quick(
-    network: SpikingNetwork, x: Tensor, threat: Threat, method: str, options: Options, index: Tensor
+    network: SpikingNetwork, x: Tensor, threat: Threat, method: str, options: BoundOptions, index: Tensor
 ) -> Tensor:
     x0, input_set = threat.bind(x, index)
     problem = problem_of(network, x0, labels(100)[index], input_set)
@@ -569,13 +571,13 @@ def test_bounds_do_not_depend_on_the_memory(method: str, name: str) -> None:
     threat = THREATS[name]
     network, x = under(threat, 1, 4)
     index = torch.arange(4)
-    whole = quick(network, x, threat, method, Options(iterations=1), index)
+    whole = quick(network, x, threat, method, BoundOptions(iterations=1), index)
     memory, pieces = 2**20, 0
     while True:
         memory = memory * 2 // 3
         assert memory > 0, "a budget of nothing must be refused"
         try:
-            found = quick(network, x, threat, method, Options(memory=memory, iterations=1), index)
+            found = quick(network, x, threat, method, BoundOptions(memory=memory, iterations=1), index)
         except ValueError as error:
             assert "--memory" in str(error)
             assert "MiB" in str(error)
@@ -592,10 +594,10 @@ def test_samples_are_bounded_independently(method: str, name: str) -> None:
     threat = THREATS[name]
     network, x = under(threat, 2, 4)
     index = torch.arange(4)
-    together = quick(network, x, threat, method, Options(iterations=1), index)
+    together = quick(network, x, threat, method, BoundOptions(iterations=1), index)
     for sample in range(4):
         own = x[[sample]] if threat.domain == "image" else x[:, [sample]]
-        found = quick(network, own, threat, method, Options(iterations=1), index[[sample]])
+        found = quick(network, own, threat, method, BoundOptions(iterations=1), index[[sample]])
         torch.testing.assert_close(found[0], together[sample], rtol=0, atol=1e-9)
 
 

@@ -84,7 +84,7 @@ def lines(dynamics: Dynamics, low: Tensor, high: Tensor, share: float, mix: floa
     cut = pieces(-0.5, 2.0, STEPS, dynamics, 0.0)
     assert cut is not None
     one = torch.ones(1, 1, *low.shape, dtype=torch.float64)
-    return held(Interval(low, high), cut, dynamics, Slack(share * one, mix * one))
+    return held(Interval(low, high), cut, dynamics).chosen(Slack(share * one, mix * one))
 
 
 @pytest.mark.parametrize("name", NEURONS)
@@ -98,7 +98,7 @@ def test_the_line_is_below_the_form_and_touches_its_envelope(name: str, share: f
         currents = begin + grid * (end - begin)
         values = a[:, :, 0, neuron] @ trains(currents, dynamics)
         one = lines(dynamics, low[:, [neuron]], high[:, [neuron]], share, mix)
-        k, constant = one.pull(a[..., [neuron]], torch.zeros_like(a[:, 0, ..., [neuron]]))
+        k, constant = one.pull(a[..., [neuron]])
         line = k[:, 0, 0] * currents + constant
         assert (line <= values + 1e-9).all(), neuron
         if share == 1 and end - begin > 0.01:
@@ -113,16 +113,14 @@ def test_the_line_is_below_the_form_and_touches_its_envelope(name: str, share: f
                 chords = at_left[:, :, None] * (1 - share_right) + at_right[:, None] * share_right
                 envelope = chords.flatten(1).amin(1)
                 assert ((k[:, 0, 0, 0] * centre + constant[:, 0] - envelope).abs() < 2e-2).all(), neuron
-    k, constant = found.pull(a, torch.zeros_like(a[:, 0]))
+    k, constant = found.pull(a)
     assert k.shape == (6, 1, 1, 8) and constant.shape == (6, 1)
 
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_the_extreme_slopes_are_those_of_the_envelopes_first_and_last_segment(name: str) -> None:
     dynamics, a, low, high = forms(name)
-    first, last = (
-        lines(dynamics, low, high, 1.0, mix).pull(a, torch.zeros_like(a[:, 0])).currents for mix in (0.0, 1.0)
-    )
+    first, last = (lines(dynamics, low, high, 1.0, mix).pull(a).currents for mix in (0.0, 1.0))
     for neuron in range(2, low.shape[1]):
         begin, end = low[0, neuron], high[0, neuron]
         cut = pieces(float(begin), float(end), STEPS, dynamics, 0.0)
@@ -146,13 +144,12 @@ def test_with_rounding_the_line_is_below_every_piece_up_to_its_very_ends(
     dynamics, a, low, high = forms(name)
     cut = pieces(-0.5, 2.0, STEPS, dynamics, FLOAT32_UNIT)
     assert cut is not None
-    one = torch.ones(1, 1, *low.shape, dtype=torch.float64)
-    chosen = None if slack is None else Slack(slack[0] * one, slack[1] * one)
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     for neuron in range(low.shape[1]):
         begin, end = low[:, [neuron]], high[:, [neuron]]
-        alone = None if chosen is None else Slack(chosen.share[..., :1], chosen.mix[..., :1])
-        line = held(Interval(begin, end), cut, dynamics, alone)
-        k, constant = line.pull(a[..., [neuron]], torch.zeros_like(a[:, 0, ..., [neuron]]))
+        middle = held(Interval(begin, end), cut, dynamics)
+        line = middle if slack is None else middle.chosen(Slack(slack[0] * one, slack[1] * one))
+        k, constant = line.pull(a[..., [neuron]])
         values = a[:, :, 0, neuron] @ cut.spikes.T  # [S, M]
         there = (cut.lower <= end[0, 0]) & (cut.upper >= begin[0, 0])
         for at in (cut.lower, cut.upper):
@@ -163,7 +160,7 @@ def test_with_rounding_the_line_is_below_every_piece_up_to_its_very_ends(
 
 def test_zero_slopes_give_the_least_value() -> None:
     dynamics, a, low, high = forms("IF")
-    k, constant = lines(dynamics, low, high, 0.0, 0.5).pull(a, torch.zeros_like(a[:, 0]))
+    k, constant = lines(dynamics, low, high, 0.0, 0.5).pull(a)
     grid = low + torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None] * (high - low)
     spikes = scan(grid.expand(STEPS, *grid.shape).contiguous(), dynamics).spikes  # [T, G, n]
     least = torch.einsum("stn,tgn->sgn", a[:, :, 0], spikes).amin(1).sum(1)
@@ -200,7 +197,7 @@ def test_the_fused_scan_is_the_plain_one_with_its_gradient(name: str) -> None:
     gradients = []
     for k, constant in (
         scan_back(found, a, torch.zeros_like(a[:, 0]), places),
-        Tracked(found, places).pull(a, torch.zeros_like(a[:, 0])),
+        Tracked(found, places).pull(a),
     ):
         value = (k * weights).sum() + (constant[:, 0] * torch.tensor([1.0, 2.0, -1.0])).sum()
         gradients.append((k, constant, *torch.autograd.grad(value, (a, share, mix))))

@@ -22,7 +22,7 @@ from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.scans import scan_steps
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
 from certsnn.bounds.linear.lines import Stepwise, scan_back
-from certsnn.bounds.linear.relaxation import joint, separate
+from certsnn.bounds.linear.relaxation import RELAXATIONS, joint, separate
 from certsnn.neurons import Dynamics, scan
 
 DOUBLE = torch.float64
@@ -428,7 +428,7 @@ def test_pulled_forms_are_below_what_the_neurons_do(name: str, steps: int) -> No
         a[: rows // 3] = 0
         carried[-rows // 3 :] = 0
         for spikes_too in (a, None):
-            k, constant = lines.pull(spikes_too, carried)
+            k, constant = lines.pull_carried(spikes_too, carried)
             assert k.shape == a.shape and constant.shape == (rows, 4)
             spikes, final = (
                 values.unflatten(-1, (4, count))
@@ -453,7 +453,7 @@ def test_pulled_forms_by_hand() -> None:
     membranes = Interval(train(0.0, 1.0), train(0.5, 2.0))
     a, carried = train(3.0, 5.0)[None], torch.full((1, 1, 1), 8.0, dtype=DOUBLE)
     for make in MAKERS.values():
-        k, constant = make(membranes, dynamics).pull(a, carried)
+        k, constant = make(membranes, dynamics).pull_carried(a, carried)
         # v_2 = 0.5 u_2 - 0.5; the coefficient on u_2 is 4, on u_1 it is 2.
         assert k.flatten().tolist() == [2.0, 4.0]
         assert float(constant) == pytest.approx(5 + 8 * -0.5 + 2 * 0.25)
@@ -474,8 +474,9 @@ def slack_for(membranes: Interval, rows: int) -> Slack:
 
 
 def of_kind(kind: str, membranes: Interval, dynamics: Dynamics, slack: Slack) -> Stepwise:
-    makers = {"joint": joint, "separate": separate}
-    return makers[kind](membranes, dynamics) if kind in makers else chosen_slopes(membranes, dynamics, slack)
+    if kind in RELAXATIONS:
+        return RELAXATIONS[kind](membranes, dynamics)
+    return chosen_slopes(membranes, dynamics, slack)
 
 
 def coefficients(steps: int, batch: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -495,7 +496,7 @@ def test_the_first_steps_are_those_of_the_whole(kind: str, steps: int) -> None:
     found = of_kind(kind, case.membranes, case.dynamics, slack).until(steps)
     for spikes_too in (a, None):
         for one, other in zip(
-            found.pull(spikes_too, carried), expected.pull(spikes_too, carried), strict=True
+            found.pull_carried(spikes_too, carried), expected.pull_carried(spikes_too, carried), strict=True
         ):
             torch.testing.assert_close(one, other)
 
@@ -504,13 +505,12 @@ def test_the_first_steps_are_those_of_the_whole(kind: str, steps: int) -> None:
 def test_the_lines_of_one_neuron_are_those_of_the_layer(kind: str) -> None:
     steps, batch = 3, 2
     case = run(4, steps, batch, SHAPE)
-    slack = slack_for(case.membranes, ROWS if kind.endswith("row") else 1)
     generator = torch.Generator().manual_seed(0)
     column = torch.randint(math.prod(SHAPE), (ROWS, batch), generator=generator)
-    lines = of_kind(kind, case.membranes, case.dynamics, slack).at(column)
+    lines = RELAXATIONS[kind](case.membranes, case.dynamics).at(column)
     a, carried = coefficients(steps, batch, (1,))
     for spikes_too in (a, None):
-        k, constant = lines.pull(spikes_too, carried)
+        k, constant = lines.pull_carried(spikes_too, carried)
         assert k.shape == (ROWS, steps, batch, 1) and constant.shape == (ROWS, batch)
         for row, sample in itertools.product(range(ROWS), range(batch)):
 
@@ -518,16 +518,8 @@ def test_the_lines_of_one_neuron_are_those_of_the_layer(kind: str) -> None:
                 flat = values.flatten(values.ndim - len(SHAPE))[..., sample, column[row, sample]]
                 return flat[..., None, None]
 
-            def shared(values: Tensor, row: int = row) -> Tensor:
-                return single(values)[:, [row if values.shape[1] > 1 else 0]]
-
-            alone = of_kind(
-                kind,
-                Interval(*(single(end) for end in case.membranes)),
-                case.dynamics,
-                Slack(shared(slack.share), shared(slack.mix)),
-            )
-            expected = alone.pull(
+            alone = RELAXATIONS[kind](Interval(*(single(end) for end in case.membranes)), case.dynamics)
+            expected = alone.pull_carried(
                 None if spikes_too is None else spikes_too[row : row + 1, :, sample : sample + 1],
                 carried[row : row + 1, sample : sample + 1],
             )
@@ -587,7 +579,7 @@ def test_gradients_are_finite_for_degenerate_intervals_too(name: str) -> None:
     carried = torch.tensor([0.0, 1.0, -1.0, 0.0], dtype=DOUBLE).view(-1, 1, 1).expand(-1, len(low), -1)
     carried = carried.clone().requires_grad_()
     membranes = Interval(*(end.expand(2, -1)[..., None] for end in (low, high)))
-    k, constant = MAKERS[name](membranes, dynamics).pull(a, carried)
+    k, constant = MAKERS[name](membranes, dynamics).pull_carried(a, carried)
     inputs = (low, high, a, carried, *numbers)
     gradients = torch.autograd.grad(constant.sum() + (k * k).sum().log1p(), inputs)
     for gradient in gradients:
@@ -610,7 +602,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     ) -> tuple[Tensor, ...]:
         membranes = Interval(*(end.expand(2, 1, -1) for end in (low, high)))
         lines = MAKERS[name](membranes, dynamics_of(numbers))
-        return tuple(lines.pull(a, carried))
+        return tuple(lines.pull_carried(a, carried))
 
     inputs = tuple(value.requires_grad_() for value in (low, high, numbers, a, carried))
     assert torch.autograd.gradcheck(function, inputs)

@@ -16,12 +16,14 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from certsnn.bounds import bind, certify, margin_bounds
+from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
-from certsnn.bounds.interval.propagate import interval_margins
-from certsnn.bounds.interval.topk import FeasibleFlips
+from certsnn.bounds.interval.propagate import propagate
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.memory import OverBudget
 from certsnn.bounds.methods import METHODS
-from certsnn.bounds.problem import Options, Problem, pose
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.branch_and_bound import PROVED, closed
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.bounds.search.encoding import encode
@@ -141,9 +143,7 @@ def check_executed(case: Case, members: Tensor) -> None:
     With the inputs fixed, propagation alone finds all counts, unless rounding decides them.
     """
     problem = case.problem()
-    layers = interval_margins(
-        problem.program, problem.x0, problem.y, problem.input_set, problem.arithmetic, FeasibleFlips()
-    )[1]
+    layers = propagate(problem, feasible_flips)
     model, counts, inputs = encode(problem, layers, 2**30)
     row = csr_matrix((1, model.size))
     constraints = model.constraints(row, 0.0)
@@ -273,9 +273,9 @@ def test_too_little_memory_is_an_error_and_a_deadline_ends_the_search() -> None:
     case = wide()
     problem = case.problem()
     with pytest.raises(OverBudget, match="--memory"):
-        METHODS["branch-and-bound"](problem, Options(memory=2**18))
-    late = METHODS["branch-and-bound"](problem, Options(deadline=0.0))
-    assert torch.equal(late, METHODS["s-ibp"](problem, Options()))
+        METHODS["branch-and-bound"](problem, BoundOptions(memory=2**18))
+    late = METHODS["branch-and-bound"](problem, BoundOptions(deadline=0.0))
+    assert torch.equal(late, METHODS["s-ibp"](problem, BoundOptions()))
 
 
 # The constraints themselves.

@@ -1,0 +1,101 @@
+"""A layer cut down to its active neurons, as a backward pass sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
+from certsnn.bounds.linear.backward import Coupling, Level
+from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
+from certsnn.bounds.linear.lines import Tracked
+from certsnn.bounds.linear.relaxation import Relaxation
+from certsnn.neurons import Dynamics
+
+
+@dataclass(frozen=True)
+class Cut(ABC):
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over."""
+
+    coupling: Coupling
+    known: Interval
+    dynamics: Dynamics
+    error: Tensor | None
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Numbers that a row takes at each step."""
+
+    @property
+    @abstractmethod
+    def plain(self) -> Level:
+        """The level with the lines of the relaxation."""
+
+    @abstractmethod
+    def start(self, rows: int) -> Slack:
+        """The slopes of the envelope over the midpoint, one set for each row."""
+
+    @abstractmethod
+    def chosen(self, slack: Slack) -> Level:
+        """The level with slopes of one's choice."""
+
+
+@final
+@dataclass(frozen=True)
+class SteppedCut(Cut):
+    """Relaxed step by step over bounds of the membranes ``[T, B, m]``; ``follow`` as in `lines.scan_back`."""
+
+    follow: Sequence[Tensor]
+    relaxation: Relaxation
+
+    @property
+    def size(self) -> int:
+        return self.known.lower.shape[2]
+
+    @cached_property
+    def plain(self) -> Level:
+        lines = Tracked(self.relaxation(self.known, self.dynamics), self.follow)
+        return Level(self.coupling, lines, self.error)
+
+    def start(self, rows: int) -> Slack:
+        slack = midpoint(self.known, self.dynamics)
+        return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
+
+    def chosen(self, slack: Slack) -> Level:
+        lines = Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow)
+        return Level(self.coupling, lines, self.error)
+
+
+@final
+@dataclass(frozen=True)
+class HeldCut(Cut):
+    """Relaxed over bounds ``[1, B, m]`` of a current that is the same at every step, cut into `pieces`."""
+
+    pieces: Pieces
+
+    @property
+    def size(self) -> int:
+        return 2 * len(self.pieces.lower) * self.known.lower.shape[2]
+
+    @cached_property
+    def plain(self) -> Level:
+        return Level(self.coupling, self._lines, self.error)
+
+    def start(self, rows: int) -> Slack:
+        share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
+        return Slack(share, share / 2)
+
+    def chosen(self, slack: Slack) -> Level:
+        return Level(self.coupling, self._lines.chosen(slack), self.error)
+
+    @cached_property
+    def _lines(self) -> HeldMidpoint:
+        return held(Interval(self.known.lower[0], self.known.upper[0]), self.pieces, self.dynamics)
