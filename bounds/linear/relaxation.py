@@ -211,8 +211,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     dynamics = exactly(dynamics, membranes.lower.dtype)
     pieces = _pieces(membranes, dynamics)
     low, high, left = pieces.low, pieces.high, pieces.left
-    threshold, decay = dynamics.threshold, dynamics.decay
-    gain, offset = dynamics.gain, dynamics.offset
+    threshold, decay, _, gain, offset = dynamics[:5]
     zero, one = torch.zeros_like(low), torch.ones_like(low)
     silent, firing = pieces.silent, pieces.firing
     right = ~left & ~silent & ~firing

@@ -331,7 +331,6 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     error = coupled.lost.cumsum(0) + 2.0**-50 * size
     if layer.scan.error is not None:
         error = error + array(layer.scan.error)[:, coupled.neurons]
-    error = error * ENLARGED
     columns = np.full((layer.steps, layer.steps, len(coupled.neurons)), -1)
 
     def reached(t: int, n: int, some: Places) -> Terms:
@@ -347,7 +346,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
             columns[t, n - 1, open_] = model.switches(len(open_))
         before = (low[t - 1] < high[t - 1]) if t else np.zeros(low.shape[1], dtype=bool)
         some = (before | (low[t] < high[t])).nonzero()[0]
-        e = error[t, some]
+        e = ENLARGED * error[t, some]
         floor, ceiling = least[t, some] - e, most[t, some] + e
         charge = model.variables(floor, ceiling, False)
         _define(model, sums, coupled, t, some, charge, 0.0)

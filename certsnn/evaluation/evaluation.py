@@ -87,18 +87,11 @@ def evaluate(
     input_set = bind_batch(network, first, threat, encoding).input_set
     suite = default_suite(input_set, seed) if attacks is None else tuple(attacks)
     check_suite(suite, input_set, threat)
-    rounding = options.rounding
-    facts = {"threat": threat.describe(), **options.facts}
-    with saving(evidence, network, facts | {"attacks": [repr(attack) for attack in suite]}):
-        found = evaluated(
-            network,
-            chain([first], remaining),
-            threat,
-            partial(judge, options=options),
-            suite,
-            encoding=encoding,
-            rounding=rounding,
-        )
+    rounding, samples = options.rounding, chain([first], remaining)
+    facts = {"threat": threat.describe(), "attacks": [repr(attack) for attack in suite], **options.facts}
+    with saving(evidence, network, facts):
+        examine = partial(judge, options=options)
+        found = evaluated(network, samples, threat, examine, suite, encoding=encoding, rounding=rounding)
         results = tuple(result for batch in found for result in batch)
     return Report(threat.describe(), method, rounding, tuple(a.describe() for a in suite), results)
 

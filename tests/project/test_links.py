@@ -18,7 +18,6 @@ LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 PLACES = "benchmarks|bounds|certsnn|configs|docs|tests|train"
 PATH = re.compile(rf"(?<![\w./-])(?:{PLACES})(?:/[\w.-]+)*/[\w-]+(?:\.[\w-]+)*(?:/|\b)")
 DOTTED = re.compile(r"(?<![\w./-])certsnn(?:\.[A-Za-z_]\w*)+")
-TO_BE = {"bounds/supports.py"}
 """Files that a page may name although they are not there yet."""
 
 
@@ -59,7 +58,7 @@ def paths(page: Path) -> Iterator[str]:
 def exists(path: str) -> bool:
     """Whether it is there: a file, with its ending or without, or a folder."""
     place = ROOT / path
-    return path in TO_BE or place.exists() or any(place.parent.glob(f"{place.name}.*"))
+    return place.exists() or any(place.parent.glob(f"{place.name}.*"))
 
 
 def resolves(name: str) -> bool:

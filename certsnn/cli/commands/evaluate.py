@@ -152,9 +152,8 @@ def evaluate(
         setting: how to verify.
         suite: the attacks.
         outputs: the files to write.
-        samples: only so many of the test set.
+        samples, shard: only this part of the test set.
         sweep: further sizes of the threat, as typed.
-        shard: only this part of the samples.
     """
     outputs.check()
     check_writable(outputs.evidence / FACTS)
@@ -164,8 +163,7 @@ def evaluate(
     attacks = suite.attacks(first.config, first.part, setting.device)
     judging = by_bounds(setting)
     for work in works:  # what a later one would be refused for should not come to light after hours
-        place = outputs.results_of(work, first)
-        if place is not None:
+        if (place := outputs.results_of(work, first)) is not None:
             read(place, depends_of(work, setting, attacks, judging))
     reports = [examined(work, first, setting, attacks, outputs, judging) for work in works]
     order = sorted(range(len(works)), key=lambda number: size_of(works[number]) if sweep else 0.0)
@@ -187,12 +185,16 @@ def evaluate(
     if outputs.json is not None:
         setting.processes.once(partial(write_json, outputs.json, values))
     if outputs.page is not None:
-        from certsnn.cli.commands.page import write_page  # here: matplotlib takes a second to import
-
-        writing = partial(write_page, outputs.page, source, first, setting, attacks, reports[0], rows)
-        setting.processes.once(writing)
+        _write_page(outputs.page, source, first, setting, attacks, reports[0], rows)
         screen.print(f"The report is in {outputs.page}.", highlight=False, soft_wrap=True)
     return DONE
+
+
+def _write_page(path: Path, source: str, work: Task, setting: Setting, *findings: Any) -> None:
+    """The report as a page, written by one process."""
+    from certsnn.cli.commands.page import write_page  # here: matplotlib takes a second to import
+
+    setting.processes.once(partial(write_page, path, source, work, setting, *findings))
 
 
 def attack(
