@@ -101,7 +101,7 @@ def test_executed_traces_lie_within_the_refined_layers(
         rigorous, plain = refined(RIGOROUS, sample), refined(PLAIN, sample)
         columns = torch.arange(sample, len(found.settled), len(case.y))
         traces = [Trace(u[:, columns], s[:, columns]) for u, s in found.traces]
-        # Slopes of lines are quotients, so bounds by them are rounded even where the network's sums are exact.
+        # Slopes of lines are quotients, so bounds by them are rounded even where all sums are exact.
         settled = found.settled[columns] & clear_of_threshold(example.network, traces)
         own = replace(found, traces=traces, settled=settled)
         check_layers(replace(example, numbers="smooth"), rigorous, plain, own)
