@@ -413,7 +413,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatc
 )
 def test_sizes(size: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(source: str, overrides: list[str], setting: Any, *rest: object) -> int:
-        assert setting.memory == expected
+        assert setting.bounds.memory == expected
         return 17
 
     monkeypatch.setattr("certsnn.cli.commands.verify", asked)
