@@ -452,3 +452,5 @@ def test_rounding_is_for_finite_float32_networks() -> None:
 
 def test_methods_are_listed() -> None:
     assert "s-ibp" in METHODS
+    stages = [stage.name for stage in METHODS["auto"].stages]
+    assert stages == ["s-ibp", "s-crown-ibp", "s-crown", "branch-and-bound", "alpha-s-crown"]
