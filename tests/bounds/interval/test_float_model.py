@@ -57,7 +57,7 @@ def test_gamma_grows_with_the_terms() -> None:
 
 def test_a_layer_with_too_many_inputs_is_refused() -> None:
     inputs = MOST_TERMS + 1
-    wide = nn.Linear(1, 1)
+    wide = linear([[0.0]])
     wide.weight = nn.Parameter(torch.full((1, inputs), 1e-7), requires_grad=False)
     network = compared(wide, IF(0.5))
     x = torch.full((1, inputs), 0.3)
