@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from certsnn.affine import Dense
 from certsnn.bounds import certify, margin_bounds
 from certsnn.bounds.interval.arithmetic import MOST_TERMS, RIGOROUS, Interval
-from certsnn.bounds.interval.overflow import MOST_STEPS
+from certsnn.bounds.interval.overflow import MOST_STEPS, Overflow, largest_number, layout
 from certsnn.inputsets import LinfBall, SpikeFlips, Threat
 from certsnn.layers import diagonal_of
 from certsnn.networks import SpikingNetwork
@@ -117,6 +117,13 @@ def test_a_neuron_of_nan_is_refused(field: str) -> None:
 def test_an_infinite_ball_is_refused_also_by_a_weight_of_zero() -> None:
     network = compared(linear([[0.0]], [2.0]), IF())
     refused(network, torch.zeros(1, 1), LinfBall(1e39, None, None), "inputs may reach inf")
+
+
+def test_a_range_of_nan_is_refused() -> None:
+    shapes = layout(compared(linear([[1.0]]), IF()).freeze(), torch.zeros(1, 1))
+    assert largest_number(shapes, 1.0, 1e38, 2) >= 1
+    with pytest.raises(Overflow):
+        largest_number(shapes, math.nan, 1e38, 2)
 
 
 def test_the_sum_of_a_pooling_window_must_not_overflow() -> None:
