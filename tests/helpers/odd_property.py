@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,6 +17,7 @@ from certsnn.bounds.cascade import decide
 from certsnn.bounds.certify import posed
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import BoundOptions
+from certsnn.evaluation.verification import evaluating
 from certsnn.inputsets import InputSet
 from certsnn.networks import SpikingNetwork
 
@@ -32,16 +32,6 @@ class Found:
     def margins(self, method: str) -> int:
         """How many margins a method has bounded."""
         return self.verdicts[method].margins.numel() if self.verdicts else 0
-
-
-@contextmanager
-def evaluated(network: SpikingNetwork) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
 
 
 def raised_in(trace: TracebackType | None) -> str:
@@ -65,7 +55,7 @@ def executed_margins(network: SpikingNetwork, x: Tensor, y: Tensor) -> Iterator[
 def bounded(example: Example, methods: Sequence[str]) -> tuple[Tensor, Tensor, InputSet, dict[str, Verdict]]:
     network, threat, x = example.network, example.threat, example.x
     x0, input_set = bind(network, x, threat, None)
-    with evaluated(network):
+    with evaluating(network):
         y = network(x0).argmax(1)
     verdicts = {}
     for method in methods:
@@ -92,7 +82,7 @@ def check_odd(odd: Odd, methods: Sequence[str] = ("s-ibp",)) -> Found:
     assert odd.oddity not in REFUSED, f"{odd.oddity}: was taken"
     nothing = torch.empty(0)
     case = Bound(odd.example, x0, y, input_set, [], [], verdicts[methods[0]], nothing)
-    with evaluated(network):
+    with evaluating(network):
         xs = list(members(case))
         axis = input_set.batch_axis
         with torch.no_grad():
