@@ -192,8 +192,8 @@ def _arithmetic(
     network: SpikingNetwork, shapes: Layout, x0: Tensor, input_set: InputSet, rounding: bool
 ) -> Arithmetic:
     """How to compute; raises TypeError or ValueError unless what is computed then holds."""
-    for name, values in network.state_dict().items():
-        if rounding and values.is_floating_point() and values.dtype != torch.float32:
+    for name, values in network.state_dict().items() if rounding else ():
+        if values.is_floating_point() and values.dtype != torch.float32:
             raise TypeError(
                 f"rounding=True covers float32 networks, but {name} is {values.dtype}; convert the "
                 "network with .float()"

@@ -106,10 +106,10 @@ def _named(hook: object) -> str:
 
 
 @contextmanager
-def settled(module: nn.Module) -> Iterator[None]:
-    """Parametrisations in eval mode while the block runs: reading a weight then changes nothing."""
-    active = [part for part in module.modules() if isinstance(part, parametrize.ParametrizationList)]
-    moving = [part for one in active for part in one.modules() if part.training]
+def settled(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Parametrisations of layers in eval mode while the block runs: reading a weight then changes nothing."""
+    active = [layer.parametrizations for layer in layers if parametrize.is_parametrized(layer)]
+    moving = [part for one in active for part in one.modules() if part.training]  # type: ignore[union-attr]
     for part in moving:
         part.training = False
     try:

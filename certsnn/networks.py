@@ -222,8 +222,9 @@ class SpikingNetwork(nn.Module):
         self.steps, self.readout, self.input = steps, readout, inputs[input]
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        with settled(self):
-            for layer in self.chain():
+        chain = self.chain()
+        with settled(chain):
+            for layer in chain:
                 if not isinstance(layer, Neuron):
                     as_affine(layer)
         self._blocks()
@@ -271,7 +272,7 @@ class SpikingNetwork(nn.Module):
     def freeze(self) -> Program:
         """The network as it acts in eval mode, sharing its parameters (so bounds are differentiable)."""
         blocks, last = self._blocks()
-        with settled(self):
+        with settled([layer for block in blocks for layer in block.layers] + last):
             stages = tuple(
                 Stage(fold([as_affine(layer) for layer in layers]), neuron.dynamics(), name)
                 for layers, neuron, name in blocks
