@@ -84,13 +84,7 @@ def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
             f"bounded as. Use {name} itself, or register an operator for the subclass "
             "(certsnn.layers.operator_of.register)"
         )
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if hooks:
-        raise TypeError(
-            f"a {name} has forward hooks ({', '.join(_named(hook) for hook in hooks)}), which bounds can't "
-            "see. Remove them; for weight_norm and spectral_norm use torch.nn.utils.parametrizations, "
-            "after pruning call torch.nn.utils.prune.remove"
-        )
+    check_hooks(module, name)
     if module._compiled_call_impl is not None:
         raise TypeError(
             f"the {name} has been compiled: a compiler that fuses a product and a sum runs another network. "
@@ -98,6 +92,17 @@ def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
         )
     if "forward" in vars(module):
         raise TypeError(f"the forward of a {name} has been replaced; bounds can't see that. Restore it")
+
+
+def check_hooks(module: nn.Module, name: str) -> None:
+    """Raise TypeError if the module, called by this name, has forward hooks."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        raise TypeError(
+            f"a {name} has forward hooks ({', '.join(_named(hook) for hook in hooks)}), which bounds can't "
+            "see. Remove them; for weight_norm and spectral_norm use torch.nn.utils.parametrizations, "
+            "after pruning call torch.nn.utils.prune.remove"
+        )
 
 
 def _named(hook: object) -> str:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from certsnn.layers import check_hooks
 from certsnn.surrogates import Rectangle, Surrogate
 
 LEAST_THRESHOLD = 1e-6
@@ -304,8 +305,7 @@ class Neuron(nn.Module, ABC):
                 f"{kind.__name__} has a forward of its own, which neither the network nor bounds would run; "
                 "describe it by `dynamics`"
             )
-        if self._forward_hooks or self._forward_pre_hooks:
-            raise TypeError(f"a {kind.__name__} has forward hooks, which bounds can't see; remove them")
+        check_hooks(self, kind.__name__)
 
     def dynamics(self) -> Dynamics:
         """The neuron's current parameters, differentiable where they are trained.
