@@ -26,7 +26,7 @@ from certsnn.bounds.linear.backward import (
 )
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.problem import Problem
-from certsnn.program import Concatenation, Link, Node, Stage, Sum, hold
+from certsnn.program import Concatenation, Link, Node, Program, Stage, Sum, hold
 
 
 @final
@@ -105,7 +105,16 @@ def level_of(node: Node, values: Source, known: Known) -> Level:
     Raises:
         TypeError: for a node that has no backward pass.
     """
-    raise TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name})")
+    raise _without_level(node)
+
+
+def has_level(node: Node) -> bool:
+    """Whether there is a level of a node."""
+    return level_of.dispatch(type(node)) is not level_of.dispatch(object)
+
+
+def _without_level(node: Node) -> TypeError:
+    return TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name}); use s-ibp")
 
 
 @level_of.register
@@ -152,6 +161,13 @@ def _(node: Concatenation, values: Source, known: Known) -> Level:
         frames = max(map(len, parts))
         error = torch.cat([hold(part, frames) for part in parts], 2)
     return Joining(sources, couplings, sizes, error)
+
+
+def check_levels(program: Program) -> None:
+    """Raise TypeError for a program with a node that has no backward pass; before any work."""
+    for node in program.nodes:
+        if not has_level(node):
+            raise _without_level(node)
 
 
 def levels_of(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> list[Level]:
