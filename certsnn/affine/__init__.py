@@ -6,7 +6,7 @@ state. They share the numbers of the module they were made from, so gradients re
 them of torch's layers.
 """
 
-from certsnn.affine.base import Affine, per_channel, sizes
+from certsnn.affine.base import Affine, check_maps, per_channel, refuse, sizes
 from certsnn.affine.chain import apply_chain, fold
 from certsnn.affine.diagonal import Diagonal
 from certsnn.affine.weighted import Convolution, Dense, Weighted
@@ -36,7 +36,9 @@ __all__ = [
     "Unflattened",
     "Weighted",
     "apply_chain",
+    "check_maps",
     "fold",
     "per_channel",
+    "refuse",
     "sizes",
 ]
