@@ -72,6 +72,7 @@ class MaxPool:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept beyond the call, and gradients may be asked for then
 def _windows(pool: MaxPool, size: tuple[int, ...]) -> Windows:
     places, inside = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
     axes = zip(size, pool.outputs(size), pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)

@@ -170,6 +170,16 @@ def test_gradients_reach_bounds_and_coefficients(name: str) -> None:
     assert torch.autograd.gradcheck(bound, leaves)
 
 
+def test_windows_first_used_without_gradients_have_gradients_later() -> None:
+    pool, bounds = max_pool_of(nn.MaxPool1d(2, 1)), box(1, 1, 1, 11)
+    with torch.inference_mode():
+        maxima(pool, bounds)
+    upper = bounds.upper.clone().requires_grad_()
+    a = torch.ones(1, 1, 1, 1, 10, dtype=DOUBLE)
+    maxima(pool, Interval(bounds.lower, upper)).pull(-a).constant.sum().backward()
+    assert upper.grad is not None
+
+
 @pytest.mark.parametrize("width", [0.0, 1e-30, 1e-8, 1e-5])
 @pytest.mark.parametrize("at", [0.0, 1.0, -1000.0])
 def test_gradients_are_finite_at_the_narrowest_bounds(width: float, at: float) -> None:
