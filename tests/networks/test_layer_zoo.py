@@ -101,7 +101,7 @@ def test_every_method_is_sound(name: str, threat: LinfBall | SpikeFlips, kind: s
 def test_bounds_of_a_training_pass_reach_the_weights(name: str) -> None:
     network = trained(name, "image").train()
     program = network.forward_and_freeze(drawn(8, "image"))[1]
-    assert sum(map(len, [stage.operators for stage in program.stages])) < len(network.chain())
+    assert sum(map(len, [stage.link.operators for stage in program.stages])) < len(network.leaves())
     network.zero_grad()
     y = torch.zeros(4, dtype=torch.long)
     margin_bounds(network, drawn(4, "image"), y, LinfBall(0.05), "s-crown-ibp").sum().backward()
