@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from certsnn.affine import Affine
+from certsnn.affine import Affine, per_channel
 
 FLOAT32_UNIT = 2.0**-24
 UNDERFLOW = 2.0**-125
@@ -182,7 +182,7 @@ class Arithmetic:
             terms = operator.terms(size.shape[1:])
             exact = operator.magnitude(size)
             if operator.bias is not None:
-                exact = exact + operator.bias.abs()
+                exact = exact + per_channel(operator.bias.abs(), exact)
             error = operator.magnitude(error)
             if terms:
                 error = (error + self.gamma(terms) * exact) * (1 + 2.0**-20)
@@ -201,11 +201,12 @@ class Arithmetic:
         centre, width = operator.linear(centre), operator.magnitude(width)
         times = _rows(repeats, centre)
         if operator.bias is not None:
-            centre = torch.addcmul(centre, operator.bias, times)
+            bias = per_channel(operator.bias, centre)
+            centre = torch.addcmul(centre, bias, times)
         if self.unit:
             lost = 2 * (terms + 2) * self.underflow * times
             if operator.bias is not None:
-                lost = lost + 2 * self.gamma(terms) * times * operator.bias.abs()
+                lost = lost + 2 * self.gamma(terms) * times * bias.abs()
             width = width + lost
         return Interval(*_Ends.apply(centre, width))
 
@@ -214,7 +215,7 @@ class Arithmetic:
             return magnitude
         size = operator.magnitude(magnitude)
         if operator.bias is not None:
-            size = size + operator.bias.abs() * _rows(repeats, size)
+            size = size + per_channel(operator.bias.abs(), size) * _rows(repeats, size)
         terms = operator.terms(magnitude.shape[1:])
         if not terms:
             return size

@@ -114,10 +114,10 @@ def layer_text(layer: nn.Module) -> str:
             return ""
         case nn.Linear():
             return f"linear {layer.in_features}-{layer.out_features}"
-        case nn.Conv2d():
-            rows, columns = layer.kernel_size
-            stride = "" if layer.stride == (1, 1) else f" stride {layer.stride[0]}"
-            return f"{layer.out_channels} of {rows}x{columns} conv{stride}"
+        case nn.Conv1d() | nn.Conv2d():
+            kernel = "x".join(map(str, layer.kernel_size))
+            stride = "" if set(layer.stride) == {1} else f" stride {layer.stride[0]}"
+            return f"{layer.out_channels} of {kernel} conv{stride}"
         case nn.BatchNorm1d() | nn.BatchNorm2d():
             return "batch norm"
         case Neuron():

@@ -154,7 +154,7 @@ def test_currents_under_a_flip_budget_are_the_enumerated_extremes(
 
 
 @pytest.mark.parametrize("kind", ["any", "add", "drop"])
-@pytest.mark.parametrize("name", ["linear", "convolution", "strided", "grouped"])
+@pytest.mark.parametrize("name", ["linear", "convolution", "strided", "grouped", "one axis", "padded"])
 def test_the_ranking_in_small_pieces_is_the_same(
     name: str, kind: Literal["any", "add", "drop"], monkeypatch: pytest.MonkeyPatch
 ) -> None:

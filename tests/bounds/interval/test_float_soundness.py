@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, Dense
+from certsnn.affine import Affine, Dense, per_channel
 from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
@@ -228,7 +228,7 @@ def a_priori(operators: list[Affine], x: Tensor) -> tuple[Tensor, Tensor]:
         if operator.terms(x.shape[1:]):
             k = (operator.terms(x.shape[1:]) + 1) * FLOAT32_UNIT
             size = operator.magnitude(x.abs() + error)
-            size = size if operator.bias is None else size + operator.bias.abs()
+            size = size if operator.bias is None else size + per_channel(operator.bias.abs(), size)
             error = operator.magnitude(error) + k / (1 - k) * size
         else:
             error = operator.magnitude(error)
