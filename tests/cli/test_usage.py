@@ -57,7 +57,7 @@ def test_sizes(size: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> Non
         assert setting.bounds.memory == expected
         return 17
 
-    monkeypatch.setattr("certsnn.cli.commands.verify", asked)
+    monkeypatch.setattr("certsnn.cli.calls.verify", asked)
     assert main(["verify", "x", "--memory", size]) == 17
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import module_of, refused, verified
+from command_line import refused, verified
 
 from certsnn.bounds import METHODS
 from certsnn.cli.app import main
+from certsnn.cli.commands import verify
 from certsnn.evaluation.verification import SampleResult, Summary, summarise
 
 
@@ -154,6 +155,6 @@ def test_unsound_bounds_have_an_exit_status_of_their_own(
         wrong: Any = SampleResult(0, 0, correct=False, status="certified", margin=1.0, stage="s-ibp")
         return summarise([*results, wrong])
 
-    monkeypatch.setattr(module_of("verify"), "summarise", misled)
+    monkeypatch.setattr(verify, "summarise", misled)
     assert main(["verify", str(finished), "--samples", "5"]) == 3
     assert "the bounds are unsound" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_frames_are_kept_whole_and_by_their_settings(cache: Path) -> None:
     assert torch.equal(found.spikes, made.spikes) and torch.equal(found.labels, made.labels)
     assert cached({**WHAT, "frames": "g"}, lambda: other) is other
     whole = file.read_bytes()
-    for damaged in (whole[:-3], b"", b"{}" * 30):
+    for damaged in (whole[:-3], b"", b"{}" * 30, whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
         assert cached(WHAT, lambda: other) is other
         assert torch.equal(cached(WHAT, lambda: made).spikes, other.spikes)

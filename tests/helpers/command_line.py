@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -49,11 +47,6 @@ def verified(
     assert main([*own, *map(str, words)]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return report
-
-
-def module_of(command: str) -> ModuleType:
-    """The module of a command; as an attribute of its package, the name is the function's."""
-    return import_module(f"certsnn.cli.commands.{command}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

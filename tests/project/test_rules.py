@@ -78,3 +78,18 @@ def test_classes_are_abstract_or_final(module: str) -> None:
     import_module("certsnn.results.counterexample")  # derives from an error
     classes = {name: value for name, value in defined(module) if inspect.isclass(value)}
     assert not [name for name, cls in classes.items() if not closed(cls)]
+
+
+PUBLIC = {"certsnn.bounds.certify", "certsnn.data.digits", "certsnn.models.pretrained"}
+"""Functions of the public interface that bear the names of their modules."""
+
+
+def test_no_name_hides_the_module_of_that_name() -> None:
+    found = {name: import_module(name) for name in modules()}
+    packages = {name: name.rpartition(".") for name in found if "." in name}
+    hidden = {
+        name
+        for name, (package, _, own) in packages.items()
+        if getattr(found[package], own) is not found[name]
+    }
+    assert hidden == PUBLIC

@@ -27,7 +27,7 @@ from certsnn.cli.commands.common import (
     task,
 )
 from certsnn.cli.commands.verify import statuses, write_json
-from certsnn.cli.console import duration, facts_table, percent, rows_table, samples_progress
+from certsnn.cli.console import duration, facts_table, rows_table, samples_progress
 from certsnn.configuration import instances, override
 from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
@@ -37,7 +37,7 @@ from certsnn.evaluation.verification import SampleResult, judge
 from certsnn.files import check_writable
 from certsnn.results.counterexample import FACTS, saving
 from certsnn.results.journal import Journal, read
-from certsnn.results.rates import Rate
+from certsnn.results.rates import Rate, percent
 from certsnn.results.schema import row
 from certsnn.results.shards import Shard, kept
 from certsnn.results.summary import AttackSummary, Report, nested
