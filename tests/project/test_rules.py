@@ -73,7 +73,7 @@ def closed(cls: type) -> bool:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing.final leaves no mark before Python 3.11")
-@pytest.mark.parametrize("module", [name for name in modules() if not name.startswith("certsnn.bounds")])
+@pytest.mark.parametrize("module", modules())
 def test_classes_are_abstract_or_final(module: str) -> None:
     import_module("certsnn.results.counterexample")  # derives from an error
     classes = {name: value for name, value in defined(module) if inspect.isclass(value)}
