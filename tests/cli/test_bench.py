@@ -24,6 +24,8 @@ from certsnn.bounds.supports import support_of
 from certsnn.cli.app import main
 from certsnn.cli.commands import bench as command
 from certsnn.cli.commands import evaluate
+from certsnn.data import load
+from certsnn.errors import DataNotFound
 from certsnn.evaluation import evaluation, verification
 from certsnn.evaluation.verification import Attempt, SampleResult
 from certsnn.inputsets import LinfBall
@@ -311,6 +313,27 @@ def test_refused(finished: Path, configs: Path, tmp_path: Path, capsys: pytest.C
     for content in ("", "[]", "{}", '{"config_name": 3}', '{"config_name": "a", "seed": 0, "not_run": ""}'):
         row.write_text(content)
         assert "is not a row of `certsnn bench`. Remove it" in said(natural)
+
+
+def test_a_row_of_other_data_or_another_device_is_refused(
+    finished: Path, configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [configs / "natural.yaml", "--runs", finished, "--attacked", str(ATTACKED), *QUICK]
+    digest = load("digits", "test").digest
+    assert rows(finished / "rows.json")[0]["examination"]["data"] == digest
+    with monkeypatch.context() as patched:
+        patched.setattr("certsnn.cli.commands.bench.device_name", lambda device: "NVIDIA H100")
+        assert 'device is "cpu" there and "NVIDIA H100" here. Remove it' in refused(capsys, "bench", *words)
+    part = load("digits", "test").head(449)
+    with monkeypatch.context() as patched:
+        patched.setattr("certsnn.cli.commands.common.load", lambda *arguments: part)
+        assert f'data is "{digest}" there and "{part.digest}" here' in refused(capsys, "bench", *words)
+
+    def absent(*arguments: object) -> None:
+        raise DataNotFound("no data")
+
+    monkeypatch.setattr("certsnn.cli.commands.common.load", absent)
+    bench(*words[:3])  # what is finished is shown without them
 
 
 def test_several_processes_are_refused(

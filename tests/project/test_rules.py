@@ -1,7 +1,8 @@
-"""Rules that every module keeps: public names are documented, and a class is abstract or final."""
+"""Rules that every module keeps: names are documented, classes abstract or final, files and functions short."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
 from abc import ABC
@@ -93,3 +94,16 @@ def test_no_name_hides_the_module_of_that_name() -> None:
         if getattr(found[package], own) is not found[name]
     }
     assert hidden == PUBLIC
+
+
+@pytest.mark.parametrize("place", [*PLACES, "tests", "benchmarks"])
+def test_files_and_functions_are_short(place: str) -> None:
+    found = {path: path.read_text(encoding="utf-8") for path in (ROOT / place).rglob("*.py")}
+    assert not [path for path, text in found.items() if text.count("\n") > 400]
+    functions = [
+        (path, node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for path, text in found.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert not [function for function in functions if function[-1] > 50]
