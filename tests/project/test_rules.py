@@ -1,4 +1,4 @@
-"""Rules that every module keeps: names are documented, classes abstract or final, files and functions short."""
+"""Rules of every module: names documented, classes abstract or final, files and functions short."""
 
 from __future__ import annotations
 
