@@ -39,6 +39,7 @@ from certsnn.files import check_writable, write_text
 from certsnn.networks import SpikingNetwork
 from certsnn.report.bench import COLUMNS, BenchRow, NotRun, heading, lines, markdown, row_from
 from certsnn.results.counterexample import FACTS
+from certsnn.results.differences import differences
 from certsnn.results.rates import Rate
 from certsnn.results.shards import kept
 from certsnn.results.summary import Report
@@ -186,16 +187,12 @@ def finished_row(entry: Entry, examination: Examination) -> dict[str, Any] | Non
         raise UserError(f"{path} is not a row of `certsnn bench`. {advice}") from error
     if config != yaml.safe_load(entry.text):
         raise UserError(f"{path} is a row of another config. {advice}")
-    here = examination.identity
+    here = examination.identity | {"data": there.get("data")}
     with suppress(DataNotFound):  # a table needs no data
         here["data"] = test_set(entry.config, examination.setting.processes).digest
-    differ = [name for name in here if there.get(name) != here[name]]
+    differ = differences(there, here)
     if differ:
-        how = ", ".join(
-            f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here[name])} here"
-            for name in differ
-        )
-        raise UserError(f"{path} is a row of another examination: {how}. {advice}")
+        raise UserError(f"{path} is a row of another examination: {differ}. {advice}")
     return row
 
 
