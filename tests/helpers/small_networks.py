@@ -101,8 +101,8 @@ def random_network(
     return SpikingNetwork(layers, draw.choice([2, 3, 4]), readout, kind).eval()
 
 
-def random_images(seed: int, batch: int = 2) -> Tensor:
-    return torch.rand(batch, INPUTS, generator=torch.Generator().manual_seed(seed))
+def random_images(seed: int) -> Tensor:
+    return torch.rand(2, INPUTS, generator=torch.Generator().manual_seed(seed))
 
 
 def random_spikes(network: SpikingNetwork, seed: int, batch: int = 2) -> Tensor:
@@ -121,15 +121,10 @@ def random_set(seed: int, x0: Tensor) -> InputSet:
 
 
 def raw_margins(
-    network: SpikingNetwork,
-    x0: Tensor,
-    y: Tensor,
-    input_set: InputSet,
-    relaxation: str = "joint",
-    arithmetic: Arithmetic = PLAIN,
+    network: SpikingNetwork, x0: Tensor, y: Tensor, input_set: InputSet, relaxation: str = "joint"
 ) -> Tensor:
     """One backward pass, before S-IBP's margins are taken in."""
-    problem = problem_of(network, x0, y, input_set, arithmetic)
+    problem = problem_of(network, x0, y, input_set)
     _, layers = interval_layers(problem)
     return backward_margins(problem, layers, levels_of(problem, layers, RELAXATIONS[relaxation]))
 
