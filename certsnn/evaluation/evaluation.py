@@ -155,8 +155,8 @@ def attacked(
     right = torch.ones(len(chosen), dtype=torch.bool)  # only these are attacked
     found = outcome(part.x0, right, part.input_set, result)
     columns = found.success, margins, found.entry_change, found.pixel_change, found.queries, found.iterations
-    rows = zip(*(column.tolist() for column in (*columns, found.random)), strict=True)
-    return [Attempt(*row, share) for row in rows], result.adversarial
+    rows = zip(*(column.tolist() for column in (*columns, found.random)), [share] * len(chosen), strict=True)
+    return [Attempt(*row) for row in rows], result.adversarial
 
 
 def least_margins(logits: Tensor, y: Tensor) -> Tensor:

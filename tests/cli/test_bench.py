@@ -318,7 +318,14 @@ def test_refused(finished: Path, configs: Path, tmp_path: Path, capsys: pytest.C
 def test_a_row_of_other_data_or_another_device_is_refused(
     finished: Path, configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [configs / "natural.yaml", "--runs", finished, "--attacked", str(ATTACKED), *QUICK]
+    words: list[str | Path] = [
+        configs / "natural.yaml",
+        "--runs",
+        finished,
+        "--attacked",
+        str(ATTACKED),
+        *QUICK,
+    ]
     digest = load("digits", "test").digest
     assert rows(finished / "rows.json")[0]["examination"]["data"] == digest
     with monkeypatch.context() as patched:

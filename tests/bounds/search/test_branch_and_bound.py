@@ -100,8 +100,12 @@ def draw_input(draw: st.DrawFn, network: SpikingNetwork, way: str, generator: to
 
 
 @st.composite
-def cases(draw: st.DrawFn, inputs: tuple[str, ...] = ("image", "box", "flips", "shifts")) -> Case:
-    kind, seed = draw(st.sampled_from(KINDS)), draw(st.integers(0, 2**32 - 1))
+def cases(
+    draw: st.DrawFn,
+    inputs: tuple[str, ...] = ("image", "box", "flips", "shifts"),
+    kinds: tuple[str, ...] = KINDS,
+) -> Case:
+    kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 2**32 - 1))
     generator = torch.Generator().manual_seed(seed)
     threshold = {"smooth": 0.7, "dyadic": 0.5, "grid": 0.3}[kind]
     way = draw(st.sampled_from(inputs))
