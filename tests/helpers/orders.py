@@ -90,13 +90,13 @@ def run_one_by_one(network: SpikingNetwork, x: Tensor, order: Order) -> tuple[li
     program = network.freeze()
     traces: list[Trace] = []
     for stage in program.stages:
-        (dense,) = stage.operators
+        (dense,) = stage.link.operators
         assert isinstance(dense, Dense)
         currents = sums_one_by_one(dense, x.flatten(0, 1), order).unflatten(0, x.shape[:2])
         traces.append(scan(currents, stage.neuron))
         x = traces[-1].spikes
     rate = x.sum(0) / len(x)
-    for dense in program.readout:
+    for dense in program.readout.operators:
         assert isinstance(dense, Dense)
         rate = sums_one_by_one(dense, rate, order)
     return traces, rate

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from certsnn.bounds import METHODS
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
-from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.margins import backward_margins, interval_bounds
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
@@ -125,8 +125,8 @@ def raw_margins(
 ) -> Tensor:
     """One backward pass, before S-IBP's margins are taken in."""
     problem = problem_of(network, x0, y, input_set)
-    _, layers = interval_layers(problem)
-    return backward_margins(problem, layers, levels_of(problem, layers, RELAXATIONS[relaxation]))
+    _, sources = interval_bounds(problem)
+    return backward_margins(problem, sources, RELAXATIONS[relaxation])
 
 
 def images_around(x0: Tensor, ball: LinfBall, count: int, seed: int) -> list[Tensor]:

@@ -55,7 +55,7 @@ def reference(
     """
     program = network.freeze()
     layers = [layer.membranes for layer in layer_bounds(network, x0, input_set)]
-    (last,) = program.readout
+    (last,) = program.readout.operators
     assert isinstance(last, Dense) and last.shift is not None
     rivals = others(y, len(last.weight))
     steps = len(layers[0].lower)
@@ -65,7 +65,7 @@ def reference(
             total = float(last.shift[label] - last.shift[rival])
             a = ((last.weight[label] - last.weight[rival]) / steps).expand(steps, -1)
             for stage, membranes in zip(reversed(program.stages), reversed(layers), strict=True):
-                (operator,) = stage.operators
+                (operator,) = stage.link.operators
                 assert isinstance(operator, Dense) and operator.shift is not None
                 k = torch.zeros_like(a)
                 for neuron in range(a.shape[1]):
