@@ -51,6 +51,7 @@ def intersect(one: Interval, other: Interval) -> Interval:
     return Interval(torch.minimum(low, high), torch.maximum(low, high))
 
 
+@final
 class _Middle(torch.autograd.Function):
     """Centre and width of an interval."""
 
@@ -66,6 +67,7 @@ class _Middle(torch.autograd.Function):
         return half - to_width, half.add_(to_width)
 
 
+@final
 class _Ends(torch.autograd.Function):
     """The interval of a centre and a width, which is halved on the way."""
 
