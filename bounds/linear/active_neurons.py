@@ -36,7 +36,7 @@ class Selection:
     fixed: Tensor
 
     def split(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients ``[S, F, B, ...]``: those of selected values, and the others' terms; both flattened."""
+        """Of coefficients ``[S, F, B, ...]``, flattened: those of selected values, and the others' terms."""
         a, frames = a.flatten(3), a.shape[1]
         kept = a.gather(3, self._places(a))
         return kept, a * self.fixed.flatten(2)[:frames]

@@ -35,7 +35,7 @@ class Cut(ABC):
 
     @abstractmethod
     def start(self, rows: int) -> list[Slack]:
-        """The slopes to begin with, one set for each row: of a layer those of the envelope over the midpoint."""
+        """The slopes to begin with, one set for each row: those of the envelope over the midpoint."""
 
     @abstractmethod
     def chosen(self, slacks: Iterator[Slack]) -> Level:

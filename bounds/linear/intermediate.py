@@ -212,9 +212,8 @@ class Refinement:
         """Lower bounds ``[B, K-1]`` of the margins."""
         problem, source = self.problem, self.problem.program.readout.source
         forms = margin_forms(problem, last_mean(problem, self.sources))
-        a = forms.coefficients.expand(-1, problem.steps, *forms.coefficients.shape[2:])
         # A value that is not selected is the same for every member: its term is a number.
-        kept, terms = self.selections[source].split(a)
+        kept, terms = self.selections[source].split(forms.coefficients)
         constant = forms.constant + terms.sum((1, 3))
         most = self._rows_at_once(source, problem.steps)
         parts = zip(*(part.split(most) for part in (kept, constant, forms.error)), strict=True)

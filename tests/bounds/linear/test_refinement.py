@@ -23,6 +23,9 @@ from torch import nn
 
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.interval.propagate import layers_of
+from certsnn.bounds.linear.backward import Firing
+from certsnn.bounds.linear.cuts import LayerCut
 from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.options import BoundOptions
@@ -42,6 +45,7 @@ def test_the_rounding_of_every_layer_is_counted_in_the_cut_down_network() -> Non
         input_set = LinfBall(0.08) if kind == "image" else random_set(3, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set, RIGOROUS)
         for cut in Refinement(problem, joint, BoundOptions(iterations=0)).cuts:
+            assert isinstance(cut, LayerCut) and isinstance(cut.plain, Firing)
             assert cut.error is not None and (cut.error > 1e-8).all()
             assert cut.plain.error is cut.error
 
@@ -102,7 +106,7 @@ def test_a_flip_budget_over_time_and_space_is_exact_for_linear_membranes(
             continue  # it might fire before
         network = network_with(threshold - 1e-5)
         part = problem_of(network, x0, torch.zeros(1, dtype=torch.int64), flips)
-        (layer,) = Refinement(part, joint, BoundOptions(iterations=0)).layers
+        (layer,) = layers_of(Refinement(part, joint, BoundOptions(iterations=0)).sources)
         torch.testing.assert_close(layer.membranes.lower[-1], exact[:, -1].amin(0))
         torch.testing.assert_close(layer.membranes.upper[-1], exact[:, -1].amax(0))
         looser += int(threshold > exact[:, -1].amax() + 0.01)
@@ -146,7 +150,7 @@ def test_refined_layers_are_narrower(relaxation: Literal["joint", "separate"]) -
         input_set = random_set(seed, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set)
         options = BoundOptions(relaxation=relaxation, iterations=0)
-        layers = Refinement(problem, RELAXATIONS[relaxation], options).layers
+        layers = layers_of(Refinement(problem, RELAXATIONS[relaxation], options).sources)
         for layer, plain in zip(layers, layer_bounds(network, x0, input_set), strict=True):
             for narrow, wide in ((layer.membranes, plain.membranes), (layer.spikes, plain.spikes)):
                 assert (narrow.lower >= wide.lower - 1e-9).all()
