@@ -44,7 +44,7 @@ from certsnn.bounds.linear.backward import (
 )
 from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.linear.cuts import Cut, HeldCut, JointCut, SteppedCut
-from certsnn.bounds.linear.levels import Known, check_levels, level_of
+from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
@@ -65,7 +65,6 @@ class Refinement:
     """The layers and levels of a batch, as far as they are known."""
 
     def __init__(self, problem: Problem, relaxation: Relaxation, options: BoundOptions) -> None:
-        check_levels(problem.program)
         self.problem, self.relaxation, self.options = problem, relaxation, options
         self.cuts: list[Cut] = []
         inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
