@@ -65,11 +65,10 @@ class SpikingNetwork(nn.Module):
         self.steps, self.readout, self.input = steps, readout, inputs[input]
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        plan, _ = self.plan()
-        with settled(plan.layers):
-            for layer in plan.layers:
-                if not isinstance(layer, Neuron):
-                    as_affine(layer)
+        affine = self.affine_layers()
+        with settled(affine):
+            for layer in affine:
+                as_affine(layer)
 
     @classmethod
     def from_graph(
@@ -110,6 +109,11 @@ class SpikingNetwork(nn.Module):
                 "a Linear or use readout='rate'"
             )
         return plan, last
+
+    def affine_layers(self) -> list[nn.Module]:
+        """The layers that are affine, those inside of others too."""
+        plan, last = self.plan()
+        return plan.affine(last)
 
     def leaves(self) -> list[nn.Module]:
         """The layers, first to last, those inside of others too."""
