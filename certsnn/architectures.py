@@ -15,6 +15,7 @@ from typing import Literal
 from torch import nn
 
 from certsnn.errors import ConfigError
+from certsnn.inputs import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
 
@@ -97,7 +98,7 @@ def build(
     neuron: MakeNeuron,
     steps: int,
     readout: Literal["rate", "membrane"] = "membrane",
-    input: Literal["image", "spikes"] = "image",
+    input: Domain = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:
     """A network of a named architecture for samples ``(C, H, W)`` of K ``classes``.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
-from certsnn.inputs import ImageInput, Input, SpikeInput
+from certsnn.inputs import Domain, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
 from certsnn.neurons import Neuron, scan
 from certsnn.products import ieee_products
@@ -39,10 +39,11 @@ class SpikingNetwork(nn.Module):
     Args:
         layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
             Identity, Normalize, LIF and IF; ``nn.Sequential`` of these, too.
-        steps: simulation steps T for images; for spikes the length comes with them.
+        steps: simulation steps T for images; spikes and frames come with their length.
         readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
             affine layers; logits are their mean output over T).
-        input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
+        input: ``"image"`` (``[B, ...]``, the same current at each step), ``"spikes"`` (``[T, B, ...]``, 0
+            or 1) or ``"frames"`` (``[T, B, ...]``, any numbers).
 
     ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
     norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
@@ -58,17 +59,15 @@ class SpikingNetwork(nn.Module):
         layers: Sequence[nn.Module],
         steps: int,
         readout: Literal["rate", "membrane"] = "rate",
-        input: Literal["image", "spikes"] = "image",
+        input: Domain = "image",
     ) -> None:
         super().__init__()
         check_steps(steps)
-        inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
-        if input not in inputs:
-            raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
+        entry = input_named(input, steps)
         if readout not in ("rate", "membrane"):
             raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
         self.layers = nn.ModuleList(layers)
-        self.steps, self.readout, self.input = steps, readout, inputs[input]
+        self.steps, self.readout, self.input = steps, readout, entry
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
         chain = self.chain()
