@@ -65,7 +65,7 @@ class BoundedFrames(Source):
 @final
 @dataclass(frozen=True)
 class ChangedCounts(ChangedSpikes):
-    """Counts ``[T, B, ...]`` of which at most ``changes.budget >= 1`` events change, over all steps together."""
+    """Counts ``[T, B, ...]`` of which at most ``changes.budget >= 1`` events change, over all steps."""
 
     x0: Tensor
     changes: EventChanges

@@ -184,7 +184,7 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     held = problem.held(0)
     lower, upper = (array(end[None] if held else end) for end in (low, high))
     whole = problem.input_set.grain == 1
-    # Fixed inputs become constants; sums over time of these are exact if they are whole numbers, or one number
+    # Fixed inputs become constants; their sums over time are exact if they are whole numbers, or one number
     # that is held. Others stay variables, whose sums the rounding terms of the rows cover.
     variable = (lower < upper) | (not whole and not held)
     frame, place = variable.nonzero()
@@ -231,9 +231,8 @@ def restrict_events(model: Model, x0: Vector, inputs: Places, changes: EventChan
     """Rows for at most so many events that are added or removed; arguments as `BoundSupport.restrict`."""
     free = inputs >= 0
     column, start = inputs[free], x0[free]
-    up = np.ones(len(column)) if changes.kind == "add" else (start == 0).astype(np.float64)
-    down = np.ones(len(column)) if changes.kind == "drop" else np.zeros(len(column))
-    sign = up - down * (up == 0)
+    one = np.ones(len(column))
+    sign = {"add": one, "drop": -one, "any": one * (start == 0)}[changes.kind]
     # An entry that goes one way has changed by sign (x - x0); one that may go either way by at least each
     # of x - x0 and x0 - x, so by at most a variable that is above both.
     both = sign == 0

@@ -221,9 +221,7 @@ def test_the_ball_is_over_all_frames(seed: int, ends: tuple[float | None, float 
 
 def test_frames_outside_of_the_range_are_refused() -> None:
     x = torch.tensor([[[-0.5, 2.0]]])
-    with pytest.raises(
-        ValueError, match=r"\[0, 1\], these span \[-0\.5, 2\]: name the range of the data"
-    ):
+    with pytest.raises(ValueError, match=r"\[0, 1\], these span \[-0\.5, 2\]: name the range of the data"):
         LinfFrames(0.1).bind(x, torch.arange(1))
     LinfFrames(0.1, None, None).bind(x, torch.arange(1))
     with pytest.raises(TypeError, match=r"frames must be a floating-point tensor.*x\.float\(\)"):
