@@ -43,6 +43,11 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
+        if len(shape) != 3:
+            raise ConfigError(
+                f"convolutions take samples (C, H, W), and these have the shape {list(shape)} at each step: "
+                "name a fully connected architecture, such as fc"
+            )
         depth, height, width = shape
         layers: list[nn.Module] = []
         for outputs, stride in channels:
