@@ -312,8 +312,8 @@ def _check(config: RunConfig) -> None:
         )
     if given == "frames":
         raise ConfigError(
-            f"threat and data.name do not fit: {name} changes frames, but {data.name} has images; name a data "
-            "set of frames, such as digits-rows"
+            f"threat and data.name do not fit: {name} changes frames, but {data.name} has images; name "
+            "data of frames, such as digits-rows"
         )
     advice = (
         f"{name} changes spikes: say with data.encoding how images become spikes"
