@@ -17,6 +17,7 @@ from torch import nn
 
 from certsnn.errors import ConfigError
 from certsnn.graph import Composite, Residual
+from certsnn.inputs import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
 
@@ -44,6 +45,11 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
+        if len(shape) != 3:
+            raise ConfigError(
+                f"convolutions take samples (C, H, W), and these have the shape {list(shape)} at each step: "
+                "name a fully connected architecture, such as fc"
+            )
         depth, height, width = shape
         layers: list[nn.Module] = []
         for outputs, stride in channels:
@@ -237,7 +243,7 @@ def build(
     neuron: MakeNeuron,
     steps: int,
     readout: Literal["rate", "membrane"] = "membrane",
-    input: Literal["image", "spikes"] = "image",
+    input: Domain = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:
     """A network of a named architecture for samples ``(C, H, W)`` of K ``classes``.
