@@ -152,7 +152,7 @@ class SpikingNetwork(nn.Module):
         for layers, neuron, name in blocks:
             currents, operators = train_chain(layers, frames, self.training_products, self.batch)
             stages.append(Stage(operators, neuron.dynamics(), name))
-            frames = scan(currents, stages[-1].neuron, steps).spikes
+            frames = scan(currents, stages[-1].neuron, steps, name).spikes
         mean = mean_over_time(frames)[None]
         logits, readout = train_chain(last, mean, self.training_products, self.batch)
         return as_logits(logits[0]), Program(self.input, tuple(stages), readout)

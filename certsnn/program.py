@@ -54,7 +54,7 @@ class Program:
         traces: list[Trace] = []
         for stage in self.stages:
             currents = over_time(partial(apply_chain, stage.operators), frames)
-            traces.append(scan(currents, stage.neuron, steps))
+            traces.append(scan(currents, stage.neuron, steps, stage.name))
             frames = traces[-1].spikes
         return traces
 

@@ -48,13 +48,15 @@ def layout(program: Program, x0: Tensor) -> Layout:
     frames, _ = program.input.frames(x0.narrow(program.input.batch_axis, 0, 0), None)
     x = frames[0]
     chains = []
-    operators = [(stage.name, stage.operators) for stage in program.stages]
-    for name, chain in [*operators, ("the readout", program.readout)]:
+    stages = [(stage.name, stage.operators, stage.neuron) for stage in program.stages]
+    for name, chain, neuron in [*stages, ("the readout", program.readout, None)]:
         sized = []
         for operator in chain:
             sized.append((operator, x.shape[1:]))
             x = operator.apply(x)
         chains.append((name, tuple(sized)))
+        if neuron is not None:
+            neuron.check_fits(x.shape[1:], name)
     return Layout(program, tuple(chains), as_logits(x).shape[1])
 
 
@@ -105,9 +107,10 @@ def check_float_model(network: Layout, steps: int) -> None:
                 f"{MOST_TERMS}; use smaller layers, or rounding=False"
             )
     for stage in network.program.stages:
-        threshold, decay, initial, gain, offset = _numbers(stage)
+        _, _, _, gain, _ = _numbers(stage)
         least = torch.finfo(torch.float32).tiny
-        if any(0 < value < least for value in (threshold, decay, initial, gain, offset)):
+        sizes = (number.detach().abs() for number in stage.neuron.numbers())
+        if any(bool(((size > 0) & (size < least)).any()) for size in sizes):
             raise ValueError(
                 f"a parameter of {stage.name} is subnormal, which some processors take as 0; set it to 0"
             )
@@ -119,8 +122,8 @@ def check_float_model(network: Layout, steps: int) -> None:
 
 
 def _numbers(stage: Stage) -> list[float]:
-    """The magnitudes of threshold, decay, initial potential, gain and offset."""
-    found = [float(value.detach().abs()) for value in stage.neuron[:5]]
+    """The largest magnitudes of threshold, decay, initial potential, gain and offset over the neurons."""
+    found = [float(number.detach().abs().max()) for number in stage.neuron.numbers()]
     if not all(math.isfinite(value) for value in found):
         raise ValueError(f"a parameter of {stage.name} is NaN or infinite")
     return found

@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval, intersect
-from certsnn.neurons import (
+from certsnn.dynamics import (
     Dynamics,
+    added,
     carry,
     carry_above,
     carry_below,
@@ -60,7 +61,7 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     most_silent = carry_below(dynamics.threshold, dynamics)
     if within is None:
         u_low, u_high, s_low, s_high = _Steps.apply(
-            *currents, least_fired, most_silent, dynamics, *dynamics[:5]
+            *currents, least_fired, most_silent, dynamics, *dynamics.numbers()
         )
         return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
     v_low = v_high = dynamics.initial.expand(currents.lower.shape[1:])
@@ -121,7 +122,7 @@ class _Steps(torch.autograd.Function):
         to_currents = [torch.empty_like(end) for end in membranes]
         carried = [torch.zeros_like(end[0]) for end in membranes]
         to_edges = [torch.zeros_like(edge) for edge in edges]
-        sums = [torch.zeros_like(parameter) for parameter in dynamics[:5]]
+        sums: dict[str, Tensor] = {}
         for t in reversed(range(len(membranes[0]))):
             for end, replaced in enumerate(_replaced(membranes, spikes, edges, t, dynamics)):
                 u, fired, to_v = membranes[end][t], spikes[end][t], carried[end]
@@ -129,15 +130,14 @@ class _Steps(torch.autograd.Function):
                 to_u, through = pull_back(u, fired, dynamics, _at(to_spikes[end], t), kept)
                 if wanted:
                     to_edges[end] += (to_v - kept).sum_to_size(edges[end].shape)
-                    found = parameter_gradients(u, fired, dynamics, through, kept)
-                    sums = [s + f for s, f in zip(sums, found, strict=True)]
+                    sums = added(sums, parameter_gradients(u, fired, dynamics, through, kept))
                 direct = _at(to_membranes[end], t)
                 carried[end] = to_u if direct is None else to_u.add_(direct)
                 to_currents[end][t] = carried[end]
         if not wanted:
             return *to_currents, *[None] * 8
-        sums[2] = (carried[0] + carried[1]).sum_to_size(sums[2].shape)  # what step 1 carries
-        return *to_currents, *to_edges, None, *sums
+        sums["initial"] = (carried[0] + carried[1]).sum_to_size(dynamics.initial.shape)  # enters step 1
+        return *to_currents, *to_edges, None, *sums.values()
 
 
 def _at(gradient: Tensor | None, t: int) -> Tensor | None:

@@ -17,12 +17,15 @@ from certsnn.bounds.linear.backward import Coupling, Level
 from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
 from certsnn.bounds.linear.lines import Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import Dynamics
 
 
 @dataclass(frozen=True)
 class Cut(ABC):
-    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over."""
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over.
+
+    The dynamics are those of the neurons that are left (`Dynamics.gathered`).
+    """
 
     coupling: Coupling
     known: Interval

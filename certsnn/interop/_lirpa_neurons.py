@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.neurons import Dynamics, carry_above, carry_below
+from certsnn.dynamics import Dynamics, carry_above, carry_below
 from certsnn.surrogates import Rectangle
 
 FIRE, CARRY = "certsnn::Fire", "certsnn::Carry"

@@ -18,5 +18,4 @@ def dynamics_of(numbers: Iterable[Tensor], lossless: bool = False) -> Dynamics:
 
 def changed(dynamics: Dynamics, change: Callable[[Tensor], Tensor]) -> Dynamics:
     """The same neuron with all its numbers changed, to another dtype say."""
-    numbers = (dynamics.threshold, dynamics.decay, dynamics.initial, dynamics.gain, dynamics.offset)
-    return dynamics_of(map(change, numbers), dynamics.lossless)._replace(surrogate=dynamics.surrogate)
+    return dynamics.mapped(change)

@@ -13,7 +13,7 @@ There are three kinds of numbers, because rounding and ties need different care:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Reset
+from certsnn.neurons import IF, LIF, Neuron, Number, Reset
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
@@ -97,20 +97,50 @@ def _thresholds(numbers: Numbers) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def neurons(draw: st.DrawFn, numbers: Numbers, threshold: float) -> Neuron:
-    """LIF and IF with all resets, initial potentials and extreme decays."""
-    share = st.sampled_from([0.0, 0.5, -0.5, 1.0, 1.5])
-    initial = threshold * draw(st.sampled_from([0.0, 0.0, 0.5, -0.5, 1.0]))
-    gains = [0.0, 0.5, 1.0, 1.5] if numbers == "dyadic" else [0.0, 0.3, 0.5, 1.0, 1.7]
-    pairs = st.tuples(st.sampled_from(gains), share.map(lambda part: part * threshold))
-    resets: st.SearchStrategy[Reset] = st.one_of(
-        st.sampled_from(["zero", "subtract"]), share.map(lambda part: part * threshold), pairs
-    )
-    reset = draw(resets)
+def _parameter(
+    draw: st.DrawFn, values: Sequence[float], numbers: _Numbers, shape: tuple[int, ...] | None
+) -> Number:
+    """One of the values for all neurons, or any of them for each channel or neuron of a sample's shape."""
+    size: tuple[int, ...] | None = None
+    if shape is not None:
+        channels = (shape[0], *(1 for _ in shape[1:]))
+        rows = (*shape[:-1], 1)
+        size = draw(st.sampled_from([None, shape, channels, rows]))
+    if size is None:
+        return draw(st.sampled_from(values))
+    picked = torch.randint(len(values), size, generator=numbers.generator)
+    return torch.tensor(values)[picked]
+
+
+@st.composite
+def neurons(draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...] | None = None) -> Neuron:
+    """LIF and IF with all resets, initial potentials and extreme decays.
+
+    Parameters are one number for all neurons, or differ, for samples of a shape.
+    """
+    threshold, exact = numbers.threshold, numbers.kind == "dyadic"
+    shape = draw(st.sampled_from([None, shape]))
+
+    def parameter(*values: float) -> Number:
+        return draw(_parameter(values, numbers, shape))
+
+    def share() -> Number:
+        return parameter(*(part * threshold for part in (0.0, 0.5, -0.5, 1.0, 1.5)))
+
+    initial = parameter(*(part * threshold for part in (0.0, 0.0, 0.5, -0.5, 1.0)))
+    gains = (0.0, 0.5, 1.0, 1.5) if exact else (0.0, 0.3, 0.5, 1.0, 1.7)
+    way = draw(st.sampled_from(["zero", "subtract", "value", "pair"]))
+    resets: dict[str, Callable[[], Reset]] = {
+        "zero": lambda: "zero",
+        "subtract": lambda: "subtract",
+        "value": share,
+        "pair": lambda: (parameter(*gains), share()),
+    }
+    thresholds = threshold if shape is None else parameter(threshold, 1.5 * threshold, 2 * threshold)
     if draw(st.booleans()):
-        return IF(threshold, reset, initial=initial)
-    decays = [0.5, 0.0, 1.0] if numbers == "dyadic" else [0.5, 0.0, 1.0, 0.25, 0.9]
-    return LIF(threshold, draw(st.sampled_from(decays)), reset, initial=initial)
+        return IF(thresholds, resets[way](), initial=initial)
+    decays = (0.5, 0.0, 1.0) if exact else (0.5, 0.0, 1.0, 0.25, 0.9)
+    return LIF(thresholds, parameter(*decays), resets[way](), initial=initial)
 
 
 def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.Module:
@@ -206,7 +236,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
     x_shape = shape
     readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
     same_neuron = draw(st.booleans())
-    neuron = draw(neurons(kind, threshold))
+    neuron = draw(neurons(numbers))
 
     layers: list[nn.Module] = []
     if len(shape) == 3 and not exact and draw(st.booleans()):
@@ -230,10 +260,12 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
                 final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
             if draw(st.booleans()):
                 final.append(nn.Dropout(0.5))
-            block += final if readout == "rate" else [neuron, *final]
-            layers += block if readout == "membrane" else [*block, neuron]
+            if readout == "rate":
+                shape = (classes.out_features,)
+            ends = neuron if same_neuron else draw(neurons(numbers, shape))
+            layers += [*block, *final, ends] if readout == "rate" else [*block, ends, *final]
         else:
-            layers += [*block, neuron if same_neuron else draw(neurons(kind, threshold))]
+            layers += [*block, neuron if same_neuron else draw(neurons(numbers, shape))]
     network = SpikingNetwork(layers, steps, readout, input_kind).eval()
     threat, x = draw(_threats(numbers, way, x_shape, steps, batch))
     return Example(network, threat, x, kind, seed)

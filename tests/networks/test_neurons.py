@@ -10,17 +10,8 @@ import torch
 from reference_spike import ReferenceSpike
 from torch import Tensor
 
-from certsnn.neurons import (
-    IF,
-    LEAST_THRESHOLD,
-    LIF,
-    Dynamics,
-    Neuron,
-    carry_above,
-    carry_below,
-    fire,
-    scan,
-)
+from certsnn.dynamics import Dynamics, carry_above, carry_below, fire, scan
+from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
 from certsnn.surrogates import ArcTan, FastSigmoid, Rectangle, Surrogate, Triangle
 
 CURRENTS = [0.75, 0.75, 0.75, -1.0, 2.0]
