@@ -28,6 +28,8 @@ from certsnn.surrogates import Surrogate
 
 NUMBERS = ("threshold", "decay", "initial", "gain", "offset")
 """The fields of `Dynamics` that are numbers: tensors that may be trained."""
+STEPWISE = ("threshold", "decay", "gain", "offset")
+"""Those that act at every step."""
 
 
 class Dynamics(NamedTuple):
@@ -50,9 +52,10 @@ class Dynamics(NamedTuple):
         """The fields `NUMBERS`, in that order."""
         return tuple(getattr(self, name) for name in NUMBERS)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Dynamics:
-        """The same with every number changed, to another dtype say."""
-        return self._replace(**{name: change(getattr(self, name)) for name in NUMBERS})
+    def mapped(self, change: Callable[[Tensor], Tensor], names: Sequence[str] = NUMBERS) -> Dynamics:
+        """The same with every number (or those of these names) changed, to another dtype say."""
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return self._replace(**changed)
 
     def gathered(self, shape: Sequence[int], index: Tensor) -> Dynamics:
         """The numbers of some neurons of each step, for membranes ``[T, B, m]``.
@@ -60,7 +63,7 @@ class Dynamics(NamedTuple):
         ``index [T, B, m]`` counts the flattened neurons of a sample of the shape. The initial potential is
         that of the first step's neurons, ``[B, m]``.
         """
-        chosen = self.mapped(lambda number: gather(number, shape, index))
+        chosen = self.mapped(lambda number: gather(number, shape, index), STEPWISE)
         return chosen._replace(initial=gather(self.initial, shape, index[0]))
 
     def check_fits(self, shape: Sequence[int], name: str) -> None:

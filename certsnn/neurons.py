@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -126,9 +127,9 @@ class Neuron(nn.Module, ABC):
         for name in ("reset_to", "reset_gain", "reset_offset"):
             if hasattr(self, name):
                 delattr(self, name)
-        pair = isinstance(checked, tuple)
-        self._reset_parts = ("reset_gain", "reset_offset") if pair else ("reset_to",)
-        for name, part in zip(self._reset_parts, checked if pair else (checked,), strict=True):
+        parts: Sequence[Reset] = checked if isinstance(checked, tuple) else (checked,)
+        self._reset_parts = ("reset_to",) if len(parts) == 1 else ("reset_gain", "reset_offset")
+        for name, part in zip(self._reset_parts, parts, strict=True):
             # Tensors move with the network and are saved with it; numbers are part of its description.
             if isinstance(part, Tensor):
                 self.register_buffer(name, part)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.linear.alpha_scan import followed
-from certsnn.dynamics import Dynamics, gather
+from certsnn.dynamics import STEPWISE, Dynamics, gather
 
 
 class Lines(ABC):
@@ -148,15 +148,13 @@ def exactly(dynamics: Dynamics, dtype: torch.dtype) -> Dynamics:
 
 
 def by_step(dynamics: Dynamics, shape: Sequence[int]) -> Dynamics:
-    """Numbers that differ as ``[T, B, ...]``, the shape of the membranes; the initial potential as it is."""
-    spread = dynamics.mapped(lambda n: n.reshape(()) if n.numel() == 1 else n.expand(*shape))
-    return spread._replace(initial=dynamics.initial)
+    """Numbers that differ as ``[T, B, ...]``, the shape of the membranes; the initial potential is left."""
+    return dynamics.mapped(lambda n: n.reshape(()) if n.numel() == 1 else n.expand(*shape), STEPWISE)
 
 
 def some_steps(dynamics: Dynamics, place: int | slice) -> Dynamics:
     """What `by_step` made, at one or some of the steps."""
-    part = dynamics.mapped(lambda number: number[place] if number.ndim else number)
-    return part._replace(initial=dynamics.initial)
+    return dynamics.mapped(lambda number: number[place] if number.ndim else number, STEPWISE)
 
 
 def chosen(values: Tensor, column: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Example:
         return self.numbers == "dyadic"
 
 
-class _Numbers:
+class Drawn:
     """Weights and inputs of one kind from one seed."""
 
     def __init__(self, kind: Numbers, threshold: float, seed: int) -> None:
@@ -98,7 +98,7 @@ def _thresholds(numbers: Numbers) -> st.SearchStrategy[float]:
 
 @st.composite
 def _parameter(
-    draw: st.DrawFn, values: Sequence[float], numbers: _Numbers, shape: tuple[int, ...] | None
+    draw: st.DrawFn, values: Sequence[float], numbers: Drawn, shape: tuple[int, ...] | None
 ) -> Number:
     """One of the values for all neurons, or any of them for each channel or neuron of a sample's shape."""
     size: tuple[int, ...] | None = None
@@ -113,7 +113,7 @@ def _parameter(
 
 
 @st.composite
-def neurons(draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...] | None = None) -> Neuron:
+def neurons(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...] | None = None) -> Neuron:
     """LIF and IF with all resets, initial potentials and extreme decays.
 
     Parameters are one number for all neurons, or differ, for samples of a shape.
@@ -143,7 +143,7 @@ def neurons(draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...] | None = 
     return LIF(thresholds, parameter(*decays), resets[way](), initial=initial)
 
 
-def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.Module:
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: Drawn) -> nn.Module:
     channels = norm.num_features
     norm.running_mean = numbers.uniform(channels) - 0.5
     norm.running_var = numbers.uniform(channels) + 0.05
@@ -152,7 +152,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.
     return norm
 
 
-def _weighted(layer: nn.Linear | nn.Conv2d, numbers: _Numbers) -> nn.Module:
+def _weighted(layer: nn.Linear | nn.Conv2d, numbers: Drawn) -> nn.Module:
     with torch.no_grad():
         layer.weight.copy_(numbers.weights(layer.weight.shape, layer.weight[0].numel()))
         if layer.bias is not None:
@@ -168,9 +168,7 @@ def _shape_after(layers: Sequence[nn.Module], shape: Sequence[int]) -> tuple[int
 
 
 @st.composite
-def _spatial_block(
-    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool
-) -> list[nn.Module]:
+def _spatial_block(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...], exact: bool) -> list[nn.Module]:
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
     channels, height, width = shape
     layers: list[nn.Module] = []
@@ -210,7 +208,7 @@ def _spatial_block(
 
 
 @st.composite
-def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+def _dense_block(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     linear = nn.Linear(inputs, draw(st.integers(1, 4)), bias=draw(st.booleans()))
     layers = [_weighted(linear, numbers)]
     if not exact and draw(st.booleans()):
@@ -226,7 +224,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
     exact = kind == "dyadic"
     threshold = draw(_thresholds(kind))
     seed = draw(st.integers(0, 2**32 - 1))
-    numbers = _Numbers(kind, threshold, seed)
+    numbers = Drawn(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
     input_kind: Literal["image", "spikes"] = "image" if way == "linf" else "spikes"
@@ -274,7 +272,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
 @st.composite
 def _threats(
     draw: st.DrawFn,
-    numbers: _Numbers,
+    numbers: Drawn,
     way: Way,
     shape: tuple[int, ...],
     steps: int,
