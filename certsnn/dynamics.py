@@ -10,15 +10,16 @@ IF is ``decay = 1``. The upper branch ``(gain, offset)`` is the reset: ``(0, 0)`
 to the value x, ``(decay, -decay threshold)`` by subtraction. A model that fires on a strict ``>`` is the
 same neuron with the next larger threshold.
 
-The order of the floating-point operations in `integrate`, `carry_below` and `carry_above` is part of the
-semantics that certificates speak about: the interval bounds call the same functions, and since rounding is
-monotone they need no widening there (see ``certsnn.bounds.interval``).
+The order of the floating-point operations (`Order`) is part of the semantics that certificates speak about:
+the interval bounds run the same operations, and since rounding is monotone they need no widening there (see
+``certsnn.bounds.interval``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, final
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Dynamics(NamedTuple):
 
     The tensors (`NUMBERS`) are one number for all neurons of the layer, or broadcast against one sample's
     membranes. ``lossless`` says that all neurons conserve charge (decay = gain = 1), so that ``u_t = initial
-    + sum of currents + offset * (spikes so far)``: the condition for bounds in the count domain.
+    + sum of currents + offset * (spikes so far)``: the condition for bounds in the count domain. ``order`` is
+    that of the floating-point operations of a step.
     """
 
     threshold: Tensor
@@ -47,6 +49,7 @@ class Dynamics(NamedTuple):
     offset: Tensor
     lossless: bool
     surrogate: Surrogate
+    order: Order
 
     def numbers(self) -> tuple[Tensor, ...]:
         """The fields `NUMBERS`, in that order."""
@@ -123,6 +126,112 @@ def carry(u: Tensor, fired: Tensor, dynamics: Dynamics) -> Tensor:
     return choose(carry_below(u, dynamics), carry_above(u, dynamics), fired)
 
 
+Ends = tuple[Tensor, Tensor]
+"""A lower and an upper bound."""
+
+
+class Order(ABC):
+    """The order in which a step is executed: the same real numbers, rounded at other places.
+
+    Every operation is monotone in the membrane and in the current, also as rounded. So bounds are the
+    executed operations on end points, of both branches at the threshold where a neuron is unstable.
+    """
+
+    name: ClassVar[str]
+    additions: ClassVar[int]
+    """Additions of a step whose result is a membrane, or one but for a reset."""
+
+    @abstractmethod
+    def subtraction(self, threshold: Tensor, decay: Tensor) -> Tensor:
+        """The offset of a reset by subtraction."""
+
+    @abstractmethod
+    def advance(
+        self, u: Tensor, fired: Tensor, current: Tensor, dynamics: Dynamics, out: Tensor | None = None
+    ) -> Tensor:
+        """The membrane after the next current, written to ``out`` where it is given."""
+
+    @abstractmethod
+    def advance_ends(
+        self, u: Ends, fired: Ends, currents: Ends, edges: Ends, dynamics: Dynamics, out: Ends
+    ) -> None:
+        """`advance` for bounds, written to ``out``; ``edges`` are those of `edges_of`."""
+
+
+@final
+class ResetFirst(Order):
+    """Decay and reset, then the current: ``u_t = v_{t-1} + I_t``."""
+
+    name = "reset-first"
+    additions = 1
+
+    def subtraction(self, threshold: Tensor, decay: Tensor) -> Tensor:
+        return -(decay * threshold)
+
+    def advance(
+        self, u: Tensor, fired: Tensor, current: Tensor, dynamics: Dynamics, out: Tensor | None = None
+    ) -> Tensor:
+        return integrate(carry(u, fired, dynamics), current, out)
+
+    def advance_ends(
+        self, u: Ends, fired: Ends, currents: Ends, edges: Ends, dynamics: Dynamics, out: Ends
+    ) -> None:
+        unstable = _differ(*fired)
+        low, high = (carry(end, spikes, dynamics) for end, spikes in zip(u, fired, strict=True))
+        # The branches are compared before the current is added: that is monotone, and an operation less.
+        integrate(choose(low, torch.minimum(low, edges[0]), unstable), currents[0], out=out[0])
+        integrate(choose(high, torch.maximum(high, edges[1]), unstable), currents[1], out=out[1])
+
+
+@final
+class CurrentFirst(Order):
+    """Decay, then the current, then the reset's offset: ``u_t = (decay u_{t-1} + I_t) + offset s_{t-1}``.
+
+    That is snnTorch's ``beta * mem + input - reset * threshold``. (A fired neuron's factor is the gain.)
+    """
+
+    name = "current-first"
+    additions = 2
+
+    def subtraction(self, threshold: Tensor, decay: Tensor) -> Tensor:
+        return -threshold
+
+    def advance(
+        self, u: Tensor, fired: Tensor, current: Tensor, dynamics: Dynamics, out: Tensor | None = None
+    ) -> Tensor:
+        kept = u
+        if not dynamics.lossless:
+            kept = choose(dynamics.decay * u, dynamics.gain * u, fired)
+        return torch.addcmul(integrate(kept, current), dynamics.offset, fired, out=out)
+
+    def advance_ends(
+        self, u: Ends, fired: Ends, currents: Ends, edges: Ends, dynamics: Dynamics, out: Ends
+    ) -> None:
+        unstable = _differ(*fired)
+        low, high = (self.advance(*ends, dynamics) for ends in zip(u, fired, currents, strict=True))
+        # At the threshold the other branch has its end. Rounding may reverse the order of the branches, so
+        # they are compared as executed, with all that is added.
+        least = integrate(dynamics.gain * dynamics.threshold, currents[0]) + dynamics.offset
+        most = integrate(dynamics.decay * dynamics.threshold, currents[1])
+        out[0].copy_(choose(low, torch.minimum(low, least), unstable))
+        out[1].copy_(choose(high, torch.maximum(high, most), unstable))
+
+
+def edges_of(dynamics: Dynamics) -> Ends:
+    """What is carried from the threshold: the least of a neuron that fires, and the most of a silent one."""
+    return carry_above(dynamics.threshold, dynamics), carry_below(dynamics.threshold, dynamics)
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    """Where two tensors differ, 0 or 1 in their dtype."""
+    return torch.ne(one, other, out=torch.empty_like(one))
+
+
+RESET_FIRST, CURRENT_FIRST = ResetFirst(), CurrentFirst()
+ORDERS: Mapping[str, Order] = {order.name: order for order in (RESET_FIRST, CURRENT_FIRST)}
+"""By name."""
+
+
 class Pulled(NamedTuple):
     """Gradients towards a membrane: in all, and through the spike alone."""
 
@@ -160,43 +269,6 @@ def added(sums: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]
     return {name: sums[name] + term for name, term in more.items()} if sums else more
 
 
-@final
-class _Fire(torch.autograd.Function):
-    """`fires` and `carry` for membranes of a single step."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
-        spikes = fires(u, dynamics)
-        ctx.save_for_backward(u, spikes)
-        ctx.dynamics = dynamics
-        return spikes, carry(u, spikes, dynamics)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        to_spikes, to_v = gradients
-        u, spikes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        to_u, through = pull_back(u, spikes, ctx.dynamics, to_spikes, to_v)
-        if not any(wanted):
-            return to_u, None, *(None for _ in wanted)
-        return to_u, None, *parameter_gradients(u, spikes, ctx.dynamics, through, to_v).values()
-
-
-def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
-    """One step from the membrane on.
-
-    Args:
-        u: membranes before firing ``[B, ...]``.
-        dynamics: the neurons.
-
-    Returns:
-        ``(spikes, v)``: spikes (0 or 1, with the surrogate's gradient) and the potential carried on.
-    """
-    spikes, carried = _Fire.apply(u, dynamics, *dynamics.numbers())
-    return spikes, carried
-
-
 class Trace(NamedTuple):
     """A layer of neurons over time: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
 
@@ -211,13 +283,13 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, currents: Tensor, steps: int, dynamics: Dynamics, *parameters: Tensor) -> Any:
         held = currents.expand(steps, *currents.shape[1:])
-        v = dynamics.initial.expand(currents.shape[1:])
         membranes, spikes = torch.empty_like(held), torch.empty_like(held)
         for t, current in enumerate(held):
-            u = integrate(v, current, out=membranes[t])
-            fires(u, dynamics, out=spikes[t])
-            if t < steps - 1:
-                v = carry(u, spikes[t], dynamics)
+            if t == 0:
+                integrate(dynamics.initial, current, out=membranes[t])
+            else:
+                dynamics.order.advance(membranes[t - 1], spikes[t - 1], current, dynamics, out=membranes[t])
+            fires(membranes[t], dynamics, out=spikes[t])
         ctx.save_for_backward(membranes, spikes)
         ctx.set_materialize_grads(False)
         ctx.dynamics, ctx.frames = dynamics, len(currents)

@@ -10,6 +10,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from certsnn.dynamics import ORDERS, RESET_FIRST
 from certsnn.dynamics import Dynamics as Dynamics
 from certsnn.dynamics import Trace as Trace
 from certsnn.dynamics import scan as scan
@@ -19,6 +20,7 @@ from certsnn.surrogates import Rectangle, Surrogate
 LEAST_THRESHOLD = 1e-6
 Number = float | Tensor
 """One number for all neurons of a layer, or one for each channel or neuron."""
+OrderName = Literal["reset-first", "current-first"]
 Reset = Literal["zero", "subtract"] | Number | tuple[Number, Number]
 
 
@@ -87,6 +89,9 @@ class Neuron(nn.Module, ABC):
         surrogate: gradient of the spike.
         learn_threshold: train the threshold (used clamped to at least `LEAST_THRESHOLD`).
         learn_decay: train the decay (used clamped to [0, 1]).
+        order: of a step's operations. ``"reset-first"``: decay and reset, then the current.
+            ``"current-first"`` (snnTorch's): decay, then the current, then the offset of the reset, which is
+            the whole threshold for ``"subtract"``.
 
     Raises:
         ValueError: for parameters outside the ranges above.
@@ -103,8 +108,16 @@ class Neuron(nn.Module, ABC):
         surrogate: Surrogate | None,
         learn_threshold: bool,
         learn_decay: bool,
+        order: OrderName,
     ) -> None:
         super().__init__()
+        if order not in ORDERS:
+            raise ValueError(
+                f"order must be 'reset-first' or 'current-first', got {order!r}. (snnTorch's reset_delay=False "
+                "is 'reset-first' for a reset to zero; for 'subtract' it is neither, for it takes the reset "
+                "before back wherever the membrane stays above the threshold.)"
+            )
+        self.order = ORDERS[order]
         least = f"be at least {LEAST_THRESHOLD}"
         threshold = _within("threshold", threshold, LEAST_THRESHOLD, math.inf, least)
         decay = _within("decay", decay, 0, 1, "lie in [0, 1]")
@@ -161,7 +174,7 @@ class Neuron(nn.Module, ABC):
         except RuntimeError as error:
             raise ValueError(f"the shapes of parameters do not fit each other: {self}") from error
         lossless = bool((decay.detach() == 1).all()) and bool((gain.detach() == 1).all())
-        return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate)
+        return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate, self.order)
 
     def _upper_branch(self, threshold: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """``(gain, offset)`` of the upper branch."""
@@ -169,7 +182,7 @@ class Neuron(nn.Module, ABC):
         if reset == "zero":
             return zero, zero
         if reset == "subtract":
-            return decay, -(decay * threshold)
+            return decay, self.order.subtraction(threshold, decay)
         if isinstance(reset, tuple):
             gain, offset = reset
             return zero + gain, zero + offset
@@ -181,7 +194,8 @@ class Neuron(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         names = ("threshold", "decay", "reset", "initial")
-        return ", ".join(f"{name}={_shown(getattr(self, name))}" for name in names)
+        shown = [f"{name}={_shown(getattr(self, name))}" for name in names]
+        return ", ".join(shown if self.order is RESET_FIRST else [*shown, f"order={self.order.name!r}"])
 
 
 @final
@@ -197,8 +211,9 @@ class LIF(Neuron):
         surrogate: Surrogate | None = None,
         learn_threshold: bool = False,
         learn_decay: bool = False,
+        order: OrderName = "reset-first",
     ) -> None:
-        super().__init__(threshold, decay, reset, initial, surrogate, learn_threshold, learn_decay)
+        super().__init__(threshold, decay, reset, initial, surrogate, learn_threshold, learn_decay, order)
 
 
 @final
@@ -212,5 +227,6 @@ class IF(Neuron):
         initial: Number = 0.0,
         surrogate: Surrogate | None = None,
         learn_threshold: bool = False,
+        order: OrderName = "reset-first",
     ) -> None:
-        super().__init__(threshold, 1.0, reset, initial, surrogate, learn_threshold, False)
+        super().__init__(threshold, 1.0, reset, initial, surrogate, learn_threshold, False, order)

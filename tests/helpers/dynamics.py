@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import RESET_FIRST, Dynamics
 from certsnn.surrogates import Rectangle
 
 
 def dynamics_of(numbers: Iterable[Tensor], lossless: bool = False) -> Dynamics:
     """Of a threshold, a decay, an initial membrane, a gain and an offset."""
     threshold, decay, initial, gain, offset = numbers
-    return Dynamics(threshold, decay, initial, gain, offset, lossless, Rectangle())
+    return Dynamics(threshold, decay, initial, gain, offset, lossless, Rectangle(), RESET_FIRST)
 
 
 def changed(dynamics: Dynamics, change: Callable[[Tensor], Tensor]) -> Dynamics:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Number, Reset
+from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
@@ -114,7 +114,7 @@ def _parameter(
 
 @st.composite
 def neurons(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...] | None = None) -> Neuron:
-    """LIF and IF with all resets, initial potentials and extreme decays.
+    """LIF and IF with all resets, initial potentials and extreme decays, in both orders.
 
     Parameters are one number for all neurons, or differ, for samples of a shape.
     """
@@ -137,10 +137,11 @@ def neurons(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...] | None = Non
         "pair": lambda: (parameter(*gains), share()),
     }
     thresholds = threshold if shape is None else parameter(threshold, 1.5 * threshold, 2 * threshold)
+    order: OrderName = draw(st.sampled_from(["reset-first", "current-first"]))
     if draw(st.booleans()):
-        return IF(thresholds, resets[way](), initial=initial)
+        return IF(thresholds, resets[way](), initial=initial, order=order)
     decays = (0.5, 0.0, 1.0) if exact else (0.5, 0.0, 1.0, 0.25, 0.9)
-    return LIF(thresholds, parameter(*decays), resets[way](), initial=initial)
+    return LIF(thresholds, parameter(*decays), resets[way](), initial=initial, order=order)
 
 
 def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: Drawn) -> nn.Module:

@@ -17,7 +17,7 @@ from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, Interval
 from certsnn.bounds.interval.propagate import margins, others
 from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan_steps
 from certsnn.cli.allocator import keep_freed_memory
-from certsnn.dynamics import Dynamics, carry, carry_above, carry_below, fires, scan
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry, carry_above, carry_below, fires, scan
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Reset
 from certsnn.surrogates import ArcTan, Rectangle, Surrogate, Triangle
@@ -79,7 +79,7 @@ def dynamics_of(
     threshold, decay, initial, gain, offset = map(number, (0.8, 0.7, 0.2, 0.5, -0.3))
     if lossless:
         decay, gain = (torch.ones(shape, dtype=torch.float64).requires_grad_() for _ in range(2))
-    return Dynamics(threshold, decay, initial, gain, offset, lossless, surrogate)
+    return Dynamics(threshold, decay, initial, gain, offset, lossless, surrogate, RESET_FIRST)
 
 
 def plain_fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
