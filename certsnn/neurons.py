@@ -113,9 +113,9 @@ class Neuron(nn.Module, ABC):
         super().__init__()
         if order not in ORDERS:
             raise ValueError(
-                f"order must be 'reset-first' or 'current-first', got {order!r}. (snnTorch's reset_delay=False "
-                "is 'reset-first' for a reset to zero; for 'subtract' it is neither, for it takes the reset "
-                "before back wherever the membrane stays above the threshold.)"
+                f"order must be 'reset-first' or 'current-first', got {order!r}. (snnTorch's "
+                "reset_delay=False is 'reset-first' for a reset to zero. For 'subtract' it is neither: it "
+                "takes the reset before back wherever the membrane stays above the threshold.)"
             )
         self.order = ORDERS[order]
         least = f"be at least {LEAST_THRESHOLD}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from certsnn.bounds import layer_bounds, margin_bounds
 from certsnn.inputsets import FreeSpikes, LinfBall, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Number
+from certsnn.neurons import IF, LIF, Neuron, Number, OrderName
 
 METHODS = ("s-ibp", *FURTHER)
 STEPS, BATCH = 4, 2
@@ -125,3 +125,32 @@ def test_gradients_of_equal_parameters_add_up_to_that_of_one_number(name: str, m
         assert one.abs() > 1e-3
         assert several.ndim == 0 or several.unique().numel() > 1, "neurons get gradients of their own"
         torch.testing.assert_close(several.sum(), one)
+
+
+@pytest.mark.parametrize("order", ["reset-first", "current-first"])
+@pytest.mark.parametrize("lossless", [False, True])
+@torch.no_grad()
+def test_bounds_hold_for_a_grid_of_images(order: OrderName, lossless: bool) -> None:
+    """Two pixels, neurons that differ in all parameters, and every image of a fine grid."""
+    won = 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        draw = [torch.rand(4) for _ in range(6)]
+        first: Neuron = LIF(0.2 + draw[0], draw[1], (draw[2], draw[3] - 0.5), 0.4 * draw[4], order=order)
+        if lossless:
+            first = IF(0.2 + draw[0], (1.0, -0.2 - draw[5]), draw[4] - 0.5, order=order)
+        second = LIF(0.3 + torch.rand(3), torch.rand(3), "subtract", order=order)
+        layers = [nn.Linear(2, 4), first, nn.Linear(4, 3), second, nn.Linear(3, 3)]
+        network = SpikingNetwork(layers, 5, "membrane").eval()
+        x, eps = torch.full((1, 2), 0.5), 0.15
+        shifts = torch.linspace(-eps, eps, 41)
+        logits = network((x + torch.cartesian_prod(shifts, shifts)).clamp(x - eps, x + eps)).double()
+        y = network(x).argmax(1)
+        rivals = [k for k in range(3) if k != int(y)]
+        least = (logits[:, y] - logits[:, rivals]).amin(0)
+        bounds = {method: margin_bounds(network, x, y, LinfBall(eps), method)[0] for method in METHODS}
+        for method, bound in bounds.items():
+            assert (bound <= least).all(), method
+            assert (bound >= bounds["s-ibp"]).all(), method
+        won += int((bounds["alpha-s-crown"] > bounds["s-ibp"] + 1e-4).sum())
+    assert won > 0

@@ -104,7 +104,7 @@ def layers(draw: st.DrawFn) -> tuple[Dynamics, Tensor, Tensor, int]:
 
 
 def members(low: Tensor, high: Tensor, dynamics: Dynamics, seed: int) -> Tensor:
-    """Currents ``[T, M, n]`` between bounds ``[T, 1, n]``: ends, random ones, and some that meet thresholds."""
+    """Currents ``[T, M, n]`` between bounds ``[T, 1, n]``: ends, random ones, some that meet thresholds."""
     generator = generator_of(seed)
     shape = (len(low), 48, low.shape[2])
     mix = torch.rand(shape, generator=generator)
