@@ -83,7 +83,7 @@ def test_neurons_of_other_sizes_have_the_same_bounds(
     one, several = (scaled(NEURONS[name], sizes, "spikes") for sizes in ((1.0, 1.0), SIZES))
     x, y, threat = asked("spikes", one)
     expected, found = (
-        margin_bounds(net, x, y, threat, method, relaxation=relaxation, iterations=2)
+        margin_bounds(net, x, y, threat, method, rounding=True, relaxation=relaxation, iterations=2)
         for net in (one, several)
     )
     assert expected.unique().numel() > 1
@@ -148,7 +148,8 @@ def test_bounds_hold_for_a_grid_of_images(order: OrderName, lossless: bool) -> N
         y = network(x).argmax(1)
         rivals = [k for k in range(3) if k != int(y)]
         least = (logits[:, y] - logits[:, rivals]).amin(0)
-        bounds = {method: margin_bounds(network, x, y, LinfBall(eps), method)[0] for method in METHODS}
+        ball = LinfBall(eps)
+        bounds = {method: margin_bounds(network, x, y, ball, method, rounding=True)[0] for method in METHODS}
         for method, bound in bounds.items():
             assert (bound <= least).all(), method
             assert (bound >= bounds["s-ibp"]).all(), method
