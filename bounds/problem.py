@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -38,9 +39,10 @@ class Problem:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
 
-    def held(self, stage: int) -> bool:
-        """Whether the currents of a stage (counted from 0) are the same at every step."""
-        return stage == 0 and self.input_set.domain == "image"
+    @cached_property
+    def held(self) -> list[bool]:
+        """Which values are the same at every step, as `Program.values` counts them."""
+        return self.program.held(self.input_set.domain == "image")
 
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""

@@ -75,6 +75,7 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
 
 
+@final
 class _Step(torch.autograd.Function):
     """The spikes of bounds ``u_low, u_high`` of the membranes, and those of the next step."""
 
@@ -107,6 +108,7 @@ class _Step(torch.autograd.Function):
         return *to_u, *gradients[2:], *pull.towards_parameters()
 
 
+@final
 class _Steps(torch.autograd.Function):
     """All steps at once, keeping membranes and spikes alone."""
 
@@ -156,6 +158,7 @@ class _Steps(torch.autograd.Function):
         return *to_currents, *pull.towards_parameters()
 
 
+@final
 class _Pull:
     """Gradients of a scan of bounds, step by step from the last; those towards its parameters add up."""
 
@@ -220,6 +223,7 @@ class CountScan(NamedTuple):
     error: Tensor | None
 
 
+@final
 class _Counts(torch.autograd.Function):
     """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]``, keeping what is compared.
 

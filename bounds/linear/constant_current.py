@@ -70,8 +70,8 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
             # decay and gain are >= 0, so the slope is at least 1, and dividing by it keeps inequalities.
             slope += 1
             reach = slope * size + abs(constant)
-            # Additions and products round relative to results, which in either order of a step are u but for a
-            # reset; float64 errors are covered by the 4.
+            # Additions and products round relative to results, which in either order of a step are u but for
+            # a reset; float64 errors are covered by the 4.
             error += (4 * unit * reach + 4 * UNDERFLOW) if unit else 0.0
             # Silent: slope I + constant - error <= u < threshold. Firing: slope I + constant + error >= u >=
             # threshold. The two pieces overlap by what the error leaves open, so no train is lost.

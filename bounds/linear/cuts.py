@@ -13,7 +13,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
-from certsnn.bounds.linear.backward import Coupling, Level
+from certsnn.bounds.linear.backward import Coupling, Firing, Level
 from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
 from certsnn.bounds.linear.lines import Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
@@ -27,6 +27,7 @@ class Cut(ABC):
     The dynamics are those of the neurons that are left (`Dynamics.gathered`).
     """
 
+    source: int
     coupling: Coupling
     known: Interval
     dynamics: Dynamics
@@ -66,7 +67,7 @@ class SteppedCut(Cut):
     @cached_property
     def plain(self) -> Level:
         lines = Tracked(self.relaxation(self.known, self.dynamics), self.follow)
-        return Level(self.coupling, lines, self.error)
+        return Firing(self.source, self.coupling, lines, self.error)
 
     def start(self, rows: int) -> Slack:
         slack = midpoint(self.known, self.dynamics)
@@ -74,7 +75,7 @@ class SteppedCut(Cut):
 
     def chosen(self, slack: Slack) -> Level:
         lines = Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow)
-        return Level(self.coupling, lines, self.error)
+        return Firing(self.source, self.coupling, lines, self.error)
 
 
 @final
@@ -90,14 +91,14 @@ class HeldCut(Cut):
 
     @cached_property
     def plain(self) -> Level:
-        return Level(self.coupling, self._lines, self.error)
+        return Firing(self.source, self.coupling, self._lines, self.error)
 
     def start(self, rows: int) -> Slack:
         share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
         return Slack(share, share / 2)
 
     def chosen(self, slack: Slack) -> Level:
-        return Level(self.coupling, self._lines.chosen(slack), self.error)
+        return Firing(self.source, self.coupling, self._lines.chosen(slack), self.error)
 
     @cached_property
     def _lines(self) -> HeldMidpoint:

@@ -27,11 +27,12 @@ from certsnn.bounds import (
 )
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
-from certsnn.bounds.interval.propagate import interval_margins
+from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet, LinfBall
+from certsnn.layers import Scale, SumPool2d
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
 
@@ -84,7 +85,7 @@ def pull(network: SpikingNetwork, x0: Tensor, generator: torch.Generator) -> Ten
     traces = network.freeze().traces(x)
     layer = int(torch.randint(len(traces) + 1, (), generator=generator))
     if layer == len(traces):
-        target = network.freeze().logits(traces[-1].spikes)
+        target = network.freeze().run(x)
     else:
         # Mostly the first layer: its bounds are the exact extrema of single steps.
         membranes = traces[layer if layer > 1 else 0].membranes
@@ -271,8 +272,8 @@ def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(problem_of(case, arithmetic), any_weights)
-        return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+        margin, sources = interval_margins(problem_of(case, arithmetic), any_weights)
+        return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers_of(sources)]
 
     with torch.no_grad():
         (plain_margins, plain), (rigorous_margins, rigorous) = run(PLAIN), run(RIGOROUS)
@@ -295,6 +296,11 @@ FIRST_LAYERS: dict[str, Callable[[], list[nn.Module]]] = {
     "pooled convolution": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.Conv2d(1, 2, 2)],
     "pooled": lambda: [nn.AvgPool2d(2, stride=1)],
     "pooled linear": lambda: [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(2, 2)],
+    "one axis": lambda: [nn.Flatten(2), nn.Conv1d(1, 2, 3, stride=2, padding=1)],
+    "grouped, one axis": lambda: [nn.Flatten(1), nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2, groups=2)],
+    "padded": lambda: [nn.ZeroPad2d((1, 0, -1, 1)), nn.Conv2d(1, 2, 2)],
+    "scaled": lambda: [Scale(-0.5), nn.Conv2d(1, 2, 2)],
+    "sums": lambda: [SumPool2d(2, stride=1, padding=1), nn.Flatten(), nn.Linear(12, 2)],
 }
 
 
