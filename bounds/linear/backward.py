@@ -241,7 +241,10 @@ def membrane_error(
 
 
 def margin_forms(problem: Problem, mean: Mean) -> Forms:
-    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of what the readout takes, of that mean."""
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, F, B, ...]`` of what the readout takes, of that mean.
+
+    F is T, or 1 for what is the same at every step: a mean over time is then the value of any step.
+    """
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)
@@ -259,7 +262,8 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
         lost = arithmetic.lost(readout, torch.maximum(-rate.lower, rate.upper))
         error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
         error = error + (a[:, 0].abs() * mean.lost).flatten(2).sum(2)
-    return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
+    a = steps * a if problem.held[problem.program.readout.source] else a.expand(-1, steps, *a.shape[2:])
+    return Forms(a, steps * constant, steps * error)
 
 
 def magnitudes(source: Source) -> Tensor:
