@@ -151,12 +151,21 @@ def _shape_after(layers: Sequence[nn.Module], shape: Sequence[int]) -> tuple[int
 
 
 @st.composite
+def _maximum(draw: st.DrawFn, shape: tuple[int, ...]) -> list[nn.Module]:
+    """A layer of maxima for ``[C, H, W]``, or none."""
+    if min(shape[1:]) < 2 or not draw(st.booleans()):
+        return []
+    return [nn.MaxPool2d(2, draw(st.integers(1, 2)), draw(st.integers(0, 1)), ceil_mode=draw(st.booleans()))]
+
+
+@st.composite
 def _spatial_block(
-    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool
+    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool, maxima: bool
 ) -> list[nn.Module]:
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
+    layers = draw(_maximum(shape)) if maxima else []
+    start, shape = shape, _shape_after(layers, shape)
     channels, height, width = shape
-    layers: list[nn.Module] = []
     before = draw(st.sampled_from(["nothing", "pool", "nothing", "pool", "adaptive", "zeros"]))
     if before == "pool" and min(height, width) >= 2:
         layers.append(nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1))))
@@ -165,7 +174,7 @@ def _spatial_block(
     elif before == "zeros":
         layers.append(nn.ZeroPad2d((0, draw(st.integers(0, 1)), draw(st.integers(0, 1)), 0)))
     if layers:
-        shape = _shape_after(layers, shape)
+        shape = _shape_after(layers, start)
         channels, height, width = shape
     if draw(st.sampled_from([True, True, False])) or not layers:
         groups = draw(st.sampled_from([1, channels]))
@@ -187,6 +196,8 @@ def _spatial_block(
         layers.append(_weighted(convolution, numbers))
         if not exact and draw(st.booleans()):
             layers.append(_batch_norm(nn.BatchNorm2d(convolution.out_channels), numbers))
+        if maxima:
+            layers += draw(_maximum(_shape_after(layers, start)))
     if draw(st.booleans()):
         layers.append(draw(st.sampled_from([nn.Dropout(0.5), nn.Dropout2d(0.5), nn.Identity()])))
     return [nn.Sequential(*layers)] if draw(st.sampled_from([False, False, True])) else layers
@@ -253,7 +264,7 @@ def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> li
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts and branches; otherwise the networks are chains.
+    ``graphs`` adds shortcuts, branches and max pooling; otherwise the networks are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
@@ -278,7 +289,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     depth = draw(st.integers(1, 4))
     for number in range(depth):
         if len(shape) == 3 and draw(st.booleans()):
-            block = draw(_spatial_block(numbers, shape, exact))
+            block = draw(_spatial_block(numbers, shape, exact, graphs))
         else:
             flat = [] if len(shape) == 1 else [nn.Flatten()]
             block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
