@@ -300,7 +300,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     """Counts of neurons in terms of their cumulative currents."""
     threshold, _, initial, _, offset = (
         array(value.expand_as(layer.scan.counts.lower[:1]))[0, coupled.neurons]
-        for value in layer.dynamics[:5]
+        for value in layer.dynamics.numbers()
     )
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)
