@@ -17,7 +17,7 @@ from certsnn.bounds.linear.backward import Coupling, Firing, Level
 from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
 from certsnn.bounds.linear.lines import Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import Dynamics
 
 
 class Cut(ABC):
@@ -67,7 +67,10 @@ class JointCut(Cut):
 
 @dataclass(frozen=True)
 class LayerCut(Cut, ABC):
-    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over."""
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over.
+
+    The dynamics are those of the neurons that are left (`Dynamics.gathered`).
+    """
 
     source: int
     coupling: Coupling

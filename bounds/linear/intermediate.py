@@ -138,7 +138,8 @@ class Refinement:
 
         coupling: Coupling = Constant(rows.of(index[:1])) if held else rows.of(index)
         known = Interval(*(gathered(end) for end in known))
-        kept = source, coupling, known, dynamics, None if error is None else gathered(error)
+        left = dynamics.gathered(layer.membranes.lower.shape[2:], index)
+        kept = source, coupling, known, left, None if error is None else gathered(error)
         tracked = SteppedCut(*kept, follow(index, wanted.shape[2]), self.relaxation)
         self.cuts.append(tracked if cut is None else HeldCut(*kept, cut))
 
