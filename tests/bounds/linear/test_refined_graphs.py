@@ -17,7 +17,7 @@ from certsnn.bounds.cascade import decide
 from certsnn.bounds.interval.arithmetic import RIGOROUS, Arithmetic
 from certsnn.bounds.interval.joints import Part, bounded
 from certsnn.bounds.interval.layers import Source
-from certsnn.bounds.interval.propagate import layers_of, margins_of
+from certsnn.bounds.interval.propagate import follow, layers_of, margins_of
 from certsnn.bounds.linear import intermediate
 from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, Selection, rows_of
 from certsnn.bounds.linear.backward import Chain, Constant
@@ -32,7 +32,7 @@ from certsnn.graph import Branches, Graph, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
-from certsnn.program import Link, Node
+from certsnn.program import Link, Node, Stage
 
 REFINING = ("s-crown", "alpha-s-crown")
 PLAINLY = BoundOptions(iterations=0)
@@ -82,6 +82,10 @@ def test_refined_layers_and_margins_of_residual_networks_are_never_looser_and_ti
                 assert (narrow.lower >= wide.lower).all() and (narrow.upper <= wide.upper).all()
             open_before, open_now = (one.spikes.lower != one.spikes.upper for one in (plain, layer))
             narrower, total = narrower + int((open_before & ~open_now).sum()), total + int(open_before.sum())
+        for number, node in enumerate(problem.program.nodes, 1):
+            if not isinstance(node, Stage):
+                known = follow(node, refined.sources, problem).box()
+                assert all(map(torch.equal, refined.sources[number].box(), known))
         assert (margins_of(problem, refined.sources) >= found).all()
         better = torch.maximum(found, refined.margins())
         gained += float((better - found).mean()) / 100
@@ -124,7 +128,7 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
     assert (plain.spikes.lower != plain.spikes.upper).any()
 
 
-@pytest.mark.parametrize("way", ["projected", "identity"])
+@pytest.mark.parametrize("way", ["projected", "twice", "identity"])
 @pytest.mark.parametrize("t", [0, 1, 2])
 @torch.no_grad()
 def test_a_sum_of_the_input_has_exact_bounds_at_every_step(way: str, t: int) -> None:
@@ -137,10 +141,14 @@ def test_a_sum_of_the_input_has_exact_bounds_at_every_step(way: str, t: int) -> 
     free = torch.tensor([[[0.0, 1.0, 0.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]], [[1.0, 1.0, 1.0, 0.0]]])
     x0 = torch.tensor([[[0.0, 0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 1.0]]])
     box = SpikeBox(x0 * (1 - free), torch.maximum(x0, free))
+    joints: dict[str, list[nn.Module]] = {
+        "projected": [Residual(first, second)],
+        "twice": [Residual([]), Residual(first, second)],
+        "identity": [Residual([]), first],
+    }
 
     def network_with(threshold: float) -> SpikingNetwork:
-        joints = [Residual(first, second)] if way == "projected" else [Residual([]), Residual(first, second)]
-        layers = [*joints, LIF(threshold, 0.5), dense([[1.0], [0.0]])]
+        layers = [*joints[way], LIF(threshold, 0.5), dense([[1.0], [0.0]])]
         return SpikingNetwork(layers, 3, "membrane", "spikes").eval()
 
     program = network_with(100.0).freeze()
@@ -194,9 +202,11 @@ def test_slopes_of_a_branch_that_a_bound_does_not_reach_are_left_alone() -> None
 
     In the count domain slopes are optimised for all undecided neurons.
     """
-    torch.manual_seed(0)
-    deeper = [nn.Linear(3, 4), IF(0.25), nn.Linear(4, 4), IF(0.25)]
+    torch.manual_seed(2)
+    wide = nn.Linear(4, 4)
+    deeper = [nn.Linear(3, 4), IF(0.25), wide, IF(0.25)]
     layers = [Branches([nn.Linear(3, 4), IF(0.25)], deeper), nn.Linear(8, 2)]
+    wide.weight.data *= 3  # its neurons are undecided
     network = SpikingNetwork(layers, 3, "membrane", "spikes").eval()
     x0 = (torch.rand(3, 2, 3) < 0.5).float()
     y, flips = network(x0).argmax(1), SpikeFlips(1)
