@@ -20,7 +20,7 @@ from certsnn.bounds import margin_bounds
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, Interval
 from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan_steps
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes
-from certsnn.bounds.linear.lines import Neuronwise, Stepwise, Tracked
+from certsnn.bounds.linear.lines import Neuronwise, Stepwise, Tracked, scan_back
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.dynamics import Dynamics, scan
 from certsnn.inputsets import FreeSpikes, LinfBall, Threat
@@ -152,6 +152,8 @@ def test_lines_of_gathered_neurons_are_their_own(
     for steps in (STEPS, 2):
         lines = Tracked(MAKERS[name](u, left, slack), gone).until(steps)
         found = lines.pull(a[:, :steps])
+        one_by_one = scan_back(lines.lines, a[:, :steps], torch.zeros_like(a[:, 0]), lines.follow)
+        torch.testing.assert_close([*found], [*one_by_one])
         constant = torch.zeros_like(found.constant)
         for t, b, m in torch.cartesian_prod(*map(torch.arange, (steps, BATCH, 2))).tolist():
             one = alone(double, shape, int(index[t, b, m]))
