@@ -125,14 +125,19 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
 
 
 @pytest.mark.parametrize("threshold", [0.75, 2.0])
+@pytest.mark.parametrize("way", ["projected", "identity"])
 @torch.no_grad()
-def test_a_sum_of_the_input_has_exact_bounds_at_every_step(threshold: float) -> None:
-    """Membranes are linear up to the first spike: bounds by backward passes are the enumerated extremes."""
-    first, second = dense([[1.0, -0.5, 0.25]], [0.125]), dense([[-0.75, 0.5, 0.5]], [0.0])
-    free = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]], [[0.0, 1.0, 1.0]]])
-    x0 = torch.tensor([[[0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
+def test_a_sum_of_the_input_has_exact_bounds_at_every_step(way: str, threshold: float) -> None:
+    """Membranes are linear up to the first spike: bounds by backward passes are the enumerated extremes.
+
+    Bits are free at some steps alone, and the last one at none: there it is 0, 1, 1.
+    """
+    first, second = dense([[1.0, -0.5, 0.25, 0.5]], [0.125]), dense([[-0.75, 0.5, 0.5, -0.25]], [0.0])
+    free = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 1.0, 0.0]]])
+    x0 = torch.tensor([[[0.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 1.0]]])
     box = SpikeBox(x0 * (1 - free), torch.maximum(x0, free))
-    layers = [Residual(first, second), LIF(threshold, 0.5), dense([[1.0], [0.0]])]
+    joints = [Residual(first, second)] if way == "projected" else [Residual([]), Residual(first, second)]
+    layers = [*joints, LIF(threshold, 0.5), dense([[1.0], [0.0]])]
     network = SpikingNetwork(layers, 3, "membrane", "spikes").eval()
     exact = torch.stack([network.freeze().traces(x)[0].membranes for x in box.enumerate(x0)])
     problem = problem_of(network, x0, torch.zeros(1, dtype=torch.int64), box)
