@@ -1,5 +1,7 @@
 """Sound bounds of spiking networks: `margin_bounds`, `certify`, `layer_bounds`."""
 
+from certsnn.bounds import filters as filters  # these register bounds of nodes and readouts
+from certsnn.bounds import readouts as readouts
 from certsnn.bounds.cascade import Status, Verdict
 from certsnn.bounds.certify import LayerBounds, bind, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import Interval

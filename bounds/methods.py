@@ -59,6 +59,9 @@ class SCrown(Method):
     help = "backward passes for the neurons of every layer too"
     limited = True
 
+    def refusal(self, program: Program) -> str:
+        return lacking(program, UNREFINED, READ_BY_FORMS)
+
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         found, sources = interval_bounds(problem)
@@ -79,6 +82,9 @@ class AlphaSCrown(Method):
     help = "s-crown with optimised slopes, the slowest"
     alone = limited = True
 
+    def refusal(self, program: Program) -> str:
+        return lacking(program, UNREFINED, READ_BY_FORMS)
+
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         found, _ = interval_bounds(problem)
@@ -95,6 +101,9 @@ class BranchAndBound(Method):
     help = "a search on spike counts, for IF networks"
     alone = limited = True
 
+    def refusal(self, program: Program) -> str:
+        return lacking(program, TEMPORAL, READ_BY_FORMS)
+
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return proved_margins(problem, interval_bounds(problem)[0], options)
 
@@ -110,6 +119,9 @@ class SecondEngine(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
+
+    def refusal(self, program: Program) -> str:
+        return lacking(program, TEMPORAL, READ_BY_FORMS)
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
@@ -143,7 +155,7 @@ class Auto(Method):
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         best = problem.nothing_known()
-        for method in self._stages:
+        for method in self.stages_for(problem.program):
             rest = (~(best > 0).all(1)).nonzero().squeeze(1)
             if len(rest) == 0:
                 break

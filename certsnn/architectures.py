@@ -17,6 +17,7 @@ from torch import nn
 from certsnn.errors import ConfigError
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
 
 MakeNeuron = Callable[[], Neuron]
 Body = Callable[[Sequence[int], MakeNeuron], tuple[list[nn.Module], int]]
@@ -96,7 +97,7 @@ def build(
     classes: int,
     neuron: MakeNeuron,
     steps: int,
-    readout: Literal["rate", "membrane"] = "membrane",
+    readout: ReadoutName = "membrane",
     input: Literal["image", "spikes"] = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:

@@ -43,6 +43,13 @@ class Plan:
         self.nodes.append(Planned(tuple(wires), make))
         return Wire(len(self.nodes))
 
+    def node(self, wire: Wire) -> Node | None:
+        """The node that a wire leaves, with nothing that leads to it; None for the input."""
+        if wire.source == 0:
+            return None
+        planned = self.nodes[wire.source - 1]
+        return planned.make(tuple(Link(one.source, ()) for one in planned.wires))
+
     def shared(self, name: str, wire: Wire) -> Wire:
         """A wire that several may follow without running its layers twice."""
         return self.add([wire], lambda links: Sum(links, name)) if wire.layers else wire
@@ -72,7 +79,7 @@ class Plan:
 
 
 class Composite(nn.Module, ABC):
-    """Several layers that are wired up in another way than one after the other."""
+    """What is more than an affine layer or neurons: nodes of its own, or layers in another order."""
 
     @abstractmethod
     def lay(self, plan: Plan, name: str, wire: Wire) -> Wire:

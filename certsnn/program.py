@@ -19,6 +19,7 @@ from torch import Tensor
 from certsnn.affine import Affine, apply_chain
 from certsnn.inputs import Input
 from certsnn.neurons import Dynamics, Trace, scan
+from certsnn.readouts import Readout
 
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
@@ -60,8 +61,8 @@ class Node(ABC):
         """Whether the values are the same at every step, given which links' outputs are."""
 
     @abstractmethod
-    def reach(self, parts: Sequence[float]) -> float:
-        """A bound of the values' magnitudes, from those of the links' outputs."""
+    def reach(self, parts: Sequence[float], steps: int) -> float:
+        """A bound of the values' magnitudes over T steps, from those of the links' outputs."""
 
 
 @final
@@ -88,7 +89,7 @@ class Stage(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return False
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return 1.0
 
 
@@ -112,7 +113,7 @@ class Sum(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return all(parts)
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return sum(parts)
 
 
@@ -134,22 +135,19 @@ class Concatenation(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return all(parts)
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return max(parts)
 
 
 @final
 @dataclass(frozen=True)
 class Program:
-    """A network frozen for bounds: its input, its nodes, and the affine readout (no operators: rates).
-
-    With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
-    it is one product a sample instead of T.
-    """
+    """A network frozen for bounds: its input, its nodes, the affine readout, and how it is read over time."""
 
     input: Input
     nodes: tuple[Node, ...]
     readout: Link
+    reading: Readout
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -197,17 +195,10 @@ class Program:
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``."""
-        last = self.values(x, steps)[self.readout.source]
-        return as_logits(apply_chain(self.readout.operators, mean_over_time(last)))
-
-
-def mean_over_time(values: Tensor) -> Tensor:
-    """The mean ``[B, ...]`` of values ``[T, B, ...]``, a quotient that every device rounds alike.
-
-    CUDA multiplies by the reciprocal of a number; a divisor in a tensor is really divided by.
-    """
-    sums = values.sum(0)
-    return sums / sums.new_full((), len(values))
+        values = self.values(x, steps)
+        taken = self.reading.frames(values[self.readout.source])
+        outputs = over_time(partial(apply_chain, self.readout.operators), taken)
+        return as_logits(self.reading.logits(outputs, self.input.frames(x, steps)[1]))
 
 
 def as_logits(outputs: Tensor) -> Tensor:

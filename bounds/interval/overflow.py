@@ -112,11 +112,12 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
         ]
         if isinstance(node, Stage):
             _require(_membrane(node, parts[0], steps), limit, f"the membranes of {node.name}")
-        values.append(node.reach(parts))
+        values.append(node.reach(parts, steps))
         _require(values[-1], limit, f"the values of {node.name}")
         reached.append(values[-1])
-    _require(steps * values[program.readout.source], limit, "sums over time")
-    through("the readout", program.readout.source, network.readout)
+    source = program.readout.source
+    outputs = through("the readout", source, network.readout)
+    _require(program.reading.reach(values[source], outputs, steps), limit, "sums over time")
     return max(reached)
 
 

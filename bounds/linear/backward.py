@@ -25,6 +25,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from certsnn import readouts
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.interval.layers import Mean, Source
@@ -240,7 +241,13 @@ def membrane_error(
 
 
 def margin_forms(problem: Problem, mean: Mean) -> Forms:
-    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of what the readout takes, of that mean."""
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of what the readout takes, of that mean.
+
+    Raises:
+        TypeError: for a readout that is no mean.
+    """
+    if not isinstance(problem.program.reading, readouts.Mean):
+        raise TypeError(f"the margins of the readout {type(problem.program.reading).__name__} are no means")
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)
@@ -258,7 +265,8 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
         lost = arithmetic.lost(readout, torch.maximum(-rate.lower, rate.upper))
         error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
         error = error + (a[:, 0].abs() * mean.lost).flatten(2).sum(2)
-    return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
+    spread = steps * a if problem.held[problem.program.readout.source] else a.expand(-1, steps, *a.shape[2:])
+    return Forms(spread, steps * constant, steps * error)
 
 
 def magnitudes(source: Source) -> Tensor:
