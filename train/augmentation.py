@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from certsnn.encoding import keyed_uniform
+from certsnn.settings import check_count
 
 STREAM = 1
 """Of the keyed noise: encodings and simulated cameras draw from the stream 0."""
@@ -48,10 +49,7 @@ class Translations(Augmentation):
     pixels: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.pixels, bool) or not isinstance(self.pixels, int):
-            raise TypeError(f"pixels must be an integer, not {type(self.pixels).__name__}")
-        if self.pixels < 0:
-            raise ValueError(f"pixels must be at least 0, got {self.pixels}")
+        check_count("pixels", self.pixels, least=0)
 
     def __call__(self, x: Tensor, index: Tensor, seed: int) -> Tensor:
         places = 2 * self.pixels + 1

@@ -15,6 +15,7 @@ from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
 from certsnn.readouts import ReadoutName
+from certsnn.settings import check_count
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
 from certsnn.train.initialisation import Initialisation, TorchDefault
@@ -83,8 +84,7 @@ class NetworkConfig:
     norm: Literal["none", "batch"] = "batch"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_count("steps", self.steps)
 
 
 @final
@@ -121,8 +121,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not self.gradient_norm > 0:
             raise ValueError(f"gradient_norm must be > 0, got {self.gradient_norm}")
 

@@ -72,7 +72,7 @@ class FiringRate(Regulariser):
 @final
 @dataclass(frozen=True)
 class L1(Regulariser):
-    """``weight * sum |w|`` over the weights of all Linear and Conv2d layers: narrower intervals."""
+    """``weight * sum |w|`` over the weights of all Linear, Conv1d and Conv2d layers: narrower intervals."""
 
     weight: float = 1e-6
 

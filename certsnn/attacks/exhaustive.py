@@ -10,8 +10,8 @@ import torch
 
 from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.oracle import MEMORY, Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.program import Program
+from certsnn.settings import check_count
 
 CHUNK = 256
 """Members of each sample that are held at once."""

@@ -13,9 +13,9 @@ from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import Loss, Margin
 from certsnn.attacks.oracle import MEMORY, Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count
 from certsnn.surrogates import Adaptive, Surrogate
 
 

@@ -13,9 +13,9 @@ from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin
 from certsnn.attacks.oracle import Oracle
-from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count, check_positive, check_share
 from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate
 
 

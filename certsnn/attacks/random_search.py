@@ -9,9 +9,9 @@ import torch
 
 from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.oracle import Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count
 
 
 @final

@@ -226,6 +226,18 @@ def _wired(
 
 
 @st.composite
+def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+    """The layer of the classes, and what may follow it."""
+    classes = nn.Linear(inputs, draw(st.integers(2, 3)), bias=draw(st.booleans()))
+    final = [_weighted(classes, numbers)]
+    if not exact and draw(st.booleans()):
+        final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
+    if draw(st.booleans()):
+        final.append(nn.Dropout(0.5))
+    return final
+
+
+@st.composite
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
@@ -264,12 +276,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
             if len(shape) == 3:
                 block.append(nn.Flatten())
                 shape = (math.prod(shape),)
-            classes = nn.Linear(shape[0], draw(st.integers(2, 3)), bias=draw(st.booleans()))
-            final = [_weighted(classes, numbers)]
-            if not exact and draw(st.booleans()):
-                final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
-            if draw(st.booleans()):
-                final.append(nn.Dropout(0.5))
+            final = draw(_classes(numbers, shape[0], exact))
             block += final if readout == "rate" else [neuron, *final]
             layers += block if readout == "membrane" else [*block, neuron]
         else:

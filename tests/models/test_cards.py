@@ -9,6 +9,7 @@ import pytest
 import torch
 from scripts import benchmark
 
+from certsnn import __version__
 from certsnn.cli.app import main
 from certsnn.configuration import override
 from certsnn.data import load
@@ -70,6 +71,14 @@ def test_what_is_not_known_is_said_to_be_so() -> None:
     assert shown.facts["file"].startswith("2 KiB")
     assert all("train" not in command for command in shown.commands.values())
     assert any("Not attacked" in limit for limit in shown.limits)
+
+
+def test_the_card_of_a_run_says_where_it_was_trained(finished: Path) -> None:
+    shown = card(str(finished), load_model(finished), 1)
+    assert shown.facts["trained with"].startswith(
+        f"certsnn {__version__}, torch {torch.__version__}, Python 3"
+    )
+    assert shown.facts["trained with"].endswith("thread(s)")
 
 
 def test_an_attack_on_a_subset_is_shown_as_one() -> None:

@@ -14,6 +14,7 @@ from certsnn.batches import BatchStatistics
 from certsnn.bounds.certify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.settings import check_count, check_share
 from certsnn.train.objectives.base import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.schedules import Moment, Ramp
 
@@ -76,10 +77,8 @@ class Adversarial(Objective):
     kappa_end: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not 0 <= self.kappa_end <= 1:
-            raise ValueError(f"kappa_end must lie in [0, 1], got {self.kappa_end}")
+        check_count("iterations", self.iterations)
+        check_share("kappa_end", self.kappa_end)
 
     def settled(self, epochs: int) -> float:
         return self.ramp.end(epochs)
