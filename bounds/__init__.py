@@ -2,6 +2,7 @@
 
 from certsnn.bounds import filters as filters  # these register bounds of nodes and readouts
 from certsnn.bounds import readouts as readouts
+from certsnn.bounds import recurrence as recurrence
 from certsnn.bounds.cascade import Status, Verdict
 from certsnn.bounds.certify import LayerBounds, bind, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import Interval

@@ -17,7 +17,11 @@ from certsnn.bounds.memory import TEMPORARIES, packed
 from certsnn.bounds.method import Method
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
+from certsnn.bounds.refusals import beyond
 from certsnn.bounds.search.branch_and_bound import proved_margins
+from certsnn.filters import Filter
+from certsnn.program import Program
+from certsnn.recurrence import RecurrentStage
 
 TOGETHER = 64
 """At most so many samples are refined together: more gain nothing."""
@@ -60,7 +64,7 @@ class SCrown(Method):
     limited = True
 
     def refusal(self, program: Program) -> str:
-        return lacking(program, UNREFINED, READ_BY_FORMS)
+        return beyond(program, RecurrentStage, Filter)
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
@@ -83,7 +87,7 @@ class AlphaSCrown(Method):
     alone = limited = True
 
     def refusal(self, program: Program) -> str:
-        return lacking(program, UNREFINED, READ_BY_FORMS)
+        return beyond(program, RecurrentStage, Filter)
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
@@ -102,7 +106,7 @@ class BranchAndBound(Method):
     alone = limited = True
 
     def refusal(self, program: Program) -> str:
-        return lacking(program, TEMPORAL, READ_BY_FORMS)
+        return beyond(program, RecurrentStage, Filter)
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return proved_margins(problem, interval_bounds(problem)[0], options)
@@ -121,7 +125,7 @@ class SecondEngine(Method):
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
 
     def refusal(self, program: Program) -> str:
-        return lacking(program, TEMPORAL, READ_BY_FORMS)
+        return beyond(program, RecurrentStage, Filter)
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use

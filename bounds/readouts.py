@@ -42,9 +42,7 @@ def _(reading: Last, problem: Problem, sources: Sequence[Source]) -> Tensor:
 
 
 @form_margins.register
-def _(
-    reading: Last, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]
-) -> Tensor:
+def _(reading: Last, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]) -> Tensor:
     last = torch.full((len(problem.y), problem.classes - 1), problem.steps - 1, device=problem.y.device)
     return bound(_difference(problem, sources, last, problem.steps - 1)).T
 

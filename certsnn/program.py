@@ -65,9 +65,8 @@ class Node(ABC):
         """A bound of the values' magnitudes over T steps, from those of the links' outputs."""
 
 
-@final
 @dataclass(frozen=True)
-class Stage(Node):
+class Neurons(Node):
     """A layer of neurons and the link that drives it; its values are spikes."""
 
     links: tuple[Link]
@@ -75,22 +74,44 @@ class Stage(Node):
     name: str = "the neurons"
 
     @property
+    @final
     def link(self) -> Link:
         """What drives the neurons."""
         return self.links[0]
 
+    @property
+    @abstractmethod
+    def feedback(self) -> tuple[Affine, ...]:
+        """What carries the layer's own spikes of the step before to its currents; empty where nothing does."""
+
+    @abstractmethod
     def trace(self, currents: Tensor, steps: int) -> Trace:
         """Membranes and spikes ``[T, B, ...]``."""
-        return scan(currents, self.neuron, steps)
 
+    @final
     def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
         return self.trace(parts[0], steps).spikes
 
+    @final
     def held(self, parts: Sequence[bool]) -> bool:
         return False
 
+    @final
     def reach(self, parts: Sequence[float], steps: int) -> float:
         return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Stage(Neurons):
+    """Neurons that are driven by their link alone."""
+
+    @property
+    def feedback(self) -> tuple[Affine, ...]:
+        return ()
+
+    def trace(self, currents: Tensor, steps: int) -> Trace:
+        return scan(currents, self.neuron, steps)
 
 
 @final
@@ -150,19 +171,21 @@ class Program:
     reading: Readout
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Neurons, ...]:
         """The layers of neurons, first to last."""
-        return tuple(node for node in self.nodes if isinstance(node, Stage))
+        return tuple(node for node in self.nodes if isinstance(node, Neurons))
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is nothing but layers of neurons, each driven by the one before."""
+        """Whether it is nothing but layers of neurons, each driven by the one before and by nothing else."""
+        if any(stage.feedback for stage in self.stages):
+            return False
         sources = [stage.link.source for stage in self.stages] + [self.readout.source]
         return sources == list(range(len(self.nodes) + 1))
 
-    def changed(self, change: Callable[[Stage], Stage]) -> Program:
+    def changed(self, change: Callable[[Neurons], Neurons]) -> Program:
         """The program with other layers of neurons."""
-        nodes = (change(node) if isinstance(node, Stage) else node for node in self.nodes)
+        nodes = (change(node) if isinstance(node, Neurons) else node for node in self.nodes)
         return replace(self, nodes=tuple(nodes))
 
     def held(self, input_held: bool) -> list[bool]:
@@ -186,7 +209,7 @@ class Program:
         values, traces = [frames], []
         for node in self.nodes:
             parts = [link.run(values) for link in node.links]
-            if isinstance(node, Stage):
+            if isinstance(node, Neurons):
                 traces.append(node.trace(parts[0], steps))
                 values.append(traces[-1].spikes)
             else:

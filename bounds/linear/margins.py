@@ -53,9 +53,7 @@ def form_margins(
 
 
 @form_margins.register
-def _(
-    reading: Mean, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]
-) -> Tensor:
+def _(reading: Mean, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]) -> Tensor:
     return bound(margin_forms(problem, ibp.last_mean(problem, sources))).T / problem.steps
 
 

@@ -10,7 +10,7 @@ import torch
 from certsnn.filters import Filter
 from certsnn.inputs import SpikeInput
 from certsnn.neurons import LEAST_THRESHOLD
-from certsnn.program import Program, Stage
+from certsnn.program import Neurons, Program
 from certsnn.surrogates import Surrogate
 
 
@@ -48,6 +48,6 @@ def by_step(program: Program) -> Program:
     return replace(program, input=SpikeInput())
 
 
-def _changed(stage: Stage, **fields: Any) -> Stage:
+def _changed(stage: Neurons, **fields: Any) -> Neurons:
     """The stage with other fields of its neurons' dynamics."""
     return replace(stage, neuron=stage.neuron._replace(**fields))

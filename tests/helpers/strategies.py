@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from hypothesis import strategies as st
+from temporal import decays, synapses, timed
 from torch import Tensor, nn
 
 from certsnn.graph import Branches, Residual
@@ -26,6 +27,7 @@ from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, 
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset
+from certsnn.readouts import ReadoutName
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
@@ -194,7 +196,7 @@ def _wired(
     draw: st.DrawFn,
     numbers: _Numbers,
     block: list[nn.Module],
-    neuron: Neuron,
+    neuron: nn.Module,
     before: tuple[int, ...],
     after: tuple[int, ...],
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
@@ -241,7 +243,7 @@ def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> li
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts and branches; otherwise the networks are chains.
+    ``graphs`` adds shortcuts, branches, filters, feedback and more readouts; otherwise networks are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
@@ -256,7 +258,9 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     if draw(st.booleans()):
         shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     x_shape = shape
-    readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
+    readouts: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
+    readout = draw(st.sampled_from(readouts))
+    filters = decays(exact, steps)
     same_neuron = draw(st.booleans())
     neuron = draw(neurons(kind, threshold))
 
@@ -278,9 +282,13 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
                 shape = (math.prod(shape),)
             final = draw(_classes(numbers, shape[0], exact))
             block += final if readout == "rate" else [neuron, *final]
-            layers += block if readout == "membrane" else [*block, neuron]
+            layers += [*block, neuron] if readout == "rate" else block
+            if graphs and readout != "rate" and draw(st.booleans()):
+                layers.append(draw(synapses(filters, _shape_after(final[:1], shape))))
         else:
-            one = neuron if same_neuron else draw(neurons(kind, threshold))
+            one: nn.Module = neuron if same_neuron else draw(neurons(kind, threshold))
+            if graphs:
+                one = draw(timed(one, filters, shape, lambda layer: _weighted(layer, numbers)))
             group = [*block, one]
             if graphs:
                 group, shape = draw(_wired(numbers, block, one, before, shape))

@@ -1,0 +1,22 @@
+"""What a method does not support, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from certsnn.filters import Filter
+from certsnn.program import Node, Program
+from certsnn.readouts import Mean
+from certsnn.recurrence import RecurrentStage
+
+KINDS: Mapping[type[Node], str] = {RecurrentStage: "recurrent layers", Filter: "filters over time"}
+
+
+def beyond(program: Program, *unsupported: type[Node]) -> str:
+    """Why a network is beyond a method that knows no such nodes, and the mean over time alone; "" if it isn't."""
+    for node in program.nodes:
+        if isinstance(node, unsupported):
+            return f"does not support {KINDS[type(node)]} ({node.name}); use s-crown-ibp or auto"
+    if not isinstance(program.reading, Mean):
+        return f"does not support the readout {program.reading.name!r}; use s-crown-ibp or auto"
+    return ""
