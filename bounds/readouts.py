@@ -31,7 +31,7 @@ from certsnn.bounds.linear.backward import Constant, Forms, chain, magnitudes
 from certsnn.bounds.linear.margins import form_margins
 from certsnn.bounds.problem import Problem
 from certsnn.program import hold
-from certsnn.readouts import Last, Maximum, Total
+from certsnn.readouts import Greatest, Last, Total
 
 
 @read_margins.register
@@ -80,7 +80,7 @@ def _(
 
 
 @read_margins.register
-def _(reading: Maximum, problem: Problem, sources: Sequence[Source]) -> Tensor:
+def _(reading: Greatest, problem: Problem, sources: Sequence[Source]) -> Tensor:
     found = _greatest(problem, sources)
     # Both bound the margin of the rival's step from below, so the greater one does.
     return torch.maximum(found.same, found.crossed).amin(0)
@@ -88,7 +88,7 @@ def _(reading: Maximum, problem: Problem, sources: Sequence[Source]) -> Tensor:
 
 @form_margins.register
 def _(
-    reading: Maximum, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]
+    reading: Greatest, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]
 ) -> Tensor:
     found = _greatest(problem, sources)
     rows = []
@@ -133,7 +133,7 @@ def _read(problem: Problem, sources: Sequence[Source]) -> Source:
 
 
 def _difference(problem: Problem, sources: Sequence[Source], own: Tensor, rival: int) -> Forms:
-    """``z_y - z_j`` as forms ``[K-1, F, B, ...]``, z_y at the steps ``own [B, K-1]``, z_j at the step rival."""
+    """``z_y - z_j`` as forms ``[K-1, F, B, ...]``: z_y at the steps ``own [B, K-1]``, z_j at ``rival``."""
     y, classes = problem.y, problem.classes
     frames = max(rival, int(own.max()) if own.numel() else 0) + 1
     at = one_hot(own, frames).movedim(2, 0).movedim(2, 0)[..., None]  # [K-1, F, B, 1]

@@ -47,7 +47,7 @@ def _(node: RecurrentStage, parts: Sequence[Part], arithmetic: Arithmetic, execu
 
 
 def fed_back(node: RecurrentStage, driving: Interval, arithmetic: Arithmetic) -> Interval:
-    """Bounds ``[T, B, ...]`` of the currents with the feedback in them, from those of what drives the layer."""
+    """Bounds ``[T, B, ...]`` of the currents with feedback, from those of what drives the layer."""
     dynamics = node.neuron
     least_fired, most_silent = (
         carry_above(dynamics.threshold, dynamics),

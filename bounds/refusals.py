@@ -13,7 +13,7 @@ KINDS: Mapping[type[Node], str] = {RecurrentStage: "recurrent layers", Filter: "
 
 
 def beyond(program: Program, *unsupported: type[Node]) -> str:
-    """Why a network is beyond a method that knows no such nodes, and the mean over time alone; "" if it isn't."""
+    """Why a method that knows no such nodes, and no readout but means, can't bound it; "" if it can."""
     for node in program.nodes:
         if isinstance(node, unsupported):
             return f"does not support {KINDS[type(node)]} ({node.name}); use s-crown-ibp or auto"

@@ -38,7 +38,7 @@ Dropout = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 KNOWN = (
     "Linear, Conv1d/2d, AvgPool1d/2d, AdaptiveAvgPool1d/2d, SumPool1d/2d, ZeroPad1d/2d, ConstantPad1d/2d "
     "with 0, Flatten, Unflatten, BatchNorm1d/2d, Dropout, Dropout1d/2d/3d, Identity, Normalize, Scale, "
-    "Sequential, LIF, IF"
+    "MaxPool1d/2d, Sequential, Residual, Branches, Graph, LIF, IF"
 )
 ANY_AXES = (0, 1, 2, 3)
 

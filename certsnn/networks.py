@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
 from certsnn.filters import Filter
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
-from certsnn.inputs import ImageInput, Input, SpikeInput
+from certsnn.inputs import Domain, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
-from certsnn.program import Link, Node, Program, Stage, as_logits
+from certsnn.program import Link, Neurons, Node, Program, as_logits
 from certsnn.readouts import READOUTS, ReadoutName
 
 
@@ -35,11 +35,12 @@ class SpikingNetwork(nn.Module):
         layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
             Identity, Normalize, LIF and IF; lists and ``nn.Sequential`` of these, and what wires them up in
             another way: Residual, Branches and Graph (`certsnn.graph`).
-        steps: simulation steps T for images; for spikes the length comes with them.
+        steps: simulation steps T for images; spikes and frames come with their length.
         readout: of what the network ends with: ``"rate"`` (neurons; logits are spike counts / T),
             ``"membrane"`` (anything but neurons; logits are its mean over T), ``"sum"``, ``"last"`` (the last
             step) or ``"maximum"`` (over time). See `certsnn.readouts` for what is executed.
-        input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
+        input: ``"image"`` (``[B, ...]``, the same current at each step), ``"spikes"`` (``[T, B, ...]``, 0
+            or 1) or ``"frames"`` (``[T, B, ...]``, any numbers).
 
     ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
     norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
@@ -55,24 +56,21 @@ class SpikingNetwork(nn.Module):
         layers: Layers,
         steps: int,
         readout: ReadoutName = "rate",
-        input: Literal["image", "spikes"] = "image",
+        input: Domain = "image",
     ) -> None:
         super().__init__()
         check_steps(steps)
-        inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
-        if input not in inputs:
-            raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
+        entry = input_named(input, steps)
         if readout not in READOUTS:
             raise ValueError(f"readout must be one of {', '.join(map(repr, READOUTS))}, got {readout!r}")
         self.layers = nn.ModuleList(one if isinstance(one, nn.Module) else sequential(one) for one in layers)
-        self.steps, self.readout, self.input = steps, readout, inputs[input]
+        self.steps, self.readout, self.input = steps, readout, entry
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        plan, _ = self.plan()
-        with settled(plan.layers):
-            for layer in plan.layers:
-                if not isinstance(layer, Neuron):
-                    as_affine(layer)
+        affine = self.affine_layers()
+        with settled(affine):
+            for layer in affine:
+                as_affine(layer)
 
     @classmethod
     def from_graph(
@@ -80,7 +78,7 @@ class SpikingNetwork(nn.Module):
         nodes: Mapping[str, tuple[nn.Module, Sequence[str]]],
         steps: int,
         readout: ReadoutName = "rate",
-        input: Literal["image", "spikes"] = "image",
+        input: Domain = "image",
     ) -> SpikingNetwork:
         """A network of named layers ``{name: (layer, sources)}``; see `certsnn.graph.Graph`."""
         return cls([Graph(nodes)], steps, readout, input)
@@ -113,11 +111,16 @@ class SpikingNetwork(nn.Module):
                 f"the rate readout ends with a neuron, but the last layer is {end}; add a neuron or use "
                 "readout='membrane'"
             )
-        if self.readout == "membrane" and not last.layers and isinstance(plan.node(last), Stage):
+        if self.readout == "membrane" and not last.layers and isinstance(plan.node(last), Neurons):
             raise ValueError(
                 "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
                 "a Linear or use readout='rate'"
             )
+
+    def affine_layers(self) -> list[nn.Module]:
+        """The layers that are affine, those inside of others too."""
+        plan, last = self.plan()
+        return plan.affine(last)
 
     def leaves(self) -> list[nn.Module]:
         """The layers, first to last, those inside of others too."""

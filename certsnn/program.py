@@ -19,6 +19,7 @@ from torch import Tensor
 from certsnn.affine import Affine, apply_chain
 from certsnn.inputs import Input
 from certsnn.neurons import Dynamics, Trace, scan
+from certsnn.pooling import MaxPool
 from certsnn.readouts import Readout
 
 
@@ -82,7 +83,7 @@ class Neurons(Node):
     @property
     @abstractmethod
     def feedback(self) -> tuple[Affine, ...]:
-        """What carries the layer's own spikes of the step before to its currents; empty where nothing does."""
+        """What carries the layer's own spikes of the step before to its currents; often nothing."""
 
     @abstractmethod
     def trace(self, currents: Tensor, steps: int) -> Trace:
@@ -158,6 +159,25 @@ class Concatenation(Node):
 
     def reach(self, parts: Sequence[float], steps: int) -> float:
         return max(parts)
+
+
+@final
+@dataclass(frozen=True)
+class Maximum(Node):
+    """The maxima over windows of a link's outputs."""
+
+    links: tuple[Link]
+    pool: MaxPool
+    name: str
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        return over_time(self.pool.apply, parts[0])
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return parts[0]
+
+    def reach(self, parts: Sequence[float], steps: int) -> float:
+        return parts[0]
 
 
 @final

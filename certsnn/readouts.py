@@ -86,7 +86,7 @@ class Last(Readout):
 
 
 @final
-class Maximum(Readout):
+class Greatest(Readout):
     """Each class at its greatest. Executed: the affine readout at every step, then the maximum over time."""
 
     name = "maximum"
@@ -106,7 +106,7 @@ READOUTS: Mapping[str, Readout] = {
     "membrane": Mean(),
     "sum": Total(),
     "last": Last(),
-    "maximum": Maximum(),
+    "maximum": Greatest(),
 }
 """By name. A rate is the mean of a last layer of neurons."""
 

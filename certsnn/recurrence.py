@@ -45,7 +45,7 @@ def spike(u: Tensor, dynamics: Dynamics) -> Tensor:
 @final
 @dataclass(frozen=True)
 class RecurrentStage(Neurons):
-    """Neurons with the currents ``I_t + F(s_{t-1})``, ``s_0 = 0``: F is the affine ``feedback``, bias included.
+    """Neurons with the currents ``I_t + F(s_{t-1})``, ``s_0 = 0``; F is the affine ``feedback``, with bias.
 
     Executed: the operators of F, one addition of their output to I_t, then the neurons' step.
     """
@@ -77,7 +77,7 @@ class Recurrent(Composite):
 
     Args:
         neuron: the neurons.
-        feedback: an affine layer (Linear, Conv2d) or a list of them, from the shape of the spikes to the same.
+        feedback: an affine layer (Linear, Conv2d) or a list of them, whose outputs have the spikes' shape.
 
     Raises:
         TypeError: for feedback through batch norm or dropout, which act otherwise in training.
@@ -97,6 +97,7 @@ class Recurrent(Composite):
         check_plain(self.feedback, nn.Sequential)
         self.neuron.check_plain()
         plan.layers += [self.neuron, *self.feedback]
+        plan.within += self.feedback
 
         def make(links: tuple[Link, ...]) -> RecurrentStage:
             feedback = fold([as_affine(layer) for layer in self.feedback])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from certsnn.encoding import keyed_uniform
+from certsnn.errors import UserError
 from certsnn.settings import check_count
 
 STREAM = 1
@@ -52,6 +53,11 @@ class Translations(Augmentation):
         check_count("pixels", self.pixels, least=0)
 
     def __call__(self, x: Tensor, index: Tensor, seed: int) -> Tensor:
+        if x.dim() < 4:
+            raise UserError(
+                f"Translations moves the pixels of samples (C, H, W), and these have the shape "
+                f"{list(x.shape[2:])} at each step: leave training.augmentation out"
+            )
         places = 2 * self.pixels + 1
         # A float32 below 1 times few places can round up to their number.
         drawn = (places * keyed_uniform((2,), seed, index, STREAM)).long().clamp_(max=places - 1)

@@ -32,8 +32,9 @@ class DataConfig:
     """The data set.
 
     Args:
-        name: digits, mnist, fashion-mnist or cifar10; digits-saccades, mnist-saccades or
-            fashion-mnist-saccades (simulated events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
+        name: digits, mnist, fashion-mnist or cifar10; digits-rows, mnist-rows or fashion-mnist-rows (frames,
+            a row of pixels a step); digits-saccades, mnist-saccades or fashion-mnist-saccades (simulated
+            events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
         root: the folder with torchvision's and tonic's data sets.
         download: fetch a missing data set into root.
         validation: the share of the training set that chooses the best checkpoint, in (0, 1).
@@ -59,7 +60,7 @@ class DataConfig:
 
     @property
     def steps(self) -> int | None:
-        """The steps of the data set's own spike trains."""
+        """The steps of the data set's own sequences; None for images."""
         return source(self.name).steps(self.frames)
 
 

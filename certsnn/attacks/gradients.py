@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from certsnn.filters import Filter
-from certsnn.inputs import SpikeInput
+from certsnn.inputs import FrameInput
 from certsnn.neurons import LEAST_THRESHOLD
 from certsnn.program import Neurons, Program
 from certsnn.surrogates import Surrogate
@@ -44,8 +44,8 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
 
 def by_step(program: Program) -> Program:
-    """The program that takes its first layer's input of each step, ``[T, B, ...]``, 0/1 or not."""
-    return replace(program, input=SpikeInput())
+    """The program that takes its first layer's input of each step, ``[T, B, ...]``."""
+    return replace(program, input=FrameInput())
 
 
 def _changed(stage: Neurons, **fields: Any) -> Neurons:

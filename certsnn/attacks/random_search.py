@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 
-from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.base import EVERY, Attack
 from certsnn.attacks.oracle import Oracle
 from certsnn.encoding import check_seed
 from certsnn.program import Program
@@ -26,7 +26,7 @@ class RandomSearch(Attack):
         seed: of all randomness.
     """
 
-    domains = BOTH
+    domains = EVERY
 
     tries: int = 100
     seed: int = 0

@@ -72,6 +72,7 @@ class SpikeShift(InputSet):
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
     size: ClassVar[str] = "moved"
+    grain: ClassVar[float] = 1.0
 
     max_shift: int
     moved: int

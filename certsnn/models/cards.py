@@ -11,7 +11,15 @@ from typing import Any, final
 
 from torch import nn
 
-from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.models.pretrained import Model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
@@ -32,6 +40,7 @@ READOUTS = {
 }
 
 FLIPS = {"any": "flip", "add": "add", "drop": "drop"}
+EVENTS = {"any": "add or remove", "add": "add", "drop": "remove"}
 
 
 @final
@@ -140,6 +149,11 @@ def threat_text(threat: Threat) -> str:
     match threat:
         case LinfBall():
             return f"every pixel may change by up to {threat.eps:g}"
+        case LinfFrames():
+            return f"every entry of every frame may change by up to {threat.eps:g}"
+        case EventChanges():
+            events = f"{EVENTS[threat.kind]} up to {threat.budget} events"
+            return f"the adversary may {events} anywhere in the recording, jointly over time and space"
         case SpikeFlips():
             flips = f"{FLIPS[threat.kind]} up to {threat.budget} spikes"
             return f"the adversary may {flips} anywhere in the train, jointly over time and space"

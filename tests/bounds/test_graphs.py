@@ -97,6 +97,32 @@ def test_rounding_of_a_sum_of_two_paths_is_covered() -> None:
             assert (interval.lower <= values).all() and (values <= interval.upper).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_maximum_of_spikes_is_an_or(seed: int) -> None:
+    """Pooled spikes beside neurons that fire if one of a window does: same spikes, same intervals."""
+    torch.manual_seed(seed)
+    first, last = nn.Conv2d(1, 3, 3, padding=1), nn.Linear(3 * 9, 3)
+    window = nn.Conv2d(3, 3, 2, stride=2, groups=3, bias=False)
+    window.weight.data.fill_(1.0)
+    first.weight.data.mul_(2)
+    neuron = LIF(0.3, 0.5)
+    pooled = SpikingNetwork([first, neuron, nn.MaxPool2d(2), nn.Flatten(), last], 5, "membrane").eval()
+    ored = [first, neuron, window, LIF(0.5, decay=0.0), nn.Flatten(), last]
+    written = SpikingNetwork(ored, 5, "membrane").eval()
+    x = torch.rand(8, 1, 6, 6)
+    with torch.no_grad():
+        values = pooled.freeze().values(x)
+        assert torch.equal(values[2], written.freeze().traces(x)[1].spikes)
+        assert 0.1 < float(values[2].mean()) < 0.9
+        y = pooled(x).argmax(1)
+        for rounding in (False, True):
+            problems = [(network, x, y, LinfBall(0.05)) for network in (pooled, written)]
+            margins = [margin_bounds(*problem, rounding=rounding) for problem in problems]
+            assert torch.allclose(*margins, atol=1e-5)
+        relaxed = margin_bounds(pooled, x, y, LinfBall(0.05), "s-crown-ibp")
+        assert (relaxed > margins[0].float() + 1e-3).any()
+
+
 def test_a_shortcut_that_cancels_is_seen_through_by_backward_passes() -> None:
     """x - x: intervals know nothing of it, a backward pass adds the coefficients up."""
     same, minus = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)

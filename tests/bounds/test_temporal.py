@@ -229,7 +229,7 @@ def test_rounding_through_a_filter_is_covered(decay: float, threshold: float) ->
 
 
 def recurrent_sums(reverse: bool) -> SpikingNetwork:
-    """Sixty neurons whose feedback is summed up in one order or the other; the weights are those of tenths."""
+    """Sixty neurons whose feedback is summed up in one order or the other; the weights are tenths."""
     generator = torch.Generator().manual_seed(2)
     weight = torch.randint(-3, 4, (60, 60), generator=generator) * 0.1
     first = torch.randint(-9, 10, (60, 5), generator=generator) * 0.1
@@ -245,7 +245,7 @@ def recurrent_sums(reverse: bool) -> SpikingNetwork:
 
 
 def test_rounding_of_the_feedback_is_covered_in_any_order_of_its_sums() -> None:
-    """The same network with its neurons in another order: what rounds otherwise lies within the bounds, too."""
+    """The same network with its neurons in another order rounds otherwise, and lies within the bounds."""
     network, other = recurrent_sums(False), recurrent_sums(True)
     x = torch.randint(0, 11, (200, 5), generator=torch.Generator().manual_seed(0)) * 0.1
     with torch.no_grad():

@@ -18,7 +18,7 @@ from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
-from certsnn.attacks.base import BOTH
+from certsnn.attacks.base import EVERY
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import SIBP
 from certsnn.bounds.options import BoundOptions
@@ -28,7 +28,16 @@ from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
 from certsnn.evaluation.verification import Attempt, SampleResult
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.program import Program
@@ -45,7 +54,7 @@ class Corner(Attack):
 
     rounds: int = 1
 
-    domains = BOTH
+    domains = EVERY
 
     def view(self, program: Program) -> Program:
         return program
@@ -62,7 +71,7 @@ class Idle(Attack):
 
     rounds: int = 0
 
-    domains = BOTH
+    domains = EVERY
 
     def view(self, program: Program) -> Program:
         return program
@@ -359,6 +368,8 @@ def test_a_network_that_gets_nothing_right() -> None:
         (SpikeShift(1, 1), ["RandomSearch", "RSF", "G2S", "GreedyShifts"]),
         (SpikeFlips(1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
         (FreeSpikes(0.1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
+        (LinfFrames(0.1), ["FGSM", "RandomSearch", "PGD"]),
+        (EventChanges(1), ["FGSM", "RandomSearch", "PGD", "GreedyEvents"]),
     ],
 )
 def test_the_default_suite_fits(threat: Threat, names: list[str]) -> None:

@@ -31,7 +31,7 @@ from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
-from certsnn.inputsets import InputSet, LinfBall
+from certsnn.inputsets import InputSet
 from certsnn.layers import Scale, SumPool2d
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
@@ -112,7 +112,7 @@ def members(case: Bound) -> Iterator[Tensor]:
         yield input_set.project(x0, x)
     for _ in range(SAMPLED):
         x = input_set.sample(x0, generator)
-        if case.example.exact and isinstance(input_set, LinfBall):
+        if case.example.exact and input_set.grain == 0:
             x = ((x / PIXEL).round() * PIXEL).clamp(lower, upper)  # stay exactly computable
         yield x
     for _ in range(ATTACKED):

@@ -23,15 +23,27 @@ from temporal import decays, synapses, timed
 from torch import Tensor, nn
 
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
+from certsnn.inputs import Domain
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeBox,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset
 from certsnn.readouts import ReadoutName
 
 Numbers = Literal["smooth", "dyadic", "grid"]
-Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
-WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled", "shifts")
+Way = Literal["linf", "flips", "free", "box", "coupled", "shifts", "frames", "events"]
+FRAMES: tuple[Way, ...] = ("frames", "events")
+WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled", "shifts", *FRAMES)
 PIXEL = 1 / 16
 """Dyadic images and radii are multiples of this."""
 
@@ -141,12 +153,21 @@ def _shape_after(layers: Sequence[nn.Module], shape: Sequence[int]) -> tuple[int
 
 
 @st.composite
+def _maximum(draw: st.DrawFn, shape: tuple[int, ...]) -> list[nn.Module]:
+    """A layer of maxima for ``[C, H, W]``, or none."""
+    if min(shape[1:]) < 2 or not draw(st.booleans()):
+        return []
+    return [nn.MaxPool2d(2, draw(st.integers(1, 2)), draw(st.integers(0, 1)), ceil_mode=draw(st.booleans()))]
+
+
+@st.composite
 def _spatial_block(
-    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool
+    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool, maxima: bool
 ) -> list[nn.Module]:
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
+    layers = draw(_maximum(shape)) if maxima else []
+    start, shape = shape, _shape_after(layers, shape)
     channels, height, width = shape
-    layers: list[nn.Module] = []
     before = draw(st.sampled_from(["nothing", "pool", "nothing", "pool", "adaptive", "zeros"]))
     if before == "pool" and min(height, width) >= 2:
         layers.append(nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1))))
@@ -155,7 +176,7 @@ def _spatial_block(
     elif before == "zeros":
         layers.append(nn.ZeroPad2d((0, draw(st.integers(0, 1)), draw(st.integers(0, 1)), 0)))
     if layers:
-        shape = _shape_after(layers, shape)
+        shape = _shape_after(layers, start)
         channels, height, width = shape
     if draw(st.sampled_from([True, True, False])) or not layers:
         groups = draw(st.sampled_from([1, channels]))
@@ -177,6 +198,8 @@ def _spatial_block(
         layers.append(_weighted(convolution, numbers))
         if not exact and draw(st.booleans()):
             layers.append(_batch_norm(nn.BatchNorm2d(convolution.out_channels), numbers))
+        if maxima:
+            layers += draw(_maximum(_shape_after(layers, start)))
     if draw(st.booleans()):
         layers.append(draw(st.sampled_from([nn.Dropout(0.5), nn.Dropout2d(0.5), nn.Identity()])))
     return [nn.Sequential(*layers)] if draw(st.sampled_from([False, False, True])) else layers
@@ -243,7 +266,8 @@ def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> li
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts, branches, filters, feedback and more readouts; otherwise networks are chains.
+    ``graphs`` adds shortcuts, branches, max pooling, filters, feedback and more readouts; otherwise networks
+    are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
@@ -253,7 +277,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     numbers = _Numbers(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
-    input_kind: Literal["image", "spikes"] = "image" if way == "linf" else "spikes"
+    input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
     shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
     if draw(st.booleans()):
         shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
@@ -270,7 +294,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     depth = draw(st.integers(1, 4))
     for number in range(depth):
         if len(shape) == 3 and draw(st.booleans()):
-            block = draw(_spatial_block(numbers, shape, exact))
+            block = draw(_spatial_block(numbers, shape, exact, graphs))
         else:
             flat = [] if len(shape) == 1 else [nn.Flatten()]
             block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
@@ -312,6 +336,18 @@ def _threats(
         limits: list[dict[str, Any]] = [{}, {"low": None, "high": None}]
         ball = LinfBall(draw(st.sampled_from(eps)), **draw(st.sampled_from(limits)))
         return ball, numbers.images((batch, *shape))
+    if way == "frames":
+        ends = draw(st.sampled_from([(None, None), (-1.0, 1.0), (-1.0, None)]))
+        radius: list[float] = [PIXEL, 0.0, 4 * PIXEL] if numbers.kind == "dyadic" else [0.03, 0.0, 0.2]
+        return LinfFrames(draw(st.sampled_from(radius)), *ends), 2 * numbers.images(
+            (steps, batch, *shape)
+        ) - 1
+    if way == "events":
+        sparse = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 1.0])))
+        budget = draw(st.sampled_from([1, 0, 2, 3, 9]))
+        kind = draw(st.sampled_from(["any", "add", "drop"]))
+        counts = sparse * (3 * numbers.uniform(steps, batch, *shape)).ceil()
+        return EventChanges(budget, kind, draw(st.sampled_from([None, 3, 4]))), counts
     x = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 0.0, 1.0])))
     if way == "flips":
         budget = min(draw(st.sampled_from([1, 0, 2, 3, 100])), steps * math.prod(shape))

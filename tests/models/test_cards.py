@@ -13,7 +13,16 @@ from certsnn import __version__
 from certsnn.cli.app import main
 from certsnn.configuration import override
 from certsnn.data import load
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.models.cards import TRAINING, UNKNOWN, brief, card, data_text, layers_text, threat_text
 from certsnn.models.pretrained import Model, build_network, load_model, pretrained, save_model
 from certsnn.train.config import DataConfig
@@ -103,6 +112,8 @@ def test_layers_and_weights() -> None:
     [
         (LinfBall(0.1), "up to 0.1"),
         (SpikeFlips(3, "add"), "may add up to 3 spikes"),
+        (LinfFrames(0.1), "every entry of every frame may change by up to 0.1"),
+        (EventChanges(3), "may add or remove up to 3 events"),
         (SpikeShift(2, 5), "up to 5 spikes may be delayed or advanced by at most 2 steps"),
         (CoupledBernoulli(0.05, 8), "up to 0.05 before the image becomes 8 steps"),
         (FreeSpikes(0.1), "certsnn.inputsets"),

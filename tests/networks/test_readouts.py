@@ -59,7 +59,7 @@ def test_a_leaky_integrator_is_read_like_anything_else(readout: ReadoutName) -> 
 
 
 def test_sums_of_spikes_are_counts() -> None:
-    first, last, x, spikes = parts()
+    first, _, x, spikes = parts()
     for readout, wanted in {"sum": spikes.sum(0), "rate": spikes.mean(0), "last": spikes[-1]}.items():
         network = SpikingNetwork([first, LIF(0.3, 0.5)], STEPS, readout, "spikes").eval()  # type: ignore[arg-type]
         assert torch.equal(network(x), wanted)
@@ -77,9 +77,9 @@ def test_values_that_are_held_count_at_every_step() -> None:
 
 
 def test_gradients_go_where_the_logits_are_read() -> None:
-    first, last, x, _ = parts()
+    _, last, _, _ = parts()
     for readout, all_steps in {"last": False, "maximum": True, "sum": True}.items():
-        network = SpikingNetwork([LIF(0.3, 0.0), last], STEPS, readout, "spikes").eval()  # type: ignore[arg-type]
+        network = SpikingNetwork([LIF(0.3, 0.0), last], STEPS, readout, "frames").eval()  # type: ignore[arg-type]
         values = torch.rand(STEPS, 9, 8, requires_grad=True)
         network.freeze().run(values).sum().backward()
         assert values.grad is not None

@@ -33,9 +33,9 @@ def ascend(
     Source: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
     https://arxiv.org/abs/1706.06083.
 
-    Images move by ``step_size`` times the widest interval of the set's box in the direction of the gradient's
-    sign. Spikes are set to the value that the gradient asks for; where the set admits fewer changes, those
-    with the steepest gradient stay.
+    Images and frames move by ``step_size`` times the widest interval of the set's box in the direction of the
+    gradient's sign, counts by one event at least. Spikes are set to the value that the gradient asks for;
+    where the set admits fewer changes, those with the steepest gradient stay.
 
     Args:
         logits: of a batch shaped as x0, ``[B, K]``.
@@ -47,9 +47,9 @@ def ascend(
         batch: that the samples are all or a share of.
     """
     lower, upper = input_set.box(x0)
-    # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
+    # A whole step sets a spike, and the projection rounds and picks.
     widest = float(batch.greatest((upper - lower).max()))
-    step = 1.0 if input_set.domain == "spikes" else step_size * widest
+    step = max(step_size * widest, input_set.grain)
     x = x0
     for _ in range(iterations):
         x = x.detach().requires_grad_()

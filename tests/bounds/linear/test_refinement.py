@@ -23,6 +23,7 @@ from torch import nn
 
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.interval.propagate import layers_of
 from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.options import BoundOptions
@@ -102,7 +103,7 @@ def test_a_flip_budget_over_time_and_space_is_exact_for_linear_membranes(
             continue  # it might fire before
         network = network_with(threshold - 1e-5)
         part = problem_of(network, x0, torch.zeros(1, dtype=torch.int64), flips)
-        (layer,) = Refinement(part, joint, BoundOptions(iterations=0)).layers
+        (layer,) = layers_of(Refinement(part, joint, BoundOptions(iterations=0)).sources)
         torch.testing.assert_close(layer.membranes.lower[-1], exact[:, -1].amin(0))
         torch.testing.assert_close(layer.membranes.upper[-1], exact[:, -1].amax(0))
         looser += int(threshold > exact[:, -1].amax() + 0.01)
@@ -146,7 +147,7 @@ def test_refined_layers_are_narrower(relaxation: Literal["joint", "separate"]) -
         input_set = random_set(seed, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set)
         options = BoundOptions(relaxation=relaxation, iterations=0)
-        layers = Refinement(problem, RELAXATIONS[relaxation], options).layers
+        layers = layers_of(Refinement(problem, RELAXATIONS[relaxation], options).sources)
         for layer, plain in zip(layers, layer_bounds(network, x0, input_set), strict=True):
             for narrow, wide in ((layer.membranes, plain.membranes), (layer.spikes, plain.spikes)):
                 assert (narrow.lower >= wide.lower - 1e-9).all()
