@@ -106,17 +106,19 @@ def _(node: RecurrentStage, values: Layer, known: Known) -> Level:
     membranes = Interval(*(arithmetic.raised(end) for end in values.membranes))
     feedback = chain(node.feedback, values.spikes.upper[0], arithmetic)
     lines, coupling = known.relaxation(membranes, node.neuron), known.coupling(node.link)
-    error = _lost(node, values, membranes, known) if arithmetic.unit else None
-    return FiringBack(node.link.source, coupling, lines, feedback, error)
+    return FiringBack(node.link.source, coupling, lines, feedback, _lost(node, values, membranes, known))
 
 
 def _lost(node: RecurrentStage, values: Layer, membranes: Interval, known: Known) -> Tensor | None:
     """`membrane_error` with the errors of the feedback, and of its addition to the current."""
     arithmetic, size = known.problem.arithmetic, magnitudes(known.sources[node.link.source])
     error = membrane_error(node.link.operators, size, membranes, node.neuron, arithmetic)
+    if error is None:
+        return None
     fired = values.spikes.upper
     before = torch.cat([torch.zeros_like(fired[:1]), fired[:-1]])
     lost = arithmetic.lost(node.feedback, before.flatten(0, 1)).unflatten(0, before.shape[:2])
     low, high = values.driven_by
     sums = arithmetic.raised(torch.maximum(-low, high))
-    return error + lost + arithmetic.unit * (1 + 2.0**-20) * sums + UNDERFLOW
+    total: Tensor = error + lost + arithmetic.unit * (1 + 2.0**-20) * sums + UNDERFLOW
+    return total

@@ -53,7 +53,8 @@ class RecurrentStage(Neurons):
     feedback: tuple[Affine, ...] = ()
 
     def trace(self, currents: Tensor, steps: int) -> Trace:
-        membranes, trains = [], []
+        membranes: list[Tensor] = []
+        trains: list[Tensor] = []
         for t, current in enumerate(hold(currents, steps)):
             spikes = trains[-1] if trains else torch.zeros_like(current)
             back = apply_chain(self.feedback, spikes)
