@@ -73,7 +73,6 @@ def margin_bounds(
     bound = method_named(method)
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    bound.stages_for(program)  # raises where it can't bound the network, before any work
     return bound(posed(network, program, x0, y, input_set, rounding), options)
 
 
@@ -122,7 +121,7 @@ def certified(
     options: BoundOptions,
 ) -> Verdict:
     """`certify` for a network that is frozen and inputs that are bound (`bind`)."""
-    stages = method_named(options.method).stages_for(program)
+    stages = method_named(options.method).stages
     try:
         problem = posed(network, program, x0, y, input_set, options.rounding)
     except Overflow as error:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
 
 from torch import Tensor
 
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
-from certsnn.program import Program
 
 
 class Method(ABC):
@@ -28,23 +26,6 @@ class Method(ABC):
     alone: bool = False
     limited: bool = False
 
-    def refusal(self, program: Program) -> str:
-        """Why it can't bound this network, in words; "" if it can."""
-        return ""
-
-    @final
-    def stages_for(self, program: Program) -> Sequence[Method]:
-        """`stages`, without those that can't bound the network where others can.
-
-        Raises:
-            TypeError: if none can; before any work.
-        """
-        refusals = [method.refusal(program) for method in self.stages]
-        fine = [method for method, why in zip(self.stages, refusals, strict=True) if not why]
-        if not fine:
-            raise TypeError(f"{self.stages[0].name} {refusals[0]}")
-        return fine
-
     @abstractmethod
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         """Lower bounds ``[B, K-1]`` of ``logit[y] - logit[j]`` for the classes j != y, ascending.
@@ -58,3 +39,7 @@ class Method(ABC):
     def stages(self) -> Sequence[Method]:
         """The methods that a verdict tries one after the other: itself, or those that it is made of."""
         return (self,)
+
+    def suits(self, problem: Problem) -> bool:
+        """Whether a cascade should try the method on such a network."""
+        return True

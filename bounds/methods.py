@@ -11,16 +11,16 @@ from torch import Tensor
 
 from certsnn.bounds.interval.propagate import margins_of
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
+from certsnn.bounds.linear.levels import check_levels, has_level
 from certsnn.bounds.linear.margins import backward_margins, in_groups, interval_bounds, row_bytes
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.memory import TEMPORARIES, packed
 from certsnn.bounds.method import Method
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
-from certsnn.bounds.refusals import beyond
+from certsnn.bounds.refusals import beyond, check_within
 from certsnn.bounds.search.branch_and_bound import proved_margins
 from certsnn.filters import Filter
-from certsnn.program import Program
 from certsnn.recurrence import RecurrentStage
 
 TOGETHER = 64
@@ -46,6 +46,7 @@ class SCrownIBP(Method):
     help = "one linear backward pass over S-IBP's bounds of the layers"
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         relaxation = RELAXATIONS[options.relaxation]
 
         def bound(part: Problem) -> Tensor:
@@ -53,6 +54,9 @@ class SCrownIBP(Method):
             return torch.maximum(found, backward_margins(part, sources, relaxation))
 
         return in_groups(problem, options, bound)
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -63,11 +67,9 @@ class SCrown(Method):
     help = "backward passes for the neurons of every layer too"
     limited = True
 
-    def refusal(self, program: Program) -> str:
-        return beyond(program, RecurrentStage, Filter)
-
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, sources = interval_bounds(problem)
         sizes = sample_sizes(problem, sources) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
         half = max(options.memory // 2, 1)
@@ -76,6 +78,9 @@ class SCrown(Method):
             refined = refined_margins(part, replace(options, iterations=0, memory=half))
             found[group] = torch.maximum(found[group], refined)
         return found
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -86,15 +91,16 @@ class AlphaSCrown(Method):
     help = "s-crown with optimised slopes, the slowest"
     alone = limited = True
 
-    def refusal(self, program: Program) -> str:
-        return beyond(program, RecurrentStage, Filter)
-
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, _ = interval_bounds(problem)
         for sample, part in enumerate(problem.groups(1)):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
         return found
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -105,10 +111,11 @@ class BranchAndBound(Method):
     help = "a search on spike counts, for IF networks"
     alone = limited = True
 
-    def refusal(self, program: Program) -> str:
-        return beyond(program, RecurrentStage, Filter)
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         return proved_margins(problem, interval_bounds(problem)[0], options)
 
 
@@ -124,12 +131,13 @@ class SecondEngine(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
 
-    def refusal(self, program: Program) -> str:
-        return beyond(program, RecurrentStage, Filter)
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
 
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         if problem.arithmetic.unit:
             raise ValueError(f"{self.name} does not cover rounding errors; use rounding=False")
         return auto_lirpa.margin_bounds(
@@ -159,7 +167,9 @@ class Auto(Method):
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         best = problem.nothing_known()
-        for method in self.stages_for(problem.program):
+        for method in self._stages:
+            if not method.suits(problem):
+                continue
             rest = (~(best > 0).all(1)).nonzero().squeeze(1)
             if len(rest) == 0:
                 break

@@ -23,6 +23,7 @@ from torch import Tensor
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.interval.joints import Part, bounded
 from certsnn.bounds.interval.layers import Layer, Source, SteppedLayer, executed_currents
+from certsnn.bounds.interval.scans import next_membranes
 from certsnn.bounds.linear.backward import (
     Chain,
     Coupling,
@@ -35,7 +36,7 @@ from certsnn.bounds.linear.backward import (
 )
 from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.lines import Stepwise
-from certsnn.neurons import carry, carry_above, carry_below, choose, integrate
+from certsnn.dynamics import integrate
 from certsnn.recurrence import RecurrentStage, spike
 
 
@@ -48,23 +49,17 @@ def _(node: RecurrentStage, parts: Sequence[Part], arithmetic: Arithmetic, execu
 
 def fed_back(node: RecurrentStage, driving: Interval, arithmetic: Arithmetic) -> Interval:
     """Bounds ``[T, B, ...]`` of the currents with feedback, from those of what drives the layer."""
-    dynamics = node.neuron
-    least_fired, most_silent = (
-        carry_above(dynamics.threshold, dynamics),
-        carry_below(dynamics.threshold, dynamics),
-    )
-    silent = torch.zeros_like(driving.lower[0])
-    spikes, v, rows = Interval(silent, silent), Interval(dynamics.initial, dynamics.initial), []
+    dynamics, silent = node.neuron, torch.zeros_like(driving.lower[0])
+    spikes, u, rows = Interval(silent, silent), None, []
     for low, high in zip(*driving, strict=True):
-        back = (end.to(low) for end in arithmetic.chain(node.feedback, spikes))
+        back = arithmetic.chain(node.feedback, spikes)
         # The executed addition, and all that follows, is monotone: end points need no widening.
-        rows.append(Interval(*(one + other for one, other in zip((low, high), back, strict=True))))
-        u = Interval(*(integrate(before, current) for before, current in zip(v, rows[-1], strict=True)))
+        rows.append(Interval(low + back.lower.to(low), high + back.upper.to(high)))
+        if u is None:
+            u = Interval(*(integrate(dynamics.initial, end) for end in rows[-1]))
+        else:
+            u = next_membranes(u, rows[-1], dynamics)
         spikes = Interval(*(spike(end, dynamics) for end in u))
-        v_low, v_high = (carry(end, fired, dynamics) for end, fired in zip(u, spikes, strict=True))
-        unstable = (spikes.lower - spikes.upper).detach().abs()
-        v_low = choose(v_low, torch.minimum(v_low, least_fired), unstable)
-        v = Interval(v_low, choose(v_high, torch.maximum(v_high, most_silent), unstable))
     return Interval(*(torch.stack(ends) for ends in zip(*rows, strict=True)))
 
 
@@ -95,7 +90,7 @@ class FiringBack(Level):
             carried, constant, error = self.feedback.pull(Forms(k[:, None], constant, error))
             c, back = k, carried[:, 0]
             slopes.append(k)
-        constant = constant + (c * lines.dynamics.initial).flatten(2).sum(2)
+        constant = constant + (c * lines.initial).flatten(2).sum(2)
         carried, constant, error = self.coupling.pull(Forms(torch.stack(slopes[::-1], 1), constant, error))
         return Spread([(self.source, carried)], constant, error)
 

@@ -16,7 +16,14 @@ def beyond(program: Program, *unsupported: type[Node]) -> str:
     """Why a method that knows no such nodes, and no readout but means, can't bound it; "" if it can."""
     for node in program.nodes:
         if isinstance(node, unsupported):
-            return f"does not support {KINDS[type(node)]} ({node.name}); use s-crown-ibp or auto"
+            return f"does not support {KINDS[type(node)]} ({node.name}); use s-crown or auto"
     if not isinstance(program.reading, Mean):
-        return f"does not support the readout {program.reading.name!r}; use s-crown-ibp or auto"
+        return f"does not support the readout {program.reading.name!r}; use s-crown or auto"
     return ""
+
+
+def check_within(method: str, program: Program, *unsupported: type[Node]) -> None:
+    """Raise TypeError, by the method's name, for a network that is `beyond` it; before any work."""
+    why = beyond(program, *unsupported)
+    if why:
+        raise TypeError(f"{method} {why}")

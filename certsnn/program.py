@@ -112,7 +112,7 @@ class Stage(Neurons):
         return ()
 
     def trace(self, currents: Tensor, steps: int) -> Trace:
-        return scan(currents, self.neuron, steps)
+        return scan(currents, self.neuron, steps, self.name)
 
 
 @final

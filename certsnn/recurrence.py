@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from certsnn.affine import Affine, apply_chain, fold
+from certsnn.dynamics import Dynamics, Trace, fires, integrate
 from certsnn.graph import Composite, Layers, Plan, Wire, sequential
 from certsnn.layers import BatchNorm, Dropout, as_affine, check_plain
-from certsnn.neurons import Dynamics, Neuron, Trace, carry, fires, integrate
+from certsnn.neurons import Neuron
 from certsnn.program import Link, Neurons, hold
 from certsnn.surrogates import Surrogate
 
@@ -53,21 +54,24 @@ class RecurrentStage(Neurons):
     feedback: tuple[Affine, ...] = ()
 
     def trace(self, currents: Tensor, steps: int) -> Trace:
+        self.neuron.check_fits(currents.shape[2:], self.name)
         membranes: list[Tensor] = []
-        trains: list[Tensor] = []
-        for t, current in enumerate(hold(currents, steps)):
-            spikes = trains[-1] if trains else torch.zeros_like(current)
-            back = apply_chain(self.feedback, spikes)
+        spikes = [torch.zeros_like(currents[0])]
+        for current in hold(currents, steps):
+            back = apply_chain(self.feedback, spikes[-1])
             if back.shape != current.shape:
                 raise ValueError(
                     f"the feedback of {self.name} gives {list(back.shape[1:])}, and its currents are "
                     f"{list(current.shape[1:])}; they must have one shape"
                 )
             current = current + back
-            v = carry(membranes[-1], spikes, self.neuron) if t else self.neuron.initial
-            membranes.append(integrate(v, current))
-            trains.append(spike(membranes[-1], self.neuron))
-        return Trace(torch.stack(membranes), torch.stack(trains))
+            if membranes:
+                u = self.neuron.order.advance(membranes[-1], spikes[-1], current, self.neuron)
+            else:
+                u = integrate(self.neuron.initial, current)
+            membranes.append(u)
+            spikes.append(spike(u, self.neuron))
+        return Trace(torch.stack(membranes), torch.stack(spikes[1:]))
 
 
 @final

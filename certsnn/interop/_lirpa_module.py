@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
+from certsnn.dynamics import NUMBERS
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
-from certsnn.neurons import Dynamics
 from certsnn.program import Program
 
 Shape = tuple[int, ...]
@@ -165,7 +165,7 @@ class Unrolled(nn.Module):
         for number, stage in enumerate(program.stages):
             chain, shape = _chain(stage.link.operators, batch, shape, x0)
             self.chains.append(chain)
-            for name, values in zip(Dynamics._fields, stage.neuron[:5], strict=False):
+            for name, values in zip(NUMBERS, stage.neuron.numbers(), strict=True):
                 self.register_buffer(f"{name}{number}", values.detach().clone())
             # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
             if bool(stage.neuron.initial.any()):
@@ -183,7 +183,7 @@ class Unrolled(nn.Module):
 
     def _spikes(self, number: int, currents: list[Tensor]) -> list[Tensor]:
         """The spikes of all steps; a single current is that of every step."""
-        numbers = [getattr(self, f"{name}{number}") for name in Dynamics._fields[:5]]
+        numbers = [getattr(self, f"{name}{number}") for name in NUMBERS]
         u = currents[0]
         if str(number) in self.initials:
             u = self.initials[str(number)] + u

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
-from soundness import bound, check, check_method, members, outcome
+from hypothesis import strategies as st
+from soundness import ITERATIONS, RELAXED, bound, check, check_method, check_refined, members, outcome
 from strategies import Example, examples
 from torch import Tensor, nn
 
@@ -36,6 +38,33 @@ def test_more_graphs(example: Example) -> None:
 def test_s_crown_ibp_is_sound_and_nowhere_below_s_ibp(example: Example) -> None:
     case = bound(example)
     check_method(case, outcome(case, list(members(case))), "s-crown-ibp", "joint")
+
+
+@pytest.mark.parametrize("method", ["s-crown", "alpha-s-crown"])
+@settings(max_examples=40)
+@given(example=examples(graphs=True), relaxation=st.sampled_from(RELAXED))
+def test_refining_methods_are_sound_and_nowhere_below_s_ibp(
+    method: str, example: Example, relaxation: Literal["joint", "separate"]
+) -> None:
+    case = bound(example)
+    check_method(case, outcome(case, list(members(case))), method, relaxation)
+
+
+@settings(max_examples=40)
+@given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
+def test_executed_traces_lie_within_the_refined_layers(
+    example: Example, relaxation: Literal["joint", "separate"], iterations: int
+) -> None:
+    check_refined(example, relaxation, iterations)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
+def test_refined_layers_of_more_graphs(
+    example: Example, relaxation: Literal["joint", "separate"], iterations: int
+) -> None:
+    check_refined(example, relaxation, iterations)
 
 
 def spike_trains(steps: int, bits: int) -> Tensor:
@@ -73,8 +102,9 @@ def test_bounds_of_a_tiny_residual_network_hold_for_every_input(neuron: Neuron, 
                     assert (interval.lower <= values[:, near]).all()
                     assert (interval.upper >= values[:, near]).all()
             rivals = logits[near, y] - logits[near, 1 - y]
-            for method in ("s-ibp", "s-crown-ibp"):
-                claimed = margin_bounds(network, x, y, SpikeFlips(budget), method, rounding=rounding)
+            for method in ("s-ibp", "s-crown-ibp", "s-crown", "alpha-s-crown"):
+                flips = SpikeFlips(budget)
+                claimed = margin_bounds(network, x, y, flips, method, rounding=rounding, iterations=1)
                 assert float(claimed.detach()) <= float(rivals.min()) + (0 if rounding else 1e-6)
 
 

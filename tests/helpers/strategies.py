@@ -13,7 +13,7 @@ There are three kinds of numbers, because rounding and ties need different care:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from certsnn.inputsets import (
 )
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Reset
+from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
 from certsnn.readouts import ReadoutName
 
 Numbers = Literal["smooth", "dyadic", "grid"]
@@ -72,7 +72,7 @@ class Example:
         return self.numbers == "dyadic"
 
 
-class _Numbers:
+class Drawn:
     """Weights and inputs of one kind from one seed."""
 
     def __init__(self, kind: Numbers, threshold: float, seed: int) -> None:
@@ -112,23 +112,54 @@ def _thresholds(numbers: Numbers) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def neurons(draw: st.DrawFn, numbers: Numbers, threshold: float) -> Neuron:
-    """LIF and IF with all resets, initial potentials and extreme decays."""
-    share = st.sampled_from([0.0, 0.5, -0.5, 1.0, 1.5])
-    initial = threshold * draw(st.sampled_from([0.0, 0.0, 0.5, -0.5, 1.0]))
-    gains = [0.0, 0.5, 1.0, 1.5] if numbers == "dyadic" else [0.0, 0.3, 0.5, 1.0, 1.7]
-    pairs = st.tuples(st.sampled_from(gains), share.map(lambda part: part * threshold))
-    resets: st.SearchStrategy[Reset] = st.one_of(
-        st.sampled_from(["zero", "subtract"]), share.map(lambda part: part * threshold), pairs
-    )
-    reset = draw(resets)
+def _parameter(
+    draw: st.DrawFn, values: Sequence[float], numbers: Drawn, shape: tuple[int, ...] | None
+) -> Number:
+    """One of the values for all neurons, or any of them for each channel or neuron of a sample's shape."""
+    size: tuple[int, ...] | None = None
+    if shape is not None:
+        channels = (shape[0], *(1 for _ in shape[1:]))
+        rows = (*shape[:-1], 1)
+        size = draw(st.sampled_from([None, shape, channels, rows]))
+    if size is None:
+        return draw(st.sampled_from(values))
+    picked = torch.randint(len(values), size, generator=numbers.generator)
+    return torch.tensor(values)[picked]
+
+
+@st.composite
+def neurons(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...] | None = None) -> Neuron:
+    """LIF and IF with all resets, initial potentials and extreme decays, in both orders.
+
+    Parameters are one number for all neurons, or differ, for samples of a shape.
+    """
+    threshold, exact = numbers.threshold, numbers.kind == "dyadic"
+    shape = draw(st.sampled_from([None, shape]))
+
+    def parameter(*values: float) -> Number:
+        return draw(_parameter(values, numbers, shape))
+
+    def share() -> Number:
+        return parameter(*(part * threshold for part in (0.0, 0.5, -0.5, 1.0, 1.5)))
+
+    initial = parameter(*(part * threshold for part in (0.0, 0.0, 0.5, -0.5, 1.0)))
+    gains = (0.0, 0.5, 1.0, 1.5) if exact else (0.0, 0.3, 0.5, 1.0, 1.7)
+    way = draw(st.sampled_from(["zero", "subtract", "value", "pair"]))
+    resets: dict[str, Callable[[], Reset]] = {
+        "zero": lambda: "zero",
+        "subtract": lambda: "subtract",
+        "value": share,
+        "pair": lambda: (parameter(*gains), share()),
+    }
+    thresholds = threshold if shape is None else parameter(threshold, 1.5 * threshold, 2 * threshold)
+    order: OrderName = draw(st.sampled_from(["reset-first", "current-first"]))
     if draw(st.booleans()):
-        return IF(threshold, reset, initial=initial)
-    decays = [0.5, 0.0, 1.0] if numbers == "dyadic" else [0.5, 0.0, 1.0, 0.25, 0.9]
-    return LIF(threshold, draw(st.sampled_from(decays)), reset, initial=initial)
+        return IF(thresholds, resets[way](), initial=initial, order=order)
+    decays = (0.5, 0.0, 1.0) if exact else (0.5, 0.0, 1.0, 0.25, 0.9)
+    return LIF(thresholds, parameter(*decays), resets[way](), initial=initial, order=order)
 
 
-def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.Module:
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: Drawn) -> nn.Module:
     channels = norm.num_features
     norm.running_mean = numbers.uniform(channels) - 0.5
     norm.running_var = numbers.uniform(channels) + 0.05
@@ -137,7 +168,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.
     return norm
 
 
-def _weighted(layer: nn.Linear | nn.Conv2d, numbers: _Numbers) -> nn.Module:
+def _weighted(layer: nn.Linear | nn.Conv2d, numbers: Drawn) -> nn.Module:
     with torch.no_grad():
         layer.weight.copy_(numbers.weights(layer.weight.shape, layer.weight[0].numel()))
         if layer.bias is not None:
@@ -162,7 +193,7 @@ def _maximum(draw: st.DrawFn, shape: tuple[int, ...]) -> list[nn.Module]:
 
 @st.composite
 def _spatial_block(
-    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool, maxima: bool
+    draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...], exact: bool, maxima: bool
 ) -> list[nn.Module]:
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
     layers = draw(_maximum(shape)) if maxima else []
@@ -206,7 +237,7 @@ def _spatial_block(
 
 
 @st.composite
-def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+def _dense_block(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     linear = nn.Linear(inputs, draw(st.integers(1, 4)), bias=draw(st.booleans()))
     layers = [_weighted(linear, numbers)]
     if not exact and draw(st.booleans()):
@@ -217,7 +248,7 @@ def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -
 @st.composite
 def _wired(
     draw: st.DrawFn,
-    numbers: _Numbers,
+    numbers: Drawn,
     block: list[nn.Module],
     neuron: nn.Module,
     before: tuple[int, ...],
@@ -238,8 +269,9 @@ def _wired(
     if way == "currents" and fits:
         return [Residual(block, projected(before, after)), neuron], after
     if way == "membrane":
-        inner = [draw(neurons(numbers.kind, numbers.threshold)), *([nn.Flatten()] if len(after) > 1 else [])]
         size = math.prod(after)
+        inner = [draw(neurons(numbers, (size,))), *([nn.Flatten()] if len(after) > 1 else [])]
+        neuron = neuron if len(after) == 1 else draw(neurons(numbers, (size,)))
         linear = _weighted(nn.Linear(size, size), numbers)
         return [*block, nn.Flatten(), Residual([*inner, linear]), neuron], (size,)
     if way == "branches" and len(after) == 1:
@@ -251,7 +283,7 @@ def _wired(
 
 
 @st.composite
-def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+def _classes(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     """The layer of the classes, and what may follow it."""
     classes = nn.Linear(inputs, draw(st.integers(2, 3)), bias=draw(st.booleans()))
     final = [_weighted(classes, numbers)]
@@ -274,7 +306,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     exact = kind == "dyadic"
     threshold = draw(_thresholds(kind))
     seed = draw(st.integers(0, 2**32 - 1))
-    numbers = _Numbers(kind, threshold, seed)
+    numbers = Drawn(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
     input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
@@ -286,7 +318,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     readout = draw(st.sampled_from(readouts))
     filters = decays(exact, steps)
     same_neuron = draw(st.booleans())
-    neuron = draw(neurons(kind, threshold))
+    neuron = draw(neurons(numbers))
 
     layers: list[nn.Module] = []
     if len(shape) == 3 and not exact and draw(st.booleans()):
@@ -305,12 +337,14 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
                 block.append(nn.Flatten())
                 shape = (math.prod(shape),)
             final = draw(_classes(numbers, shape[0], exact))
-            block += final if readout == "rate" else [neuron, *final]
-            layers += [*block, neuron] if readout == "rate" else block
+            if readout == "rate":
+                shape = _shape_after(final, shape)
+            ends = neuron if same_neuron else draw(neurons(numbers, shape))
+            layers += [*block, *final, ends] if readout == "rate" else [*block, ends, *final]
             if graphs and readout != "rate" and draw(st.booleans()):
                 layers.append(draw(synapses(filters, _shape_after(final[:1], shape))))
         else:
-            one: nn.Module = neuron if same_neuron else draw(neurons(kind, threshold))
+            one: nn.Module = neuron if same_neuron else draw(neurons(numbers, shape))
             if graphs:
                 one = draw(timed(one, filters, shape, lambda layer: _weighted(layer, numbers)))
             group = [*block, one]
@@ -325,7 +359,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
 @st.composite
 def _threats(
     draw: st.DrawFn,
-    numbers: _Numbers,
+    numbers: Drawn,
     way: Way,
     shape: tuple[int, ...],
     steps: int,

@@ -175,6 +175,18 @@ def test_too_many_pieces_are_refused() -> None:
     assert few is not None and len(few.lower) <= MOST_PIECES
 
 
+@pytest.mark.parametrize("field", ["threshold", "decay", "initial"])
+def test_pieces_are_for_neurons_that_are_alike(field: str) -> None:
+    alike, others = (
+        {"threshold": 1.0, "decay": 0.5, field: torch.tensor(x)} for x in ([0.5, 0.5], [0.5, 0.25])
+    )
+    one = pieces(0.0, 1.0, 4, LIF(**{"threshold": 1.0, "decay": 0.5, field: 0.5}).dynamics(), 0.0)
+    found = pieces(0.0, 1.0, 4, LIF(**alike).dynamics(), 0.0)
+    assert found is not None and one is not None
+    assert torch.equal(found.spikes, one.spikes)
+    assert pieces(0.0, 1.0, 4, LIF(**others).dynamics(), 0.0) is None
+
+
 def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     dynamics = doubled(NEURONS[name].dynamics())
