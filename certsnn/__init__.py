@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from certsnn.encoding import Latency as Latency
     from certsnn.errors import UserError as UserError
     from certsnn.evaluation import evaluate as evaluate
+    from certsnn.filters import Synapse as Synapse
     from certsnn.inputsets import CoupledBernoulli as CoupledBernoulli
     from certsnn.inputsets import FreeSpikes as FreeSpikes
     from certsnn.inputsets import InputSet as InputSet
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from certsnn.neurons import IF as IF
     from certsnn.neurons import LIF as LIF
     from certsnn.neurons import Neuron as Neuron
+    from certsnn.recurrence import Recurrent as Recurrent
 
 __version__ = "0.1.0"
 
@@ -72,11 +74,13 @@ HOMES = {
     "encoding": "Bernoulli Latency",
     "errors": "UserError",
     "evaluation": "evaluate",
+    "filters": "Synapse",
     "inputsets": "CoupledBernoulli FreeSpikes InputSet LinfBall SpikeBox SpikeFlips SpikeShift Threat",
     "layers": "Normalize Scale SumPool1d SumPool2d",
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
+    "recurrence": "Recurrent",
 }
 """The public names by the module below certsnn that they are imported from."""
 

@@ -16,6 +16,7 @@ from certsnn.bounds.filters import Filtered
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.interval.joints import Part
 from certsnn.bounds.interval.layers import Spikes
+from certsnn.bounds.interval.overflow import layout
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.margins import backward_margins
@@ -358,3 +359,54 @@ def test_what_is_not_supported_is_refused_by_name_and_skipped_by_auto() -> None:
             assert (margin_bounds(network, x, y, LinfBall(0.1), method) >= interval - 1e-6).all()
         verdict = certify(network, x, 1 - network(x).argmax(1), LinfBall(0.01), "auto")
         assert verdict.status == ["unknown", "unknown"] and "branch-and-bound" not in verdict.stage
+
+
+def constant(layer: nn.Linear, weight: float) -> nn.Linear:
+    layer.weight.data.fill_(weight)
+    layer.bias.data.zero_()
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "readout", "message"),
+    [
+        (
+            lambda w: [constant(nn.Linear(1, 2), w), Synapse(1.0), LIF(1, 0)],
+            "rate",
+            r"values of layers\.1 may reach 1\.6",
+        ),
+        (
+            lambda w: [constant(nn.Linear(1, 2), 4 * w), Synapse(0.75), LIF(1, 0)],
+            "rate",
+            r"layers\.1 may reach 1\.6",
+        ),
+        (
+            lambda w: [
+                constant(nn.Linear(1, 2), 8 * w),
+                Recurrent(LIF(1, 0), constant(nn.Linear(2, 2), 4 * w)),
+            ],
+            "rate",
+            r"membranes of layers\.1 may reach 1\.6",
+        ),
+        (
+            lambda w: [nn.Linear(1, 2), LIF(), constant(nn.Linear(2, 2), w / 2)],
+            "sum",
+            r"sums over time may reach 1\.6",
+        ),
+    ],
+    ids=["integrator", "filter", "feedback", "sum"],
+)
+def test_what_may_overflow_is_refused(
+    layers: Callable[[float], list[nn.Module]], readout: ReadoutName, message: str
+) -> None:
+    """Sums over 16 steps: 16 x 1e37 is beyond a third of the largest number, and 16 x 5e36 is not."""
+    x, y = torch.ones(2, 1), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=message):
+        certify(SpikingNetwork(layers(1e37), 16, readout).eval(), x, y, LinfBall(0.0))
+    assert certify(SpikingNetwork(layers(5e36), 16, readout).eval(), x, y, LinfBall(0.0)).status
+
+
+def test_the_feedback_is_among_the_products_that_are_checked() -> None:
+    program = SpikingNetwork([Recurrent(LIF(), nn.Linear(2, 2))], 3).eval().freeze()
+    chains = [chain for _, chain in layout(program, torch.ones(1, 2)).named()]
+    assert ((program.stages[0].feedback[0], torch.Size([2])),) in chains
