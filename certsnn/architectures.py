@@ -20,6 +20,7 @@ from certsnn.graph import Composite, Residual
 from certsnn.inputs import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
 
 MakeNeuron = Callable[[], Neuron]
 Body = Callable[[Sequence[int], MakeNeuron], tuple[list[nn.Module], int]]
@@ -242,7 +243,7 @@ def build(
     classes: int,
     neuron: MakeNeuron,
     steps: int,
-    readout: Literal["rate", "membrane"] = "membrane",
+    readout: ReadoutName = "membrane",
     input: Domain = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:

@@ -25,6 +25,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from certsnn import readouts
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.interval.layers import Mean, Source
@@ -244,7 +245,12 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
     """``T (logit[y] - logit[j])`` as forms ``[K-1, F, B, ...]`` of what the readout takes, of that mean.
 
     F is T, or 1 for what is the same at every step: a mean over time is then the value of any step.
+
+    Raises:
+        TypeError: for a readout that is no mean.
     """
+    if not isinstance(problem.program.reading, readouts.Mean):
+        raise TypeError(f"the margins of the readout {problem.program.reading.name!r} are no means")
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)
