@@ -49,9 +49,9 @@ class SCrownIBP(Method):
         check_levels(problem.program)
         relaxation = RELAXATIONS[options.relaxation]
 
-        def bound(part: Problem) -> Tensor:
+        def bound(part: Problem, rows: int) -> Tensor:
             found, sources = interval_bounds(part)
-            return torch.maximum(found, backward_margins(part, sources, relaxation))
+            return torch.maximum(found, backward_margins(part, sources, relaxation, rows))
 
         return in_groups(problem, options, bound)
 

@@ -108,7 +108,7 @@ class Neuron(nn.Module, ABC):
         surrogate: Surrogate | None,
         learn_threshold: bool,
         learn_decay: bool,
-        order: OrderName,
+        order: OrderName = "reset-first",
     ) -> None:
         super().__init__()
         if order not in ORDERS:

@@ -44,7 +44,8 @@ class Selection:
     def whole(self, a: Tensor) -> Tensor:
         """Coefficients ``[S, F, B, m]`` of selected values as those of all, 0 at the others."""
         sample = self.fixed.shape[2:]
-        return a.new_zeros(*a.shape[:3], sample.numel()).scatter(3, self._places(a), a).unflatten(3, sample)
+        flat = a.new_zeros(*a.shape[:3], sample.numel()).scatter(3, self._places(a), a)
+        return flat.reshape(*a.shape[:3], *sample)
 
     def _places(self, a: Tensor) -> Tensor:
         return self.index[: a.shape[1]].expand(*a.shape[:2], -1, -1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial, singledispatch
+from functools import singledispatch
 from itertools import pairwise
 
 import torch
@@ -21,16 +22,26 @@ from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.readouts import Mean, Readout
 
+EVERY = sys.maxsize
+"""All rivals at a time."""
+
 
 def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
     """S-IBP's margins ``[B, K-1]``, and its bounds of all values."""
     return ibp.interval_margins(problem, feasible_flips)
 
 
-def backward_margins(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> Tensor:
-    """Margins ``[B, K-1]`` from one backward pass over bounds of all values."""
+def backward_margins(
+    problem: Problem, sources: Sequence[Source], relaxation: Relaxation, rows: int = EVERY
+) -> Tensor:
+    """Margins ``[B, K-1]`` from backward passes over bounds of all values, so many rivals at a time."""
     levels = levels_of(problem, sources, relaxation)[: problem.program.readout.source]
-    bound = partial(lower, Whole(problem.x0, problem.input_set), levels)
+    entry = Whole(problem.x0, problem.input_set)
+
+    def bound(forms: Forms) -> Tensor:
+        parts = zip(*(part.split(rows) for part in forms), strict=True)
+        return torch.cat([lower(entry, levels, Forms(*part)) for part in parts])
+
     return form_margins(problem.program.reading, problem, sources, bound)
 
 
@@ -57,12 +68,14 @@ def _(reading: Mean, problem: Problem, sources: Sequence[Source], bound: Callabl
     return bound(margin_forms(problem, ibp.last_mean(problem, sources))).T / problem.steps
 
 
-def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem], Tensor]) -> Tensor:
-    """A bound of all samples, as many at a time as the memory allows."""
-    size = rows_that_fit(row_bytes(problem) * (problem.classes - 1), options.memory)
+def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem, int], Tensor]) -> Tensor:
+    """A bound of all samples: as many at a time, and so many rivals of each, as the memory allows."""
+    rivals = problem.classes - 1
+    rows = rows_that_fit(row_bytes(problem), options.memory)
+    size = max(rows // rivals, 1)
     if size >= len(problem.y):
-        return bound(problem)
-    return torch.cat([bound(part) for part in problem.groups(size)])
+        return bound(problem, rows)
+    return torch.cat([bound(part, rows) for part in problem.groups(size)])
 
 
 def row_bytes(problem: Problem) -> int:

@@ -148,7 +148,7 @@ def test_a_maximum_of_spikes_is_an_or(seed: int) -> None:
         for rounding in (False, True):
             problems = [(network, x, y, LinfBall(0.05)) for network in (pooled, written)]
             margins = [margin_bounds(*problem, rounding=rounding) for problem in problems]
-            assert torch.allclose(*margins, atol=1e-5)
+            assert torch.allclose(margins[0], margins[1], atol=1e-5)
         relaxed = margin_bounds(pooled, x, y, LinfBall(0.05), "s-crown-ibp")
         assert (relaxed > margins[0].float() + 1e-3).any()
 

@@ -35,6 +35,7 @@ from certsnn.inputsets import (
     SpikeShift,
     Threat,
 )
+from certsnn.inputsets.flips import Kind
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
@@ -283,6 +284,15 @@ def _wired(
 
 
 @st.composite
+def _shapes(draw: st.DrawFn) -> tuple[int, ...]:
+    """The shape of one input."""
+    flat = draw(st.integers(1, 5))
+    if draw(st.booleans()):
+        return draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return (flat,)
+
+
+@st.composite
 def _classes(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     """The layer of the classes, and what may follow it."""
     classes = nn.Linear(inputs, draw(st.integers(2, 3)), bias=draw(st.booleans()))
@@ -310,10 +320,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
     input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
-    shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
-    if draw(st.booleans()):
-        shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
-    x_shape = shape
+    x_shape = shape = draw(_shapes())
     readouts: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
     readout = draw(st.sampled_from(readouts))
     filters = decays(exact, steps)
@@ -379,7 +386,7 @@ def _threats(
     if way == "events":
         sparse = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 1.0])))
         budget = draw(st.sampled_from([1, 0, 2, 3, 9]))
-        kind = draw(st.sampled_from(["any", "add", "drop"]))
+        kind: Kind = draw(st.sampled_from(["any", "add", "drop"]))
         counts = sparse * (3 * numbers.uniform(steps, batch, *shape)).ceil()
         return EventChanges(budget, kind, draw(st.sampled_from([None, 3, 4]))), counts
     x = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 0.0, 1.0])))

@@ -20,7 +20,7 @@ from certsnn.bounds import margin_bounds
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, Interval
 from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan_steps
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes
-from certsnn.bounds.linear.lines import Neuronwise, Stepwise, Tracked
+from certsnn.bounds.linear.lines import Neuronwise, Stepwise, Tracked, scan_back
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.dynamics import Dynamics, scan
 from certsnn.inputsets import FreeSpikes, LinfBall, Threat
@@ -152,17 +152,19 @@ def test_lines_of_gathered_neurons_are_their_own(
     for steps in (STEPS, 2):
         lines = Tracked(MAKERS[name](u, left, slack), gone).until(steps)
         found = lines.pull(a[:, :steps])
+        one_by_one = scan_back(lines.lines, a[:, :steps], torch.zeros_like(a[:, 0]), lines.follow)
+        torch.testing.assert_close([*found], [*one_by_one])
         constant = torch.zeros_like(found.constant)
         for t, b, m in torch.cartesian_prod(*map(torch.arange, (steps, BATCH, 2))).tolist():
             one = alone(double, shape, int(index[t, b, m]))
             if t:  # nothing is carried on from the steps before
                 one = one._replace(initial=torch.zeros_like(one.initial))
             place = (slice(t, t + 1), slice(b, b + 1), slice(m, m + 1))
-            rows = (place[0], slice(None), *place[1:])
+            rows, whole = (place[0], slice(None), *place[1:]), (slice(None), *place)
             own = MAKERS[name](
                 Interval(*(end[place] for end in u)), one, Slack(*(x[rows] for x in (slack.share, slack.mix)))
             )
-            k, more = own.pull(a[(slice(None), *place)])
+            k, more = own.pull(a[whole])
             torch.testing.assert_close(found.currents[:, t, b, m], k[:, 0, 0, 0])
             constant[:, b] += more[:, 0]
         torch.testing.assert_close(found.constant, constant)

@@ -107,7 +107,7 @@ def test_stored_numbers_that_are_not_finite_are_refused(place: str, value: float
 
 
 TWO, ONE = [linear([[1.0], [1.0]])], [linear([[1.0, 1.0]]), IF()]
-ODD = {"decay": torch.tensor([0.5, 1e-40]), "initial": torch.tensor([0.0, 0.5])}
+ODD = LIF(decay=torch.tensor([0.5, 1e-40]), initial=torch.tensor([0.0, 0.5]))
 
 
 @pytest.mark.parametrize("field", ["threshold", "decay", "initial"])
@@ -225,9 +225,7 @@ class TestUnderflow:
             assert (flushed == y)[certified].all()
         assert proved > 100 and changed > 10
 
-    @pytest.mark.parametrize(
-        "neuron", [LIF(decay=1e-40), LIF(reset=(1e-39, 0.0)), IF(initial=1e-42), LIF(**ODD)]
-    )
+    @pytest.mark.parametrize("neuron", [LIF(decay=1e-40), LIF(reset=(1e-39, 0.0)), IF(initial=1e-42), ODD])
     def test_a_subnormal_parameter_is_refused(self, neuron: Neuron) -> None:
         refused(compared(*TWO, neuron, *ONE), torch.tensor([[0.5]]), LinfBall(0.1), "subnormal")
 

@@ -19,7 +19,7 @@ from certsnn.bounds.interval.joints import Part, bounded
 from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.propagate import layers_of, margins_of
 from certsnn.bounds.linear import intermediate
-from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered
+from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, rows_of
 from certsnn.bounds.linear.backward import Constant
 from certsnn.bounds.linear.cuts import JointCut, LayerCut
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
@@ -99,12 +99,18 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
     negated, bias = [[-value for value in row] for row in weight], [0.2, 0.3, -0.4]
     both = [[*row, *(float(i == j) for j in range(3))] for i, row in enumerate(negated)]
     cancelled = Residual(dense(weight), dense(negated, bias))
-    body = {
+    bodies: dict[str, list[nn.Module]] = {
         "sum": [cancelled],
         "concatenation": [Branches([], [dense(weight)]), dense(both, bias)],
         "sum of a sum": [Residual([]), cancelled],
-    }[way]
-    layers = [dense(torch.eye(3).tolist()), neuron, *body, neuron, dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])]
+    }
+    layers = [
+        dense(torch.eye(3).tolist()),
+        neuron,
+        *bodies[way],
+        neuron,
+        dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]),
+    ]
     network = SpikingNetwork(layers, 4, "membrane", "spikes").eval()
     x0 = (torch.rand(4, 1, 3) < 0.5).float()
     box = SpikeBox(torch.zeros_like(x0), torch.ones_like(x0))
@@ -119,14 +125,19 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
 
 
 @pytest.mark.parametrize("threshold", [0.75, 2.0])
+@pytest.mark.parametrize("way", ["projected", "identity"])
 @torch.no_grad()
-def test_a_sum_of_the_input_has_exact_bounds_at_every_step(threshold: float) -> None:
-    """Membranes are linear up to the first spike: bounds by backward passes are the enumerated extremes."""
-    first, second = dense([[1.0, -0.5, 0.25]], [0.125]), dense([[-0.75, 0.5, 0.5]], [0.0])
-    free = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]], [[0.0, 1.0, 1.0]]])
-    x0 = torch.tensor([[[0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]])
+def test_a_sum_of_the_input_has_exact_bounds_at_every_step(way: str, threshold: float) -> None:
+    """Membranes are linear up to the first spike: bounds by backward passes are the enumerated extremes.
+
+    Bits are free at some steps alone, and the last one at none: there it is 0, 1, 1.
+    """
+    first, second = dense([[1.0, -0.5, 0.25, 0.5]], [0.125]), dense([[-0.75, 0.5, 0.5, -0.25]], [0.0])
+    free = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 1.0, 0.0]]])
+    x0 = torch.tensor([[[0.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 1.0]]])
     box = SpikeBox(x0 * (1 - free), torch.maximum(x0, free))
-    layers = [Residual(first, second), LIF(threshold, 0.5), dense([[1.0], [0.0]])]
+    joints = [Residual(first, second)] if way == "projected" else [Residual([]), Residual(first, second)]
+    layers = [*joints, LIF(threshold, 0.5), dense([[1.0], [0.0]])]
     network = SpikingNetwork(layers, 3, "membrane", "spikes").eval()
     exact = torch.stack([network.freeze().traces(x)[0].membranes for x in box.enumerate(x0)])
     problem = problem_of(network, x0, torch.zeros(1, dtype=torch.int64), box)
@@ -193,7 +204,7 @@ def test_slopes_of_a_branch_that_a_bound_does_not_reach_are_left_alone() -> None
 @torch.no_grad()
 def test_the_matrices_of_a_sample_take_no_more_than_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Rows] = []
-    original = intermediate.rows_of
+    original = rows_of
 
     def noted(*arguments: object) -> Rows:
         made.append(original(*arguments))  # type: ignore[arg-type]
