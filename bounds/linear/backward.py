@@ -25,7 +25,6 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn import readouts
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
 from certsnn.bounds.interval.layers import Mean, Source
@@ -34,6 +33,7 @@ from certsnn.bounds.linear.lines import Lines
 from certsnn.bounds.problem import Problem
 from certsnn.dynamics import Dynamics
 from certsnn.inputsets import InputSet
+from certsnn.readouts import Mean as MeanReadout
 
 PIECE = 256
 """How many rows of a layer's matrix are made at a time."""
@@ -249,7 +249,7 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
     Raises:
         TypeError: for a readout that is no mean.
     """
-    if not isinstance(problem.program.reading, readouts.Mean):
+    if not isinstance(problem.program.reading, MeanReadout):
         raise TypeError(f"the margins of the readout {problem.program.reading.name!r} are no means")
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval

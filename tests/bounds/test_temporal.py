@@ -22,12 +22,14 @@ from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.margins import backward_margins
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.filters import Synapse
+from certsnn.filters import filtered as filter_of
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.readouts import READOUTS, ReadoutName
 from certsnn.recurrence import Recurrent
+from certsnn.surrogates import Rectangle
 
 Linear = Callable[[int, int], nn.Linear]
 OTHERS: list[ReadoutName] = ["membrane", "sum", "last", "maximum"]
@@ -194,6 +196,21 @@ def test_sums_of_a_filters_values_are_tight() -> None:
         torch.testing.assert_close(high[:, 0], sums.amax(1), rtol=0, atol=1e-5)
         assert torch.equal(source.box().lower[:, 0], found.amin(1))
         assert torch.equal(source.box().upper[:, 0], found.amax(1))
+
+
+def test_executed_sums_of_a_filter_lie_within_those_of_a_single_train() -> None:
+    """Nothing varies, so all that is between the ends is the rounding of 32 steps."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(32, 20, 30, generator=generator) - 0.3
+    for decay in (torch.rand(30, generator=generator), torch.tensor(0.9), torch.tensor(1.0)):
+        sums = filter_of(x, decay, 32).double().cumsum(0)
+        low, high = (
+            Filtered((Part(Spikes(Interval(x, x)), ()),), RIGOROUS, torch.float32, decay)
+            .charge((), RIGOROUS)
+            .sums
+        )
+        assert (low <= sums).all() and (sums <= high).all()
+        assert float((high - low).max()) < 1e-2
 
 
 def test_counts_pass_through_a_filter() -> None:
@@ -410,3 +427,39 @@ def test_the_feedback_is_among_the_products_that_are_checked() -> None:
     program = SpikingNetwork([Recurrent(LIF(), nn.Linear(2, 2))], 3).eval().freeze()
     chains = [chain for _, chain in layout(program, torch.ones(1, 2)).named()]
     assert ((program.stages[0].feedback[0], torch.Size([2])),) in chains
+
+
+@pytest.mark.parametrize("readout", OTHERS)
+def test_gradients_of_intervals_that_are_points_are_those_of_the_network(readout: ReadoutName) -> None:
+    torch.manual_seed(0)
+    synapse, wide = Synapse(0.7, learn_decay=True), Rectangle(4.0)
+    recurrent = Recurrent(LIF(0.4, 0.9, "subtract", 0.0, wide, True, True), nn.Linear(6, 6))
+    layers = [nn.Linear(4, 6), synapse, recurrent, nn.Linear(6, 3), Synapse(0.8, learn_decay=True)]
+    network = SpikingNetwork(layers, 5, readout).double().eval()
+    x, y = torch.rand(8, 4).double(), torch.zeros(8, dtype=torch.long)
+    logits = network(x)
+    found = []
+    for margins in (logits[:, :1] - logits[:, 1:], margin_bounds(network, x, y, LinfBall(0.0))):
+        network.zero_grad()
+        margins.sum().backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    one, other = found
+    assert one.keys() == other.keys() and len(one) == 10
+    for name, gradient in one.items():
+        assert float(gradient.abs().sum()) > 0, name
+        torch.testing.assert_close(gradient, other[name])
+
+
+@pytest.mark.parametrize("method", ["s-ibp", "s-crown-ibp"])
+def test_bounds_train_filters_and_feedback(method: str) -> None:
+    torch.manual_seed(0)
+    recurrent = Recurrent(LIF(0.4, 0.9, surrogate=Rectangle(4.0)), nn.Linear(6, 6))
+    synapse = Synapse(0.7, learn_decay=True)
+    network = SpikingNetwork([nn.Linear(4, 6), synapse, recurrent, nn.Linear(6, 3)], 5, "membrane").eval()
+    margins = margin_bounds(
+        network, torch.rand(8, 4), torch.zeros(8, dtype=torch.long), LinfBall(0.1), method
+    )
+    margins.sum().backward()
+    for parameter in (synapse.decay, *recurrent.feedback[0].parameters(), *network.layers[0].parameters()):
+        assert parameter.grad is not None and parameter.grad.isfinite().all()
+        assert float(parameter.grad.abs().sum()) > 0

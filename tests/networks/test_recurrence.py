@@ -6,13 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from certsnn.attacks import PGD
+from certsnn.attacks.gradients import with_penultimate_threshold, with_surrogate
+from certsnn.bounds import certify
+from certsnn.filters import Synapse
 from certsnn.graph import Residual
+from certsnn.inputsets import LinfBall
 from certsnn.layers import Scale
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.program import Neurons
 from certsnn.recurrence import Recurrent, RecurrentStage
 from certsnn.surrogates import Rectangle
+from certsnn.train.initialisation import Calibrated
 
 STEPS = 5
 
@@ -130,3 +136,24 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     hooked.feedback.register_forward_hook(lambda *arguments: None)
     with pytest.raises(TypeError, match="forward hooks"):
         SpikingNetwork([nn.Linear(3, 4), hooked], 2)
+
+
+def test_attacks_and_initialisation_see_recurrent_layers() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 12), Recurrent(LIF(0.5), nn.Linear(12, 12)), nn.Linear(12, 3, bias=False)]
+    network = SpikingNetwork([*layers, Synapse(0.8)], STEPS, "maximum").eval()
+    x = torch.rand(60, 6)
+    Calibrated(rate=0.3)(network, x)
+    program = network.freeze()
+    assert 0.2 < float(program.traces(x)[0].spikes.detach().mean()) < 0.4
+    wide = with_surrogate(program, Rectangle(3.0))
+    assert [stage.neuron.surrogate for stage in wide.stages] == [Rectangle(3.0)]
+    assert isinstance(wide.nodes[0], RecurrentStage) and wide.nodes[0].feedback
+    raised = with_penultimate_threshold(program, 2.0)
+    assert float(raised.stages[0].neuron.threshold) == 2.0  # the integrator is the last layer
+    y = network(x).argmax(1)
+    x0, input_set = LinfBall(0.3).bind(x, torch.arange(60))
+    result = PGD(iterations=5)(network, x0, y, input_set)
+    assert result.success.any()
+    certified = certify(network, x, y, LinfBall(0.3), "s-crown-ibp").certified
+    assert not (certified & result.success).any()
