@@ -99,12 +99,18 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
     negated, bias = [[-value for value in row] for row in weight], [0.2, 0.3, -0.4]
     both = torch.cat([torch.tensor(negated), torch.eye(3)], 1).tolist()
     cancelled = Residual(dense(weight), dense(negated, bias))
-    body: list[nn.Module] = {
+    bodies: dict[str, list[nn.Module]] = {
         "sum": [cancelled],
         "concatenation": [Branches([], [dense(weight)]), dense(both, bias)],
         "sum of a sum": [Residual([]), cancelled],
-    }[way]
-    layers = [dense(torch.eye(3).tolist()), neuron, *body, neuron, dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])]
+    }
+    layers = [
+        dense(torch.eye(3).tolist()),
+        neuron,
+        *bodies[way],
+        neuron,
+        dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]),
+    ]
     network = SpikingNetwork(layers, 4, "membrane", "spikes").eval()
     x0 = (torch.rand(4, 1, 3) < 0.5).float()
     box = SpikeBox(torch.zeros_like(x0), torch.ones_like(x0))
@@ -237,7 +243,7 @@ class Odd(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return parts[0]
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return parts[0]
 
 
