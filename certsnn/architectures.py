@@ -64,7 +64,10 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
 
 
 def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
-    """VGG-like: in each stage 3x3 convolutions of these channels, with neurons, then 2x2 max pooling."""
+    """VGG-like: in each stage 3x3 convolutions of these channels with neurons, the last with max pooling.
+
+    The 2x2 maxima are those of currents, before the neurons, as in snnTorch's tutorials.
+    """
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
@@ -74,7 +77,7 @@ def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
             for outputs in stage:
                 layers += [nn.Conv2d(depth, outputs, 3, padding=1), neuron()]
                 depth = outputs
-            layers.append(nn.MaxPool2d(2))
+            layers.insert(-1, nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         head, features = fully_connected(*hidden)((depth, height, width), neuron)
         return layers + head, features
