@@ -307,6 +307,21 @@ def test_executed_margins_are_above_those_of_a_single_point(readout: ReadoutName
         assert float(decided.double().mean()) > 0.5
 
 
+def test_rounding_of_products_before_a_filter_is_covered() -> None:
+    """Large terms that cancel: the product's rounding is far more than that of the filter's small values."""
+    generator = torch.Generator().manual_seed(6)
+    last = nn.Linear(80, 4, bias=False)
+    large = 1000 * torch.rand(4, 40, generator=generator)
+    last.weight.data = torch.cat([large, torch.rand(4, 40, generator=generator) - large], 1)
+    network = SpikingNetwork([LIF(0.5, 0.0), last, Synapse(0.9)], 4, "last", "spikes").eval()
+    half = (torch.rand(4, 300, 40, generator=generator) < 0.5).float()
+    x = torch.cat([half, half], 2)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+        executed = true_margins(network(x), y)
+    assert (backward(network, x, y, SpikeFlips(0), RIGOROUS) <= executed).all()
+
+
 def test_the_maximum_over_time_looks_at_the_best_step() -> None:
     """Class 0 has its maximum at step 1, class 1 at step 3: no step has both, and the margin is exact."""
     last = nn.Linear(2, 2, bias=False)
