@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from certsnn.bounds import Interval as Interval
     from certsnn.bounds import LayerBounds as LayerBounds
     from certsnn.bounds import Verdict as Verdict
-    from certsnn.bounds import certify as certify
     from certsnn.bounds import layer_bounds as layer_bounds
     from certsnn.bounds import margin_bounds as margin_bounds
+    from certsnn.bounds.certify import certify as certify
     from certsnn.data import Frames as Frames
     from certsnn.data import ImageDataset as ImageDataset
     from certsnn.data import Saccades as Saccades
@@ -69,7 +69,8 @@ if find_spec("certsnn.bounds") is None:
 
 HOMES = {
     "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips GreedyFlips GreedyShifts RandomSearch",
-    "bounds": "Interval LayerBounds Verdict certify layer_bounds margin_bounds",
+    "bounds": "Interval LayerBounds Verdict layer_bounds margin_bounds",
+    "bounds.certify": "certify",
     "data": "Frames ImageDataset Saccades SpikeDataset load loader",
     "encoding": "Bernoulli Latency",
     "errors": "UserError",

@@ -34,7 +34,7 @@ def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
 def backward_margins(
     problem: Problem, sources: Sequence[Source], relaxation: Relaxation, rows: int = EVERY
 ) -> Tensor:
-    """Margins ``[B, K-1]`` from backward passes over bounds of all values, so many rivals at a time."""
+    """Margins ``[B, K-1]`` from backward passes over bounds of all values, in pieces of so many rows."""
     levels = levels_of(problem, sources, relaxation)[: problem.program.readout.source]
     entry = Whole(problem.x0, problem.input_set)
 

@@ -19,8 +19,8 @@ from certsnn.bounds.interval.joints import Part, bounded
 from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.propagate import layers_of, margins_of
 from certsnn.bounds.linear import intermediate
-from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, rows_of
-from certsnn.bounds.linear.backward import Constant
+from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, Selection, rows_of
+from certsnn.bounds.linear.backward import Chain, Constant
 from certsnn.bounds.linear.cuts import JointCut, LayerCut
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
 from certsnn.bounds.linear.levels import Adding
@@ -97,20 +97,14 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
     torch.manual_seed(0)
     weight = torch.randn(3, 3).tolist()
     negated, bias = [[-value for value in row] for row in weight], [0.2, 0.3, -0.4]
-    both = [[*row, *(float(i == j) for j in range(3))] for i, row in enumerate(negated)]
+    both = torch.cat([torch.tensor(negated), torch.eye(3)], 1).tolist()
     cancelled = Residual(dense(weight), dense(negated, bias))
-    bodies: dict[str, list[nn.Module]] = {
+    body: list[nn.Module] = {
         "sum": [cancelled],
         "concatenation": [Branches([], [dense(weight)]), dense(both, bias)],
         "sum of a sum": [Residual([]), cancelled],
-    }
-    layers = [
-        dense(torch.eye(3).tolist()),
-        neuron,
-        *bodies[way],
-        neuron,
-        dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]),
-    ]
+    }[way]
+    layers = [dense(torch.eye(3).tolist()), neuron, *body, neuron, dense([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])]
     network = SpikingNetwork(layers, 4, "membrane", "spikes").eval()
     x0 = (torch.rand(4, 1, 3) < 0.5).float()
     box = SpikeBox(torch.zeros_like(x0), torch.ones_like(x0))
@@ -204,10 +198,9 @@ def test_slopes_of_a_branch_that_a_bound_does_not_reach_are_left_alone() -> None
 @torch.no_grad()
 def test_the_matrices_of_a_sample_take_no_more_than_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Rows] = []
-    original = rows_of
 
-    def noted(*arguments: object) -> Rows:
-        made.append(original(*arguments))  # type: ignore[arg-type]
+    def noted(chain: Chain, neurons: Tensor, inputs: Selection) -> Rows:
+        made.append(rows_of(chain, neurons, inputs))
         return made[-1]
 
     monkeypatch.setattr(intermediate, "rows_of", noted)
