@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from certsnn.filters import Synapse
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
 from certsnn.recurrence import Recurrent
 
 Weigh = Callable[[nn.Module], nn.Module]
@@ -21,6 +22,12 @@ def decays(exact: bool, steps: int) -> Sequence[float]:
     if exact:
         return [1.0, 0.0, 0.5] if steps <= 3 else [1.0, 0.0]
     return [0.9, 0.3, 1.0, 0.0]
+
+
+def readouts(graphs: bool) -> st.SearchStrategy[ReadoutName]:
+    """A readout: of chains the means alone."""
+    found: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
+    return st.sampled_from(found)
 
 
 @st.composite
