@@ -242,6 +242,15 @@ def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[
     assert "certified by" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["verify", "evaluate", "attack"])
+def test_freed_memory_is_kept_for_the_next_batch(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(module_of("common"), "keep_freed_memory", lambda: kept.append(True))
+    words = [] if command == "verify" else ["--attacks", "FGSM"]
+    assert main([command, "digits-eps0.05", "--samples", "2", *words]) == 0
+    assert kept
+
+
 def test_a_time_limit_ends_in_timeouts_not_in_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seconds", "0.000001", "--threat.eps", "0.1"]
     report = verified(capsys, *words)
