@@ -20,8 +20,9 @@ from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.layers import check_plain
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.products import check_products
+from certsnn.program import Program
 
 
 class LayerBounds(NamedTuple):

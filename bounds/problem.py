@@ -12,7 +12,7 @@ from torch import Tensor
 from certsnn.bounds.interval.arithmetic import Arithmetic
 from certsnn.bounds.support import BoundSupport
 from certsnn.inputsets import InputSet
-from certsnn.networks import Program
+from certsnn.program import Program
 
 
 @final

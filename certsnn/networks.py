@@ -7,172 +7,21 @@ plain IEEE products. Certificates speak about this semantics.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, apply_chain, fold
+from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
+from certsnn.inputs import ImageInput, Input, SpikeInput
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
-from certsnn.neurons import Dynamics, Neuron, Trace, scan
+from certsnn.neurons import Neuron, scan
 from certsnn.products import ieee_products
-
-
-class Input(ABC):
-    """How a batch enters the network."""
-
-    kind: ClassVar[Literal["image", "spikes"]]
-
-    @property
-    @abstractmethod
-    def batch_axis(self) -> int:
-        """The axis of the batch: 0 for images ``[B, ...]``, 1 for spikes ``[T, B, ...]``."""
-
-    @abstractmethod
-    def check(self, x: Tensor) -> None:
-        """Raise ValueError or TypeError if x cannot enter."""
-
-    @abstractmethod
-    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
-        """The first affine layers' input ``[F, B, ...]``, F = 1 or T, and the number of steps T."""
-
-
-def _check_values(x: Tensor, what: str, remedy: str) -> None:
-    """Raise TypeError or ValueError unless x is a float tensor of finite numbers."""
-    if not x.is_floating_point():
-        raise TypeError(f"{what} must be a float tensor, got {x.dtype}: {remedy}")
-    # Nothing finite comes of adding to a NaN or to infinity; a sum that overflows is looked at again.
-    if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
-        raise ValueError(f"{what} hold NaN or infinite values")
-
-
-@final
-@dataclass(frozen=True)
-class ImageInput(Input):
-    """Direct encoding: the image ``[B, ...]`` is the current source of every step."""
-
-    kind: ClassVar[Literal["image", "spikes"]] = "image"
-    steps: int
-
-    @property
-    def batch_axis(self) -> int:
-        return 0
-
-    def check(self, x: Tensor) -> None:
-        if x.ndim < 2:
-            raise ValueError(f"images must be [B, ...], got the shape {tuple(x.shape)}: add a batch axis")
-        _check_values(x, "images", "bytes are x.float() / 255")
-
-    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
-        return x[None], self.steps if steps is None else steps
-
-
-@final
-@dataclass(frozen=True)
-class SpikeInput(Input):
-    """Spikes ``[T, B, ...]`` of any length T, taken as they come."""
-
-    kind: ClassVar[Literal["image", "spikes"]] = "spikes"
-
-    @property
-    def batch_axis(self) -> int:
-        return 1
-
-    def check(self, x: Tensor) -> None:
-        if x.ndim < 3 or len(x) == 0:
-            raise ValueError(f"spikes must be [T, B, ...] with T >= 1, got the shape {tuple(x.shape)}")
-        _check_values(x, "spikes", "convert them with x.float()")
-        if not ((x == 0) | (x == 1)).all():
-            raise ValueError("spikes must be 0 or 1; encode images first (certsnn.encoding)")
-
-    def frames(self, x: Tensor, steps: int | None) -> tuple[Tensor, int]:
-        if steps is not None and steps > len(x):
-            raise ValueError(f"steps={steps}, but the spikes have only {len(x)} steps")
-        x = x[:steps]
-        return x, len(x)
-
-
-def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """``function`` on all frames ``[F, B, ...]`` at once, as one batch of F*B samples."""
-    rows = function(frames.flatten(0, 1))
-    return rows.reshape(*frames.shape[:2], *rows.shape[1:])
-
-
-def hold(currents: Tensor, steps: int) -> Tensor:
-    """Currents ``[T, B, ...]``; those of a constant input (``[1, B, ...]``) repeated without a copy."""
-    return currents.expand(steps, *currents.shape[1:])
-
-
-@final
-@dataclass(frozen=True)
-class Stage:
-    """Affine operators and the layer of neurons that they drive; ``name``: of the layer, for messages."""
-
-    operators: tuple[Affine, ...]
-    neuron: Dynamics
-    name: str = "the neurons"
-
-
-@final
-@dataclass(frozen=True)
-class Program:
-    """A network frozen for bounds: its input, its stages, and the affine readout (empty: rate readout).
-
-    With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
-    it is one product a sample instead of T.
-    """
-
-    input: Input
-    stages: tuple[Stage, ...]
-    readout: tuple[Affine, ...]
-
-    def traces(self, x: Tensor, steps: int | None = None) -> list[Trace]:
-        """Membranes and spikes ``[T, B, ...]`` of every layer of neurons."""
-        frames, steps = self.input.frames(x, steps)
-        traces: list[Trace] = []
-        for stage in self.stages:
-            currents = over_time(partial(apply_chain, stage.operators), frames)
-            traces.append(scan(currents, stage.neuron, steps))
-            frames = traces[-1].spikes
-        return traces
-
-    def logits(self, spikes: Tensor) -> Tensor:
-        """Logits ``[B, K]`` from the last layer's spikes ``[T, B, ...]``."""
-        return as_logits(apply_chain(self.readout, mean_over_time(spikes)))
-
-    def run(self, x: Tensor, steps: int | None = None) -> Tensor:
-        """Logits ``[B, K]``."""
-        return self.logits(self.traces(x, steps)[-1].spikes)
-
-
-def mean_over_time(spikes: Tensor) -> Tensor:
-    """The mean ``[B, ...]`` of spikes ``[T, B, ...]``, a quotient that every device rounds alike.
-
-    CUDA multiplies by the reciprocal of a number; a divisor in a tensor is really divided by.
-    """
-    counts = spikes.sum(0)
-    return counts / counts.new_full((), len(spikes))
-
-
-def as_logits(outputs: Tensor) -> Tensor:
-    """The outputs of a network, if they are logits ``[B, K]``, else ValueError."""
-    if outputs.ndim != 2:
-        shape = ", ".join(["B", *map(str, outputs.shape[1:])])
-        raise ValueError(f"the network ends on [{shape}], not on logits [B, K]: put a Flatten before its end")
-    return outputs
-
-
-def strictly_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """``bool [B]``: the logit of y ``[B]`` is larger than every other of ``[B, K]``; a tie is an error."""
-    own = logits.gather(1, y[:, None])
-    return (logits >= own).sum(1) == 1
+from certsnn.program import Program, Stage, as_logits, mean_over_time
 
 
 class Block(NamedTuple):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.layers import BatchNorm, as_affine
-from certsnn.networks import SpikingNetwork, over_time
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron, scan
+from certsnn.program import over_time
 
 
 class Initialisation(ABC):

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from certsnn.data import Frames, ImageDataset, Saccades, SpikeDataset, load, loader
 from certsnn.data.events import Events
 from certsnn.data.events.nmnist import FOLDER, SENSOR, WHOLE
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
+from certsnn.program import strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record

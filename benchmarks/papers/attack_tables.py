@@ -22,7 +22,8 @@ from certsnn.data import LabelledDataset, load
 from certsnn.encoding import Bernoulli
 from certsnn.inputsets import SpikeBox
 from certsnn.models import load_model
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
+from certsnn.program import strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record

@@ -27,8 +27,9 @@ from certsnn.attacks import FGSM, PGD, Attack, CrossEntropy, Margin, RandomSearc
 from certsnn.data import load, loader
 from certsnn.inputsets import LinfBall
 from certsnn.models import load_model
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
+from certsnn.program import strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record

@@ -36,7 +36,8 @@ from certsnn.files import write_text
 from certsnn.inputsets import LinfBall, Threat
 from certsnn.layers import as_affine
 from certsnn.machine import versions
-from certsnn.networks import strictly_correct, train_chain
+from certsnn.networks import train_chain
+from certsnn.program import strictly_correct
 from certsnn.train.averaging import Average, copied
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed

@@ -33,8 +33,9 @@ from certsnn.data import load
 from certsnn.inputsets import LinfBall
 from certsnn.interop.auto_lirpa import Engine
 from certsnn.models import load_model
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
+from certsnn.program import Program
 from certsnn.train.objectives.certified import robust_cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

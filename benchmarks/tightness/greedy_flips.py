@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from certsnn.attacks import G2S, RSF, Attack, ExhaustiveFlips, GreedyFlips, Margin, RandomSearch
 from certsnn.inputsets import SpikeFlips
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
+from certsnn.program import strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record

@@ -37,8 +37,9 @@ from certsnn.bounds.problem import Problem
 from certsnn.data import LabelledDataset, load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
+from certsnn.program import strictly_correct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record

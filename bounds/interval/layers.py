@@ -29,8 +29,8 @@ from certsnn.bounds.interval.scans import (
     steps_of_counts,
 )
 from certsnn.bounds.linear.lines import Neuronwise, Pulled
-from certsnn.networks import hold
 from certsnn.neurons import Dynamics
+from certsnn.program import hold
 
 Operators = Sequence[Affine]
 

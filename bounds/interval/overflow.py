@@ -16,7 +16,7 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import MOST_TERMS
-from certsnn.networks import Program, Stage, as_logits
+from certsnn.program import Program, Stage, as_logits
 
 MOST_STEPS = 2**20
 """Counts are exact in float32, and the rounding errors of their additions small, far beyond this."""

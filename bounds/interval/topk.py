@@ -24,7 +24,7 @@ from certsnn.bounds.interval.layers import Operators, Source, Spikes, step_numbe
 from certsnn.bounds.interval.scans import Charge, Summed
 from certsnn.inputsets import SpikeFlips
 from certsnn.inputsets.flips import Kind
-from certsnn.networks import over_time
+from certsnn.program import over_time
 
 WINDOW_ELEMENTS = 2**24
 """How many candidate flips are ranked at a time: bounds the memory, not the result."""

@@ -34,8 +34,8 @@ from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
-from certsnn.networks import Stage
 from certsnn.neurons import Dynamics
+from certsnn.program import Stage
 
 Places = NDArray[np.int64]
 ENLARGED = 1 + 2.0**-20

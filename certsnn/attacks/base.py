@@ -19,8 +19,9 @@ from certsnn.checks import check_labels, check_question
 from certsnn.inference_mode import outside_inference_mode, usable, usable_network
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.products import ieee_products
+from certsnn.program import Program
 
 BOTH: frozenset[Domain] = frozenset({"image", "spikes"})
 IMAGES: frozenset[Domain] = frozenset({"image"})

@@ -8,7 +8,7 @@ from typing import final
 from torch import Tensor
 
 from certsnn.attacks.losses import Loss, Margin
-from certsnn.networks import strictly_correct
+from certsnn.program import strictly_correct
 
 
 @final

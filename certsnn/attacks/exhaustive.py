@@ -11,7 +11,7 @@ import torch
 from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.oracle import MEMORY, Oracle
 from certsnn.attacks.settings import check_count
-from certsnn.networks import Program
+from certsnn.program import Program
 
 CHUNK = 256
 """Members of each sample that are held at once."""

@@ -9,7 +9,7 @@ from certsnn.attacks.base import IMAGES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.attacks.oracle import Oracle
-from certsnn.networks import Program
+from certsnn.program import Program
 from certsnn.surrogates import Surrogate
 
 

@@ -15,7 +15,7 @@ from certsnn.attacks.rsf import random_flips
 from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.attacks.spike_view import SPIKE_VIEWS, over_steps, ternary
 from certsnn.encoding import check_seed
-from certsnn.networks import Program
+from certsnn.program import Program
 from certsnn.surrogates import Surrogate
 
 

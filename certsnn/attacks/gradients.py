@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from certsnn.networks import Program, SpikeInput, Stage
+from certsnn.inputs import SpikeInput
 from certsnn.neurons import LEAST_THRESHOLD
+from certsnn.program import Program, Stage
 from certsnn.surrogates import Surrogate
 
 

@@ -15,7 +15,7 @@ from certsnn.attacks.losses import Loss, Margin
 from certsnn.attacks.oracle import MEMORY, Oracle
 from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
-from certsnn.networks import Program
+from certsnn.program import Program
 from certsnn.surrogates import Adaptive, Surrogate
 
 

@@ -13,7 +13,7 @@ from certsnn.attacks.criterion import Criterion
 from certsnn.attacks.losses import Loss
 from certsnn.encoding import keyed_uniform
 from certsnn.inputsets import InputSet
-from certsnn.networks import Program
+from certsnn.program import Program
 
 MEMORY = 2**28
 """Bytes that the activations of one forward pass may take; more candidates are cut into pieces."""

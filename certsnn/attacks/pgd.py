@@ -15,7 +15,7 @@ from certsnn.attacks.losses import CrossEntropy, Loss, Margin
 from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.encoding import check_seed
-from certsnn.networks import Program
+from certsnn.program import Program
 from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate
 
 

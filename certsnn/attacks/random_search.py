@@ -11,7 +11,7 @@ from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
-from certsnn.networks import Program
+from certsnn.program import Program
 
 
 @final

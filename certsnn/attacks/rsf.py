@@ -12,7 +12,7 @@ from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.settings import check_count, check_share
 from certsnn.attacks.spike_view import SPIKE_VIEWS
 from certsnn.encoding import check_seed
-from certsnn.networks import Program
+from certsnn.program import Program
 
 
 def random_flips(

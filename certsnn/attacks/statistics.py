@@ -18,7 +18,7 @@ from certsnn.inputsets import InputSet
 class Outcome:
     """The effects of an attack on each sample of some batch, all ``[N]`` on the CPU.
 
-    correct: bool, whether the network gets the sample itself right (`certsnn.networks.strictly_correct`).
+    correct: bool, whether the network gets the sample itself right (`certsnn.program.strictly_correct`).
     success, random: bool, iterations, queries: int64, as in `AttackResult`.
     entry_change: float64, mean |change| over all entries of the input; of spikes, the share that was flipped.
     pixel_change: float64, mean |change| over pixels, of spikes that of their rates over time.

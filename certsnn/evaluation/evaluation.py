@@ -34,7 +34,8 @@ from certsnn.evaluation.verification import (
     judge,
 )
 from certsnn.inputsets import Threat
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
+from certsnn.program import strictly_correct
 from certsnn.results.counterexample import Refutation, Refuted, saving
 from certsnn.results.schema import row
 from certsnn.results.summary import Report

@@ -22,8 +22,9 @@ from certsnn.errors import UnsoundBoundError
 from certsnn.inference_mode import outside_inference_mode, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.products import ieee_products
+from certsnn.program import strictly_correct
 
 
 @final

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
-from certsnn.networks import Program
 from certsnn.neurons import Dynamics
+from certsnn.program import Program
 
 Shape = tuple[int, ...]
 

@@ -22,8 +22,8 @@ from certsnn.inputsets import InputSet, SpikeFlips
 from certsnn.interop._lirpa_compat import borrowing, bounded_module, hosting, load
 from certsnn.interop._lirpa_module import Unrolled
 from certsnn.interop._lirpa_neurons import bound_classes
-from certsnn.networks import Program
 from certsnn.products import ieee_products
+from certsnn.program import Program
 
 _METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
 ENGINE_METHODS = tuple(_METHODS)

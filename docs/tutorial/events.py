@@ -27,8 +27,9 @@ from certsnn.bounds import certify
 from certsnn.data import Frames, ImageDataset, Saccades, SpikeDataset, load, loader
 from certsnn.evaluation import evaluate
 from certsnn.inputsets import SpikeFlips
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
+from certsnn.program import strictly_correct
 from certsnn.train.config import TrainingConfig
 from certsnn.train.loop import Task, train
 from certsnn.train.objectives.certified import Certified

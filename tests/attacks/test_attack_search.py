@@ -24,8 +24,9 @@ from certsnn.attacks import (
 )
 from certsnn.bounds import certify
 from certsnn.inputsets import InputSet, SpikeFlips
-from certsnn.networks import SpikingNetwork, strictly_correct
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
+from certsnn.program import strictly_correct
 
 STEPS, FEATURES = 3, 4
 BITS = STEPS * FEATURES

@@ -37,8 +37,9 @@ from certsnn.inputsets import (
     SpikeShift,
     Threat,
 )
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
+from certsnn.program import Program
 from certsnn.surrogates import Adaptive, ArcTan
 
 FEATURES, CLASSES, BATCH, STEPS = 6, 3, 8, 4

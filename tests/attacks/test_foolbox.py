@@ -12,7 +12,7 @@ from certsnn.attacks.losses import CrossEntropy
 from certsnn.data import load
 from certsnn.inputsets import LinfBall
 from certsnn.models import load_model
-from certsnn.networks import strictly_correct
+from certsnn.program import strictly_correct
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # foolbox imports from a deprecated place in scipy

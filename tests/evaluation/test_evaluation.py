@@ -29,8 +29,9 @@ from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least
 from certsnn.evaluation.suites import default_suite
 from certsnn.evaluation.verification import Attempt, SampleResult
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
+from certsnn.program import Program
 from certsnn.results.rates import Rate
 from certsnn.results.summary import Report, nested
 

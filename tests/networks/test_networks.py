@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from certsnn.inputs import ImageInput, SpikeInput
 from certsnn.layers import Normalize
-from certsnn.networks import ImageInput, SpikeInput, SpikingNetwork, hold, over_time
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, carry_above, carry_below
 from certsnn.products import ieee_products
+from certsnn.program import hold, over_time
 
 Readout = Literal["rate", "membrane"]
 Kind = Literal["image", "spikes"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from certsnn.batches import BatchStatistics
 from certsnn.evaluation.verification import Summary
 from certsnn.inputsets import InputSet, Threat
-from certsnn.networks import Program, SpikingNetwork
+from certsnn.networks import SpikingNetwork
+from certsnn.program import Program
 from certsnn.train.schedules import Moment
 
 

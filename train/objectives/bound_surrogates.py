@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import final
 
-from certsnn.networks import Program
+from certsnn.program import Program
 from certsnn.surrogates import Rectangle
 
 

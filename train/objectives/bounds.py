@@ -26,7 +26,8 @@ from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.linear.margins import backward_margins, levels_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Problem
-from certsnn.networks import ImageInput, Program
+from certsnn.inputs import ImageInput
+from certsnn.program import Program
 
 
 class Bounded(NamedTuple):
