@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from certsnn.bounds.attack import broken_by_attack
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
 from certsnn.bounds.linear.margins import (
     backward_margins,
@@ -20,7 +21,7 @@ from certsnn.bounds.linear.margins import (
 )
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.memory import TEMPORARIES, packed
-from certsnn.bounds.method import Method
+from certsnn.bounds.method import Broken, Method
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.branch_and_bound import proved_margins
@@ -71,6 +72,8 @@ class SCrown(Method):
         sizes = sample_sizes(problem, layers) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
         half = max(options.memory // 2, 1)
         for group in packed(sizes, half, TOGETHER):
+            if options.late():
+                break
             part = problem.at(group)
             refined = refined_margins(part, replace(options, iterations=0, memory=half))
             found[group] = torch.maximum(found[group], refined)
@@ -92,6 +95,10 @@ class AlphaSCrown(Method):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
         return found
 
+    def suits(self, problem: Problem) -> bool:
+        # In the count domain slopes never certified a sample that branch and bound left open.
+        return not problem.counted
+
 
 @final
 class BranchAndBound(Method):
@@ -103,6 +110,9 @@ class BranchAndBound(Method):
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         return proved_margins(problem, interval_layers(problem)[0], options)
+
+    def suits(self, problem: Problem) -> bool:
+        return problem.counted
 
 
 @final
@@ -140,7 +150,7 @@ class Auto(Method):
     def __init__(self, stages: Sequence[Method]) -> None:
         self._stages = tuple(stages)
         names = ", ".join(method.name for method in stages)
-        self.help = f"{names}, each on the samples that are still undecided"
+        self.help = f"{names}, each on the samples that are still undecided; an attack before the slow ones"
 
     @property
     def stages(self) -> Sequence[Method]:
@@ -155,6 +165,9 @@ class Auto(Method):
                 break
             best[rest] = torch.maximum(best[rest], method(problem.at(rest), options).to(best))
         return best
+
+    def attack(self, problem: Problem, options: BoundOptions) -> Broken:
+        return broken_by_attack(problem, options)
 
 
 def refined_margins(problem: Problem, options: BoundOptions) -> Tensor:

@@ -38,6 +38,11 @@ class Problem:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
 
+    @property
+    def counted(self) -> bool:
+        """Whether all neurons conserve charge, so that all layers are bounded in the count domain."""
+        return all(stage.neuron.lossless for stage in self.program.stages)
+
     def held(self, stage: int) -> bool:
         """Whether the currents of a stage (counted from 0) are the same at every step."""
         return stage == 0 and self.input_set.domain == "image"

@@ -55,7 +55,7 @@ def proved_margins(problem: Problem, found: Tensor, options: BoundOptions) -> Te
     Raises:
         OverBudget: if the constraints of a sample need more memory than there is.
     """
-    if not all(stage.neuron.lossless for stage in problem.program.stages):
+    if not problem.counted:
         return found
     with torch.no_grad():
         rigorous = problem.arithmetic if problem.arithmetic.unit else RIGOROUS

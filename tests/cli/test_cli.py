@@ -232,7 +232,7 @@ def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[
     assert sum(summary["by_stage"].values()) == summary["certified"]
     assert summary["by_stage"]["s-ibp"] == cheap["summary"]["certified"]
     for row in report["samples"]:
-        assert row["stage"] in stages
+        assert row["stage"] == "attack" if row["status"] == "broken" else row["stage"] in stages
         assert (row["status"] == "certified") == (row["margin"] > 0)
         assert row["correct"] or (row["status"], row["stage"]) == ("unknown", "s-ibp")
     assert main(["verify", "digits-eps0.05", "--samples", "5", "--method", "auto"]) == 0
@@ -240,6 +240,17 @@ def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[
     assert all(f"certified by {name} " in shown for name in stages)
     assert main(["verify", "digits-eps0.05", "--samples", "10"]) == 0
     assert "certified by" not in capsys.readouterr().out
+
+
+def test_what_breaks_samples_is_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = verified(capsys, "--adversarial", tmp_path / "broken", "--threat.eps", "0.1")
+    broken = {row["index"] for row in report["samples"] if row["status"] == "broken"}
+    assert 0 < report["summary"]["broken"] == len(broken)
+    kept = {path.name for path in (tmp_path / "broken").iterdir()}
+    assert kept == {f"sample-{index}.safetensors" for index in broken}
+    (tmp_path / "file").touch()
+    words = ["verify", "digits-eps0.05", "--adversarial", str(tmp_path / "file" / "broken")]
+    assert "can't be written" in refused(capsys, *words)
 
 
 @pytest.mark.parametrize("command", ["verify", "evaluate", "attack"])

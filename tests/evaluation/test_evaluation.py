@@ -27,7 +27,8 @@ from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
-from certsnn.evaluation.verification import Attempt, SampleResult
+from certsnn.evaluation.verification import Attempt, SampleResult, kept_in, summarise, verify
+from certsnn.files import read_whole_tensors
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
@@ -116,6 +117,32 @@ def test_what_no_attack_breaks_and_no_bound_proves_is_the_gap() -> None:
     report = evaluate(threshold_network(), pixels(), LinfBall(0.1), attacks=[Idle()])
     assert (report.clean_error, report.attack_error, report.verified_error) == (20, 20, 60)
     assert report.gap == Rate(2, 5)
+
+
+def test_what_the_cascade_breaks_is_broken_and_kept(tmp_path: Path) -> None:
+    network, keep = threshold_network(), kept_in(tmp_path, threshold_network())
+    options = BoundOptions("auto")
+    (results,) = verify(network, pixels(), LinfBall(0.1), options=options, keep=keep)
+    assert [result.status for result in results] == ["certified", "broken", "unknown", "certified", "broken"]
+    assert [result.broken_by for result in results] == [(), ("attack",), (), (), ("attack",)]
+    assert [result.fell for result in results] == [False, True, True, False, True]
+    summary = summarise(results)
+    assert (summary.broken, summary.unknown, summary.verified_error) == (2, 1, 60)
+    assert summary.by_stage == {"s-ibp": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"sample-{i}.safetensors" for i in (11, 14)]
+    found, _ = read_whole_tensors(tmp_path / "sample-14.safetensors")
+    assert (found["label"].tolist(), found["index"].tolist()) == ([1], [14])
+    assert found["x0"].item() == pytest.approx(0.55)
+    assert 0.45 <= found["adversarial"].item() < 0.5
+    assert torch.equal(found["adversarial_logits"], network(found["adversarial"]))
+    assert found["adversarial_logits"].argmax().item() == 0
+
+
+def test_what_the_cascade_breaks_counts_as_attacked() -> None:
+    report = evaluate(threshold_network(), pixels(), LinfBall(0.1), "auto", attacks=[Idle()])
+    assert (report.clean_error, report.attack_error, report.verified_error) == (20, 60, 60)
+    assert report.gap == Rate(0, 5)
+    assert report.as_dict()["summary"]["broken"] == 2
 
 
 def test_the_worst_case_over_attacks_counts_and_each_is_told_apart() -> None:
@@ -304,6 +331,9 @@ def test_a_larger_threat_cannot_do_less() -> None:
     nested([held, broken])
     with pytest.raises(UnsoundBoundError, match="certified under large, but broken by a under small"):
         nested([broken, held])
+    by_cascade = Report("small", "auto", True, (), (result(4, status="broken", stage="attack"),))
+    with pytest.raises(UnsoundBoundError, match="broken by attack under small"):
+        nested([by_cascade, held])
 
 
 def test_errors_grow_with_the_threat() -> None:
