@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from certsnn.attacks.criterion import Criterion
+from certsnn.attacks.oracle import activation_bytes
 from certsnn.attacks.strongest import strongest
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.method import Broken
@@ -23,7 +24,8 @@ def broken_by_attack(problem: Problem, options: BoundOptions) -> Broken:
         OverBudget, MemoryError, RuntimeError: for want of memory.
     """
     found = Broken.nothing(problem)
-    size = rows_that_fit(_sample_bytes(problem), options.memory)
+    one = problem.x0.narrow(problem.program.input.batch_axis, 0, 1)
+    size = rows_that_fit(activation_bytes(problem.program, one), options.memory)
     for attack in strongest(problem.input_set):
         parts = [
             attack.run(part.program, part.x0, Criterion(part.y), part.input_set, options.late)
@@ -32,10 +34,3 @@ def broken_by_attack(problem: Problem, options: BoundOptions) -> Broken:
         members = torch.cat([part.adversarial for part in parts], problem.program.input.batch_axis)
         found = Broken(torch.cat([part.success for part in parts]), members)
     return found
-
-
-def _sample_bytes(problem: Problem) -> int:
-    """Bytes of one sample's inputs, membranes and spikes."""
-    one = problem.x0.narrow(problem.program.input.batch_axis, 0, 1)
-    numbers = one.numel() + 2 * sum(trace.membranes.numel() for trace in problem.program.traces(one))
-    return int(numbers) * one.element_size()

@@ -10,7 +10,7 @@ from torch import Tensor
 from certsnn.bounds.cascade import Verdict, decide, overflowed
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
 from certsnn.bounds.interval.overflow import Layout, Overflow, check_float_model, largest_number, layout
-from certsnn.bounds.interval.propagate import propagate
+from certsnn.bounds.interval.propagate import layers_of, propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import BoundOptions, Relaxing
@@ -145,8 +145,8 @@ def layer_bounds(
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
     y = torch.zeros(x0.shape[input_set.batch_axis], dtype=torch.int64, device=x0.device)  # of no account
-    layers = propagate(posed(network, program, x0, y, input_set, rounding), feasible_flips)
-    return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+    sources = propagate(posed(network, program, x0, y, input_set, rounding), feasible_flips)
+    return [LayerBounds(layer.membranes, layer.spikes) for layer in layers_of(sources)]
 
 
 def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | None) -> tuple[Tensor, InputSet]:

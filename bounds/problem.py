@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -39,13 +40,15 @@ class Problem:
         return self.program.input.frames(self.x0, None)[1]
 
     @property
-    def counted(self) -> bool:
-        """Whether all neurons conserve charge, so that all layers are bounded in the count domain."""
-        return all(stage.neuron.lossless for stage in self.program.stages)
+    def searchable(self) -> bool:
+        """Whether branch and bound takes the network: a chain whose neurons all conserve charge."""
+        program = self.program
+        return program.is_chain and all(stage.neuron.lossless for stage in program.stages)
 
-    def held(self, stage: int) -> bool:
-        """Whether the currents of a stage (counted from 0) are the same at every step."""
-        return stage == 0 and self.input_set.domain == "image"
+    @cached_property
+    def held(self) -> list[bool]:
+        """Which values are the same at every step, as `Program.values` counts them."""
+        return self.program.held(self.input_set.domain == "image")
 
     def select(self, mask: Tensor) -> Problem:
         """The problem of some of the samples, ``mask: bool [B]``."""

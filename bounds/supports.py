@@ -9,7 +9,7 @@ from typing import Any, final
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
-from certsnn.bounds.interval.layers import Images, Source, Spikes
+from certsnn.bounds.interval.layers import Held, Source, Spikes
 from certsnn.bounds.interval.shifts import ShiftedSpikes
 from certsnn.bounds.interval.topk import FlippedSpikes, Ranking
 from certsnn.bounds.linear.active_neurons import Selection, every_input, free_bits
@@ -28,7 +28,7 @@ class ImageBox(BoundSupport):
     input_set: LinfBall
 
     def start(self, x0: Tensor, steps: int, ranking: Ranking) -> Source:
-        return Images(Interval(*self.input_set.box(x0)), steps)
+        return Held(Interval(*self.input_set.box(x0)), steps)
 
     def selected(self, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
         return every_input(self.input_set, x0, arithmetic)

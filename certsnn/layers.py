@@ -60,21 +60,6 @@ class Normalize(nn.Module):
         return as_affine(self).apply(x)
 
 
-def laid_out(layers: Sequence[nn.Module], prefix: str = "layers") -> Iterator[tuple[str, nn.Module]]:
-    """The layers by name, first to last, with the contents of ``nn.Sequential`` in its place.
-
-    Raises:
-        TypeError: for a Sequential that does more than call its layers.
-    """
-    for number, layer in enumerate(layers):
-        name = f"{prefix}.{number}"
-        if isinstance(layer, nn.Sequential):
-            check_plain(layer, nn.Sequential)
-            yield from laid_out(list(layer), name)
-        else:
-            yield name, layer
-
-
 def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
     """Raise TypeError unless calling the module runs the forward of this class and nothing else."""
     name = kind.__name__

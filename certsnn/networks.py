@@ -7,9 +7,9 @@ plain IEEE products. Certificates speak about this semantics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,12 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
+from certsnn.graph import Graph, Layers, Plan, Wire, sequential
 from certsnn.inputs import ImageInput, Input, SpikeInput
-from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, laid_out, settled
-from certsnn.neurons import Neuron, scan
+from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
+from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
-from certsnn.program import Program, Stage, as_logits, mean_over_time
-
-
-class Block(NamedTuple):
-    """A layer of neurons by name, and the affine layers that drive it."""
-
-    layers: list[nn.Module]
-    neuron: Neuron
-    name: str
+from certsnn.program import Link, Node, Program, as_logits, mean_over_time
 
 
 @final
@@ -38,7 +31,8 @@ class SpikingNetwork(nn.Module):
 
     Args:
         layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
-            Identity, Normalize, LIF and IF; ``nn.Sequential`` of these, too.
+            Identity, Normalize, LIF and IF; lists and ``nn.Sequential`` of these, and what wires them up in
+            another way: Residual, Branches and Graph (`certsnn.graph`).
         steps: simulation steps T for images; for spikes the length comes with them.
         readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
             affine layers; logits are their mean output over T).
@@ -55,7 +49,7 @@ class SpikingNetwork(nn.Module):
 
     def __init__(
         self,
-        layers: Sequence[nn.Module],
+        layers: Layers,
         steps: int,
         readout: Literal["rate", "membrane"] = "rate",
         input: Literal["image", "spikes"] = "image",
@@ -67,16 +61,26 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
         if readout not in ("rate", "membrane"):
             raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(one if isinstance(one, nn.Module) else sequential(one) for one in layers)
         self.steps, self.readout, self.input = steps, readout, inputs[input]
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        chain = self.chain()
-        with settled(chain):
-            for layer in chain:
+        plan, _ = self.plan()
+        with settled(plan.layers):
+            for layer in plan.layers:
                 if not isinstance(layer, Neuron):
                     as_affine(layer)
-        self._blocks()
+
+    @classmethod
+    def from_graph(
+        cls,
+        nodes: Mapping[str, tuple[nn.Module, Sequence[str]]],
+        steps: int,
+        readout: Literal["rate", "membrane"] = "rate",
+        input: Literal["image", "spikes"] = "image",
+    ) -> SpikingNetwork:
+        """A network of named layers ``{name: (layer, sources)}``; see `certsnn.graph.Graph`."""
+        return cls([Graph(nodes)], steps, readout, input)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("steps", "readout", "input") and name in self.__dict__:
@@ -85,48 +89,42 @@ class SpikingNetwork(nn.Module):
             )
         super().__setattr__(name, value)
 
-    def chain(self) -> list[nn.Module]:
-        """The layers, first to last, those inside of ``nn.Sequential`` too."""
-        return [layer for _, layer in laid_out(list(self.layers))]
-
-    def _blocks(self) -> tuple[list[Block], list[nn.Module]]:
-        """The layers before each layer of neurons, and the affine layers that are left.
+    def plan(self) -> tuple[Plan, Wire]:
+        """How the layers are wired up, and the wire that ends at the readout.
 
         Raises:
             TypeError, ValueError: see the class; layers may have been replaced since it was made.
         """
-        blocks: list[Block] = []
-        pending: list[nn.Module] = []
-        for name, layer in laid_out(list(self.layers)):
-            if isinstance(layer, Neuron):
-                layer.check_plain()
-                blocks.append(Block(pending, layer, name))
-                pending = []
-            else:
-                pending.append(layer)
-        if not blocks:
+        plan = Plan()
+        last = plan.chain("layers", list(self.layers), Wire(0))
+        if not any(isinstance(layer, Neuron) for layer in plan.layers):
             raise ValueError("a spiking network needs at least one layer of neurons (LIF, IF)")
-        if self.readout == "rate" and pending:
+        if self.readout == "rate" and last.layers:
             raise ValueError(
-                f"the rate readout ends with a neuron, but the last layer is {pending[-1]}; add a neuron or "
-                "use readout='membrane'"
+                f"the rate readout ends with a neuron, but the last layer is {last.layers[-1]}; add a neuron "
+                "or use readout='membrane'"
             )
-        if self.readout == "membrane" and not pending:
+        if self.readout == "membrane" and not last.layers:
             raise ValueError(
                 "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
                 "a Linear or use readout='rate'"
             )
-        return blocks, pending
+        return plan, last
+
+    def leaves(self) -> list[nn.Module]:
+        """The layers, first to last, those inside of others too."""
+        return self.plan()[0].layers
 
     def freeze(self) -> Program:
         """The network as it acts in eval mode, sharing its parameters (so bounds are differentiable)."""
-        blocks, last = self._blocks()
-        with settled([layer for block in blocks for layer in block.layers] + last):
-            stages = tuple(
-                Stage(fold([as_affine(layer) for layer in layers]), neuron.dynamics(), name)
-                for layers, neuron, name in blocks
-            )
-            return Program(self.input, stages, fold([as_affine(layer) for layer in last]))
+        plan, last = self.plan()
+
+        def linked(wire: Wire) -> Link:
+            return Link(wire.source, fold([as_affine(layer) for layer in wire.layers]))
+
+        with settled(plan.layers):
+            nodes = tuple(node.make(tuple(map(linked, node.wires))) for node in plan.nodes)
+            return Program(self.input, nodes, linked(last))
 
     def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
@@ -146,16 +144,20 @@ class SpikingNetwork(nn.Module):
         Batch norm uses (and updates its running means with) the statistics of the batch, taken over time
         too; dropout is active for the logits and absent from the frozen network.
         """
-        blocks, last = self._blocks()
+        plan, last = self.plan()
         frames, steps = self.input.frames(x, steps)
-        stages: list[Stage] = []
-        for layers, neuron, name in blocks:
-            currents, operators = train_chain(layers, frames, self.training_products, self.batch)
-            stages.append(Stage(operators, neuron.dynamics(), name))
-            frames = scan(currents, stages[-1].neuron, steps).spikes
-        mean = mean_over_time(frames)[None]
-        logits, readout = train_chain(last, mean, self.training_products, self.batch)
-        return as_logits(logits[0]), Program(self.input, tuple(stages), readout)
+        values, nodes = [frames], list[Node]()
+
+        def run(wire: Wire, frames: Tensor) -> tuple[Tensor, Link]:
+            outputs, operators = train_chain(wire.layers, frames, self.training_products, self.batch)
+            return outputs, Link(wire.source, operators)
+
+        for planned in plan.nodes:
+            parts, links = zip(*(run(wire, values[wire.source]) for wire in planned.wires), strict=True)
+            nodes.append(planned.make(links))
+            values.append(nodes[-1].run(parts, steps))
+        logits, readout = run(last, mean_over_time(values[last.source])[None])
+        return as_logits(logits[0]), Program(self.input, tuple(nodes), readout)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
         """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""

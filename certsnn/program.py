@@ -1,12 +1,19 @@
-"""A network frozen for bounds: what certificates speak about."""
+"""A network frozen for bounds: what certificates speak about.
+
+A `Program` is a graph. Its nodes, in topological order, are layers of neurons and what joins their outputs.
+Between them lie chains of affine operators. Values of all steps ``[F, B, ...]`` run along its links: F = T,
+or F = 1 for what is the same at every step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
+import torch
 from torch import Tensor
 
 from certsnn.affine import Affine, apply_chain
@@ -27,53 +34,180 @@ def hold(currents: Tensor, steps: int) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class Stage:
-    """Affine operators and the layer of neurons that they drive; ``name``: of the layer, for messages."""
+class Link:
+    """Affine operators on the values of a source: 0 is the input, k the k-th node (counted from 1)."""
 
+    source: int
     operators: tuple[Affine, ...]
+
+    def run(self, values: Sequence[Tensor]) -> Tensor:
+        """The outputs ``[F, B, ...]``, from the values of the input and the nodes so far."""
+        return over_time(partial(apply_chain, self.operators), values[self.source])
+
+
+class Node(ABC):
+    """A place where the outputs of ``links`` come together; ``name``: of the layer, for messages."""
+
+    links: tuple[Link, ...]
+    name: str
+
+    @abstractmethod
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        """The values ``[F, B, ...]``, from the outputs of the links."""
+
+    @abstractmethod
+    def held(self, parts: Sequence[bool]) -> bool:
+        """Whether the values are the same at every step, given which links' outputs are."""
+
+    @abstractmethod
+    def reach(self, parts: Sequence[float]) -> float:
+        """A bound of the values' magnitudes, from those of the links' outputs."""
+
+
+@final
+@dataclass(frozen=True)
+class Stage(Node):
+    """A layer of neurons and the link that drives it; its values are spikes."""
+
+    links: tuple[Link]
     neuron: Dynamics
     name: str = "the neurons"
+
+    @property
+    def link(self) -> Link:
+        """What drives the neurons."""
+        return self.links[0]
+
+    def trace(self, currents: Tensor, steps: int) -> Trace:
+        """Membranes and spikes ``[T, B, ...]``."""
+        return scan(currents, self.neuron, steps)
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        return self.trace(parts[0], steps).spikes
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return False
+
+    def reach(self, parts: Sequence[float]) -> float:
+        return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Sum(Node):
+    """The sum of the links' outputs, added up in their order; of a single one, its outputs."""
+
+    links: tuple[Link, ...]
+    name: str
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            if part.shape[2:] != total.shape[2:]:
+                shapes = f"{list(total.shape[2:])} and {list(part.shape[2:])}"
+                raise ValueError(f"{self.name} adds outputs of the shapes {shapes}; project one of them")
+            total = total + part
+        return total
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return all(parts)
+
+    def reach(self, parts: Sequence[float]) -> float:
+        return sum(parts)
+
+
+@final
+@dataclass(frozen=True)
+class Concatenation(Node):
+    """The links' outputs side by side, along their first axis: channels or features."""
+
+    links: tuple[Link, ...]
+    name: str
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        shapes = [part.shape[2:] for part in parts]
+        if len({(len(shape), *shape[1:]) for shape in shapes}) > 1:
+            raise ValueError(f"{self.name} joins outputs that differ in more than channels: {shapes}")
+        frames = max(len(part) for part in parts)
+        return torch.cat([hold(part, frames) for part in parts], 2)
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return all(parts)
+
+    def reach(self, parts: Sequence[float]) -> float:
+        return max(parts)
 
 
 @final
 @dataclass(frozen=True)
 class Program:
-    """A network frozen for bounds: its input, its stages, and the affine readout (empty: rate readout).
+    """A network frozen for bounds: its input, its nodes, and the affine readout (no operators: rates).
 
     With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
     it is one product a sample instead of T.
     """
 
     input: Input
-    stages: tuple[Stage, ...]
-    readout: tuple[Affine, ...]
+    nodes: tuple[Node, ...]
+    readout: Link
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The layers of neurons, first to last."""
+        return tuple(node for node in self.nodes if isinstance(node, Stage))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is nothing but layers of neurons, each driven by the one before."""
+        sources = [stage.link.source for stage in self.stages] + [self.readout.source]
+        return sources == list(range(len(self.nodes) + 1))
+
+    def changed(self, change: Callable[[Stage], Stage]) -> Program:
+        """The program with other layers of neurons."""
+        nodes = (change(node) if isinstance(node, Stage) else node for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
+
+    def held(self, input_held: bool) -> list[bool]:
+        """Which values are the same at every step: of the input, which is known, and of each node."""
+        found = [input_held]
+        for node in self.nodes:
+            found.append(node.held([found[link.source] for link in node.links]))
+        return found
+
+    def values(self, x: Tensor, steps: int | None = None) -> list[Tensor]:
+        """The input's frames and the values ``[F, B, ...]`` of every node."""
+        frames, steps = self.input.frames(x, steps)
+        values = [frames]
+        for node in self.nodes:
+            values.append(node.run([link.run(values) for link in node.links], steps))
+        return values
 
     def traces(self, x: Tensor, steps: int | None = None) -> list[Trace]:
         """Membranes and spikes ``[T, B, ...]`` of every layer of neurons."""
         frames, steps = self.input.frames(x, steps)
-        traces: list[Trace] = []
-        for stage in self.stages:
-            currents = over_time(partial(apply_chain, stage.operators), frames)
-            traces.append(scan(currents, stage.neuron, steps))
-            frames = traces[-1].spikes
+        values, traces = [frames], []
+        for node in self.nodes:
+            parts = [link.run(values) for link in node.links]
+            if isinstance(node, Stage):
+                traces.append(node.trace(parts[0], steps))
+                values.append(traces[-1].spikes)
+            else:
+                values.append(node.run(parts, steps))
         return traces
-
-    def logits(self, spikes: Tensor) -> Tensor:
-        """Logits ``[B, K]`` from the last layer's spikes ``[T, B, ...]``."""
-        return as_logits(apply_chain(self.readout, mean_over_time(spikes)))
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``."""
-        return self.logits(self.traces(x, steps)[-1].spikes)
+        last = self.values(x, steps)[self.readout.source]
+        return as_logits(apply_chain(self.readout.operators, mean_over_time(last)))
 
 
-def mean_over_time(spikes: Tensor) -> Tensor:
-    """The mean ``[B, ...]`` of spikes ``[T, B, ...]``, a quotient that every device rounds alike.
+def mean_over_time(values: Tensor) -> Tensor:
+    """The mean ``[B, ...]`` of values ``[T, B, ...]``, a quotient that every device rounds alike.
 
     CUDA multiplies by the reciprocal of a number; a divisor in a tensor is really divided by.
     """
-    counts = spikes.sum(0)
-    return counts / counts.new_full((), len(spikes))
+    sums = values.sum(0)
+    return sums / sums.new_full((), len(values))
 
 
 def as_logits(outputs: Tensor) -> Tensor:

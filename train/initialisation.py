@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from certsnn.layers import BatchNorm, as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import Neuron, scan
-from certsnn.program import over_time
+from certsnn.neurons import Dynamics, scan
+from certsnn.program import Link, Stage, over_time
 
 
 class Initialisation(ABC):
@@ -50,7 +50,7 @@ class ConstantWidth(Initialisation):
 
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
-        for layer in network.chain():
+        for layer in network.leaves():
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 nn.init.normal_(layer.weight, 0, math.sqrt(2 * math.pi) / layer.weight[0].numel())
                 if layer.bias is not None:
@@ -88,7 +88,7 @@ class Calibrated(Initialisation):
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
         for hidden in _hidden(network, x0):
-            threshold = float(hidden.neuron.dynamics().threshold.mean())
+            threshold = float(hidden.neuron.threshold.mean())
             deviation = float(hidden.currents().std().clamp_min(torch.finfo(torch.float32).tiny))
             hidden.weighted.weight.mul_(self.spread * threshold / deviation)
             if hidden.weighted.bias is None:
@@ -114,7 +114,7 @@ class _Hidden:
     steps: int
     layers: Sequence[nn.Module]
     weighted: nn.Linear | nn.Conv2d
-    neuron: Neuron
+    neuron: Dynamics
 
     def currents(self) -> Tensor:
         """``[F, B, ...]``, F = 1 for an image."""
@@ -122,7 +122,7 @@ class _Hidden:
 
     def spikes(self) -> Tensor:
         """``[T, B, ...]``."""
-        return scan(self.currents(), self.neuron.dynamics(), self.steps).spikes
+        return scan(self.currents(), self.neuron, self.steps).spikes
 
 
 def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
@@ -131,18 +131,18 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     Batch norm acts in training by the batch's statistics, which no scale of the weights changes: layers
     before a norm are left out.
     """
+    plan, _ = network.plan()
     frames, steps = network.input.frames(x0, None)
-    pending: list[nn.Module] = []
-    for layer in network.chain():
-        if not isinstance(layer, Neuron):
-            pending.append(layer)
-            continue
-        weighted = [one for one in pending if isinstance(one, (nn.Linear, nn.Conv2d))]
-        normalised = any(isinstance(one, BatchNorm) for one in pending)
-        if weighted and not normalised:
-            yield _Hidden(frames, steps, pending, weighted[-1], layer)
-        frames = scan(_apply(pending, frames), layer.dynamics(), steps).spikes
-        pending = []
+    values = [frames]
+    for planned in plan.nodes:
+        node = planned.make(tuple(Link(wire.source, ()) for wire in planned.wires))
+        if isinstance(node, Stage):
+            (wire,) = planned.wires
+            weighted = [one for one in wire.layers if isinstance(one, (nn.Linear, nn.Conv2d))]
+            normalised = any(isinstance(one, BatchNorm) for one in wire.layers)
+            if weighted and not normalised:
+                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node.neuron)
+        values.append(node.run([_apply(wire.layers, values[wire.source]) for wire in planned.wires], steps))
 
 
 def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:

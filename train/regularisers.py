@@ -77,6 +77,6 @@ class L1(Regulariser):
     weight: float = 1e-6
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        operators = [as_affine(layer) for layer in network.chain() if not isinstance(layer, Neuron)]
+        operators = [as_affine(layer) for layer in network.leaves() if not isinstance(layer, Neuron)]
         sums = [operator.rows.abs().sum() for operator in operators if isinstance(operator, Weighted)]
         return self.weight * torch.stack(sums).sum()

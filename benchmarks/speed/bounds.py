@@ -110,7 +110,7 @@ def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[]
 def measure_crown(steps: int, x: Tensor, y: Tensor) -> dict[str, float]:
     """S-CROWN with S-IBP layers, by certsnn and by auto_LiRPA, on LIF neurons."""
     program = network_of(leaky, steps).freeze()
-    weighted = [stage.operators[-1] for stage in program.stages]
+    weighted = [stage.link.operators[-1] for stage in program.stages]
     held, later = (one.weight for one in weighted if isinstance(one, Dense))
     rows = torch.randn(9 * len(x) * steps, len(later))
     variants = {

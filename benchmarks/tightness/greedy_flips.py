@@ -47,7 +47,7 @@ def tiny(seed: int) -> SpikingNetwork:
     else:
         network = SpikingNetwork(layers, STEPS, "membrane", "spikes")
     with torch.no_grad():
-        for layer in network.chain():
+        for layer in network.leaves():
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(2)
     return network.eval()

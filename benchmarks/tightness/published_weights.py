@@ -28,12 +28,10 @@ from torch import Tensor, nn
 
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
-from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
-from certsnn.bounds.linear.relaxation import RELAXATIONS, Relaxation
+from certsnn.bounds.linear.margins import backward_margins, interval_bounds
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
-from certsnn.bounds.problem import Problem
 from certsnn.data import LabelledDataset, load
 from certsnn.files import write_text
 from certsnn.inputsets import CoupledBernoulli, InputSet
@@ -90,10 +88,6 @@ def attacked(net: SpikingNetwork, x0: Tensor, y: Tensor, members: InputSet) -> T
     return broken
 
 
-def pulled(problem: Problem, layers: list[Layer], relaxation: Relaxation) -> Tensor:
-    return backward_margins(problem, layers, levels_of(problem, layers, relaxation))
-
-
 def sample(
     net: SpikingNetwork, data: LabelledDataset, number: int, slow: bool, iterations: int
 ) -> record.Row:
@@ -112,9 +106,12 @@ def sample(
 
     with torch.no_grad():
         row["correct"] = bool(strictly_correct(net(x0), y)[0])
-        found = note("s-ibp", lambda: interval_layers(problem)[0])
-        layers = interval_layers(problem)[1]
-        backward = {name: note(name, partial(pulled, problem, layers, r)) for name, r in RELAXATIONS.items()}
+        found = note("s-ibp", lambda: interval_bounds(problem)[0])
+        sources = interval_bounds(problem)[1]
+        backward = {
+            name: note(name, partial(backward_margins, problem, sources, r))
+            for name, r in RELAXATIONS.items()
+        }
     row["margin"]["best"] = best = float(torch.maximum(found, backward["joint"]).amin())
     for name in SLOW_METHODS if slow else ():
         if best > 0 or not row["correct"]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN
-from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.margins import backward_margins, interval_bounds
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.methods import METHODS
 from certsnn.bounds.options import BoundOptions
@@ -47,10 +47,10 @@ def problem(seed: int, low: float, high: float) -> Problem:
 
 @torch.no_grad()
 def margins(case: Problem) -> dict[str, Tensor]:
-    found, layers = interval_layers(case)
+    found, sources = interval_bounds(case)
     rows = {"s_ibp": found}
     for name, relaxation in RELAXATIONS.items():
-        rows[name] = backward_margins(case, layers, levels_of(case, layers, relaxation))
+        rows[name] = backward_margins(case, sources, relaxation)
     rows["s_crown"] = METHODS["s-crown"](case, BoundOptions())
     return rows
 

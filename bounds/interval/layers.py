@@ -1,7 +1,8 @@
 """What drives a layer: images, spikes known step by step, spike counts, or spikes under a flip budget.
 
 A source bounds the currents that a chain of affine operators makes of it, in the domain that the next
-neurons ask for: at each step, or summed over the steps so far.
+neurons ask for: at each step, or summed over the steps so far. What joins several sources is in
+`certsnn.bounds.interval.joints`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -35,12 +36,41 @@ from certsnn.program import hold
 Operators = Sequence[Affine]
 
 
+class Mean(NamedTuple):
+    """Bounds ``[B, ...]`` of a mean over time as executed, and how far that may be from the exact one."""
+
+    interval: Interval
+    lost: Tensor
+
+
 class Source(ABC):
-    """Bounds of what enters a chain of affine operators."""
+    """Bounds of the values that enter a chain of affine operators.
+
+    Frames ``[F, B, ...]`` are those of each step, F = T, or one that is the same at every step.
+    """
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """The number of steps T."""
+
+    @abstractmethod
+    def box(self) -> Interval:
+        """Bounds ``[F, B, ...]`` of the values, each on its own."""
+
+    def mean(self, arithmetic: Arithmetic, executed: torch.dtype) -> Mean:
+        """The mean of the values over all steps."""
+        low, high = (arithmetic.raised(hold(end, self.steps)) for end in self.box())
+        size = torch.maximum(-low, high).sum(0)
+        low, high, error = low.sum(0), high.sum(0), torch.zeros_like(size)
+        if arithmetic.unit:
+            error = arithmetic.gamma(self.steps) * size + self.steps * arithmetic.underflow
+        ends = Interval((low - error).to(executed) / self.steps, (high + error).to(executed) / self.steps)
+        return Mean(ends, (error + 2 * arithmetic.unit * size) / self.steps)
 
     @abstractmethod
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
-        """Bounds ``[T, B, ...]`` of the chain's output at each step, in the dtype of the products."""
+        """Bounds ``[F, B, ...]`` of the chain's output, in the dtype of the products."""
 
     @abstractmethod
     def charge(self, operators: Operators, arithmetic: Arithmetic) -> Charge:
@@ -65,10 +95,16 @@ class Layer(Source):
     def spikes(self) -> Interval:
         """Bounds ``[T, B, ...]`` of the spikes."""
 
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """The number of steps T."""
+    @final
+    def box(self) -> Interval:
+        return self.spikes
+
+    @final
+    def mean(self, arithmetic: Arithmetic, executed: torch.dtype) -> Mean:
+        # Counts are exact, and one division is monotone and rounds once.
+        low, high = self.totals
+        rate = Interval(low.to(executed) / self.steps, high.to(executed) / self.steps)
+        return Mean(rate, 2 * arithmetic.unit * arithmetic.raised(rate.upper))
 
     @property
     @abstractmethod
@@ -128,20 +164,26 @@ def step_numbers(like: Tensor, steps: int) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class Images(Source):
-    """Direct encoding: images within a box ``[B, ...]``, the same at all T steps."""
+class Held(Source):
+    """Values within bounds ``[B, ...]``, the same at all T steps: an image, and what is made of it."""
 
-    box: Interval
-    steps: int
+    values: Interval
+    duration: int
+
+    @property
+    def steps(self) -> int:
+        return self.duration
+
+    def box(self) -> Interval:
+        return Interval(self.values.lower[None], self.values.upper[None])
 
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
-        low, high = arithmetic.chain(operators, self.box)
-        return Interval(hold(low[None], self.steps), hold(high[None], self.steps))
+        low, high = arithmetic.chain(operators, self.values)
+        return Interval(low[None], high[None])
 
     def charge(self, operators: Operators, arithmetic: Arithmetic) -> HeldCurrent:
         # The executed current is one and the same number at each step, so its sum over t is t times it.
-        low, high = arithmetic.chain(operators, self.box)
-        return HeldCurrent(Interval(low[None], high[None]), self.steps)
+        return HeldCurrent(self.currents(operators, arithmetic), self.steps)
 
 
 @final
@@ -150,6 +192,13 @@ class Spikes(Source):
     """Spikes within bounds ``[T, B, ...]`` that are independent of each other."""
 
     interval: Interval
+
+    @property
+    def steps(self) -> int:
+        return len(self.interval.lower)
+
+    def box(self) -> Interval:
+        return self.interval
 
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return framewise(operators, self.interval, arithmetic)
@@ -252,11 +301,11 @@ class CountedLayer(Layer):
 
     @cached_property
     def _steps(self) -> StepScan:
-        low, high = self.source.currents(self.operators, self.arithmetic)
         executed = self.dynamics.threshold.dtype
+        currents = executed_currents(self.source, self.operators, self.arithmetic, executed)
         known = membranes_of_counts(self.driven_by, self.scan, self.dynamics)
         within = Interval(known.lower.to(executed), known.upper.to(executed))
-        membranes, spikes = scan_steps(Interval(low.to(executed), high.to(executed)), self.dynamics, within)
+        membranes, spikes = scan_steps(currents, self.dynamics, within)
         return StepScan(membranes, intersect(spikes, steps_of_counts(self.scan.counts)))
 
     @property
@@ -303,7 +352,14 @@ def layer_of(source: Source, operators: Operators, dynamics: Dynamics, arithmeti
     if dynamics.lossless:
         charge = source.charge(operators, arithmetic)
         return CountedLayer(charge, dynamics, source, tuple(operators), arithmetic)
-    low, high = source.currents(operators, arithmetic)
     executed = dynamics.threshold.dtype
+    return SteppedLayer(executed_currents(source, operators, arithmetic, executed), dynamics)
+
+
+def executed_currents(
+    source: Source, operators: Operators, arithmetic: Arithmetic, executed: torch.dtype
+) -> Interval:
+    """Bounds ``[T, B, ...]`` of the currents in the dtype of the network."""
     # Rounding the end points to the executed dtype is sound: see certsnn.bounds.interval.arithmetic.
-    return SteppedLayer(Interval(low.to(executed), high.to(executed)), dynamics)
+    low, high = source.currents(operators, arithmetic)
+    return Interval(hold(low.to(executed), source.steps), hold(high.to(executed), source.steps))

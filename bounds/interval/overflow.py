@@ -8,6 +8,7 @@ written so that NaN fails it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import MOST_TERMS
-from certsnn.program import Program, Stage, as_logits
+from certsnn.program import Link, Program, Stage, as_logits
+
+Shaped = tuple[tuple[Affine, torch.Size], ...]
+"""Operators, each with the shape of one input of it."""
 
 MOST_STEPS = 2**20
 """Counts are exact in float32, and the rounding errors of their additions small, far beyond this."""
@@ -34,28 +38,38 @@ class Overflow(ValueError):
 class Layout:
     """A network's operators as their shapes are for one input.
 
-    ``chains``: what leads to each layer of neurons and to the logits, by name: operators, each with the shape
-    of one input of it. ``classes``: K.
+    ``nodes``: what leads to each node, link by link. ``readout``: what leads to the logits. ``classes``: K.
     """
 
     program: Program
-    chains: tuple[tuple[str, tuple[tuple[Affine, torch.Size], ...]], ...]
+    nodes: tuple[tuple[Shaped, ...], ...]
+    readout: Shaped
     classes: int
+
+    def named(self) -> Iterator[tuple[str, Shaped]]:
+        """All chains, each with the name of what it leads to."""
+        for node, chains in zip(self.program.nodes, self.nodes, strict=True):
+            yield from ((node.name, chain) for chain in chains)
+        yield "the readout", self.readout
 
 
 def layout(program: Program, x0: Tensor) -> Layout:
     """The layout for inputs like x0; raises ValueError, naming the layer, where shapes do not fit."""
-    frames, _ = program.input.frames(x0.narrow(program.input.batch_axis, 0, 0), None)
-    x = frames[0]
-    chains = []
-    operators = [(stage.name, stage.operators) for stage in program.stages]
-    for name, chain in [*operators, ("the readout", program.readout)]:
-        sized = []
-        for operator in chain:
-            sized.append((operator, x.shape[1:]))
-            x = operator.apply(x)
-        chains.append((name, tuple(sized)))
-    return Layout(program, tuple(chains), as_logits(x).shape[1])
+    values = program.values(x0.narrow(program.input.batch_axis, 0, 0), steps=1)
+    nodes = tuple(
+        tuple(_shaped(link, values[link.source])[0] for link in node.links) for node in program.nodes
+    )
+    readout, logits = _shaped(program.readout, values[program.readout.source])
+    return Layout(program, nodes, readout, as_logits(logits).shape[1])
+
+
+def _shaped(link: Link, values: Tensor) -> tuple[Shaped, Tensor]:
+    """A link's operators with the shapes of their inputs, and an empty batch of its outputs."""
+    x, found = values.flatten(0, 1), []
+    for operator in link.operators:
+        found.append((operator, x.shape[1:]))
+        x = operator.apply(x)
+    return tuple(found), x
 
 
 def largest_number(network: Layout, largest: float, limit: float, steps: int) -> float:
@@ -72,9 +86,11 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
         Overflow: if a sum may exceed the limit.
     """
     _require(largest, limit, "inputs")
-    reached = [largest]
-    stages = [*network.program.stages, None]
-    for (name, chain), stage in zip(network.chains, stages, strict=True):
+    reached, values = [largest], [largest]
+
+    def through(name: str, source: int, chain: Shaped) -> float:
+        """A bound of a link's outputs."""
+        size = values[source]
         for operator, shape in chain:
             gain = operator.gain
             bias = 0.0 if operator.bias is None else float(operator.bias.detach().abs().max())
@@ -84,12 +100,23 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
                     "them; nothing can be bounded"
                 )
             # Partial sums, in any order, are at most the sum of magnitudes.
-            _require(operator.summed(shape) * largest + bias, limit, f"sums before {name}")
-            largest = gain * largest + bias
-            reached += [largest, gain]
-        if stage is not None:
-            _require(_membrane(stage, largest, steps), limit, f"the membranes of {name}")
-            largest = 1.0
+            _require(operator.summed(shape) * size + bias, limit, f"sums before {name}")
+            size = gain * size + bias
+            reached.extend((size, gain))
+        return size
+
+    program = network.program
+    for node, chains in zip(program.nodes, network.nodes, strict=True):
+        parts = [
+            through(node.name, link.source, chain) for link, chain in zip(node.links, chains, strict=True)
+        ]
+        if isinstance(node, Stage):
+            _require(_membrane(node, parts[0], steps), limit, f"the membranes of {node.name}")
+        values.append(node.reach(parts))
+        _require(values[-1], limit, f"the values of {node.name}")
+        reached.append(values[-1])
+    _require(steps * values[program.readout.source], limit, "sums over time")
+    through("the readout", program.readout.source, network.readout)
     return max(reached)
 
 
@@ -97,7 +124,7 @@ def check_float_model(network: Layout, steps: int) -> None:
     """Raise ValueError unless the rounding terms of certificates cover the network, run for T steps."""
     if steps > MOST_STEPS:
         raise ValueError(f"certificates cover up to {MOST_STEPS} steps, not {steps}")
-    for name, chain in network.chains:
+    for name, chain in network.named():
         terms = max((operator.terms(shape) for operator, shape in chain), default=0)
         if terms > MOST_TERMS:
             raise ValueError(

@@ -14,25 +14,35 @@ from torch import Tensor
 
 from certsnn.affine import Affine, Dense
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
-from certsnn.bounds.interval.layers import Layer, layer_of
+from certsnn.bounds.interval.joints import Part, bounded
+from certsnn.bounds.interval.layers import Layer, Mean, Source
 from certsnn.bounds.interval.topk import Ranking
 from certsnn.bounds.problem import Problem
+from certsnn.program import Node
 
 
-def propagate(problem: Problem, ranking: Ranking) -> list[Layer]:
-    """Bounds of every layer of neurons, first to last."""
-    source = problem.support.start(problem.x0, problem.steps, ranking)
-    layers: list[Layer] = []
-    for stage in problem.program.stages:
-        layers.append(layer_of(source, stage.operators, stage.neuron, problem.arithmetic))
-        source = layers[-1]
-    return layers
+def propagate(problem: Problem, ranking: Ranking) -> list[Source]:
+    """Bounds of the input's values and of every node's, as `Program.values` counts them."""
+    sources = [problem.support.start(problem.x0, problem.steps, ranking)]
+    for node in problem.program.nodes:
+        sources.append(follow(node, sources, problem))
+    return sources
 
 
-def rates(layer: Layer, dtype: torch.dtype) -> Interval:
-    """Bounds ``[B, ...]`` of the mean spikes as executed: counts are exact, and division is monotone."""
-    low, high = layer.totals
-    return Interval(low.to(dtype) / layer.steps, high.to(dtype) / layer.steps)
+def follow(node: Node, sources: Sequence[Source], problem: Problem) -> Source:
+    """Bounds of a node's values, from those of the input and the nodes before it."""
+    parts = [Part(sources[link.source], link.operators) for link in node.links]
+    return bounded(node, parts, problem.arithmetic, problem.x0.dtype)
+
+
+def layers_of(sources: Sequence[Source]) -> list[Layer]:
+    """The layers of neurons among them, first to last."""
+    return [source for source in sources if isinstance(source, Layer)]
+
+
+def last_mean(problem: Problem, sources: Sequence[Source]) -> Mean:
+    """The mean over time of what the readout takes."""
+    return sources[problem.program.readout.source].mean(problem.arithmetic, problem.x0.dtype)
 
 
 def others(y: Tensor, classes: int) -> Tensor:
@@ -85,8 +95,13 @@ def _spread(weight: Tensor, radius: Tensor, y: Tensor, rivals: Tensor) -> Tensor
     return spreads.gather(1, y[:, None] * classes + rivals)
 
 
-def interval_margins(problem: Problem, ranking: Ranking) -> tuple[Tensor, list[Layer]]:
-    """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of the layers they come from."""
-    layers = propagate(problem, ranking)
-    rate = rates(layers[-1], problem.x0.dtype)
-    return margins(problem.program.readout, rate, problem.y, problem.arithmetic), layers
+def interval_margins(problem: Problem, ranking: Ranking) -> tuple[Tensor, list[Source]]:
+    """S-IBP's lower bounds ``[B, K-1]`` of the margins, and the bounds of all values they come from."""
+    sources = propagate(problem, ranking)
+    return margins_of(problem, sources), sources
+
+
+def margins_of(problem: Problem, sources: Sequence[Source]) -> Tensor:
+    """Lower bounds ``[B, K-1]`` of the margins from the bounds of what the readout takes."""
+    rate = last_mean(problem, sources).interval
+    return margins(problem.program.readout.operators, rate, problem.y, problem.arithmetic)

@@ -116,9 +116,10 @@ class ChangedSpikes(Source):
 
     x0: Tensor
 
-    @abstractmethod
-    def box(self) -> Interval:
-        """Bounds of every bit."""
+    @property
+    @final
+    def steps(self) -> int:
+        return len(self.x0)
 
     @abstractmethod
     def moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:

@@ -1,11 +1,12 @@
 r"""S-CROWN: lower bounds of linear forms, by carrying coefficients backwards through layers and time.
 
-For each layer from the last: the coefficients on its spikes are carried to its currents by one scan over
-t = T..1 (`certsnn.bounds.linear.lines`), then through the affine operators for all steps at once. At the
-input the set gives the minimum of the form (or a lower bound of it); with direct encoding the coefficients
-are summed over the steps before that. Memory is linear in T. docs/theory/backward.md has the derivation; its
-model for networks without time is Zhang et al., *Efficient Neural Network Robustness Certification with
-General Activation Functions*, 2018 (CROWN), https://arxiv.org/abs/1811.00866.
+For each node from the last: the coefficients on a layer's spikes are carried to its currents by one scan
+over t = T..1 (`certsnn.bounds.linear.lines`), then through the affine operators for all steps at once. Where
+several links leave a node, their coefficients on its values add up. At the input the set gives the minimum of
+the form (or a lower bound of it); with direct encoding the coefficients are summed over the steps before
+that. Memory is linear in T. docs/theory/backward.md has the derivation; its model for networks without time
+is Zhang et al., *Efficient Neural Network Robustness Certification with General Activation Functions*, 2018
+(CROWN), https://arxiv.org/abs/1811.00866.
 
 **Rounding.** The relaxations hold for the executed membranes, which lie within their bounds. Between them the
 executed network differs from the exact one by the errors of the products, the addition and the carry of each
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Interval
-from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.interval.layers import Mean, Source
 from certsnn.bounds.interval.propagate import others
 from certsnn.bounds.linear.lines import Lines
+from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet
 from certsnn.neurons import Dynamics
 
@@ -109,28 +111,45 @@ def chain(operators: Sequence[Affine], x: Tensor, arithmetic: Arithmetic) -> Cha
     return Chain(raised, shapes, x.shape[1:])
 
 
+class Spread(NamedTuple):
+    """A node's forms carried to what it takes: coefficients for each source, by number."""
+
+    coefficients: Sequence[tuple[int, Tensor]]
+    constant: Tensor
+    error: Tensor
+
+
+class Level(ABC):
+    """One node as the backward pass sees it."""
+
+    @abstractmethod
+    def pull(self, forms: Forms) -> Spread:
+        """Forms of the node's values as forms of those of its sources."""
+
+
 @final
 @dataclass(frozen=True)
-class Level:
-    """One stage as the backward pass sees it.
+class Firing(Level):
+    """A layer of neurons.
 
     ``error [T, B, ...]`` (one frame is enough for a current that is the same at every step) bounds how far
     the executed membrane may be from ``v + W s + b`` computed exactly from what was executed before; None
     where rounding is left out.
     """
 
+    source: int
     coupling: Coupling
     lines: Lines
     error: Tensor | None
 
-    def pull(self, forms: Forms) -> Forms:
-        """Forms of the layer's spikes as forms of what drives it."""
+    def pull(self, forms: Forms) -> Spread:
         a, constant, error = forms
         k, more = self.lines.until(a.shape[1]).pull(a)
         if self.error is not None:
             error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
             error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
-        return self.coupling.pull(Forms(k, constant + more, error))
+        carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
+        return Spread([(self.source, carried)], constant, error)
 
 
 class Entry(ABC):
@@ -160,15 +179,34 @@ class Whole(Entry):
 
 
 def lower(entry: Entry, levels: Sequence[Level], forms: Forms) -> Tensor:
-    """Lower bounds ``[S, B]`` of forms of the last level's spikes (of the input, where there is none)."""
-    terms = 0
-    for level in reversed(levels):
-        terms += _terms(forms.coefficients)
-        forms = level.pull(forms)
+    """Lower bounds ``[S, B]`` of forms of the last level's values (of the input, where there is none).
+
+    Level k, counted from 1, has the values of the k-th node.
+    """
     a, constant, error = forms
+    waiting = {len(levels): a}
+    terms = 0
+    for number in range(len(levels), 0, -1):
+        if number not in waiting:
+            continue
+        a = waiting.pop(number)
+        terms += _terms(a)
+        carried, constant, error = levels[number - 1].pull(Forms(a, constant, error))
+        for source, more in carried:
+            waiting[source] = _added(waiting[source], more) if source in waiting else more
+    a = waiting[0]
     terms += _terms(a)
     # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
     return entry.minimum(a) + constant - error * (1 + terms * 2.0**-26)
+
+
+def _added(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of coefficients ``[S, F, B, ...]`` of the first steps, of which one may have more."""
+    if one.shape[1] < other.shape[1]:
+        one, other = other, one
+    if one.shape[1] == other.shape[1]:
+        return one + other
+    return torch.cat([one[:, : other.shape[1]] + other, one[:, other.shape[1] :]], 1)
 
 
 def _terms(a: Tensor) -> int:
@@ -201,18 +239,10 @@ def membrane_error(
     return error
 
 
-def margin_forms(
-    readout: Sequence[Affine], rate: Interval, y: Tensor, steps: int, arithmetic: Arithmetic
-) -> Forms:
-    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of the last layer's spikes.
-
-    Args:
-        readout: the affine readout.
-        rate: bounds ``[B, ...]`` of the last layer's mean spikes.
-        y: classes ``[B]``.
-        steps: T.
-        arithmetic: whether to count the readout's rounding.
-    """
+def margin_forms(problem: Problem, mean: Mean) -> Forms:
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of what the readout takes, of that mean."""
+    readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
+    arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)
     logits = rate.upper[:0]
     for operator in readout:
@@ -225,17 +255,13 @@ def margin_forms(
     nothing = rows.new_zeros(len(rows), len(y))
     a, constant, error = last.pull(Forms(rows, nothing, nothing))
     if arithmetic.unit:
-        lost = arithmetic.lost(readout, rate.upper)
+        lost = arithmetic.lost(readout, torch.maximum(-rate.lower, rate.upper))
         error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
-        # The rates N / T are rounded once.
-        error = error + 2 * arithmetic.unit * (a[:, 0].abs() * rate.upper).flatten(2).sum(2)
+        error = error + (a[:, 0].abs() * mean.lost).flatten(2).sum(2)
     return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
 
 
-def magnitudes(x0: Tensor, input_set: InputSet, below: Layer | None) -> Tensor:
-    """Bounds ``[F, B, ...]`` of the magnitudes of what enters a stage: the input, or a layer's spikes."""
-    if below is not None:
-        return below.spikes.upper
-    low, high = input_set.box(x0)
-    size = torch.maximum(-low, high)
-    return size[None] if input_set.domain == "image" else size
+def magnitudes(source: Source) -> Tensor:
+    """Bounds ``[F, B, ...]`` of the magnitudes of what enters a link."""
+    low, high = source.box()
+    return torch.maximum(-low, high)

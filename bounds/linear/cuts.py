@@ -13,7 +13,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes, midpoint
-from certsnn.bounds.linear.backward import Coupling, Level
+from certsnn.bounds.linear.backward import Coupling, Firing, Level
 from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
 from certsnn.bounds.linear.lines import Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
@@ -24,6 +24,7 @@ from certsnn.neurons import Dynamics
 class Cut(ABC):
     """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over."""
 
+    source: int
     coupling: Coupling
     known: Interval
     dynamics: Dynamics
@@ -63,7 +64,7 @@ class SteppedCut(Cut):
     @cached_property
     def plain(self) -> Level:
         lines = Tracked(self.relaxation(self.known, self.dynamics), self.follow)
-        return Level(self.coupling, lines, self.error)
+        return Firing(self.source, self.coupling, lines, self.error)
 
     def start(self, rows: int) -> Slack:
         slack = midpoint(self.known, self.dynamics)
@@ -71,7 +72,7 @@ class SteppedCut(Cut):
 
     def chosen(self, slack: Slack) -> Level:
         lines = Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow)
-        return Level(self.coupling, lines, self.error)
+        return Firing(self.source, self.coupling, lines, self.error)
 
 
 @final
@@ -87,14 +88,14 @@ class HeldCut(Cut):
 
     @cached_property
     def plain(self) -> Level:
-        return Level(self.coupling, self._lines, self.error)
+        return Firing(self.source, self.coupling, self._lines, self.error)
 
     def start(self, rows: int) -> Slack:
         share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
         return Slack(share, share / 2)
 
     def chosen(self, slack: Slack) -> Level:
-        return Level(self.coupling, self._lines.chosen(slack), self.error)
+        return Firing(self.source, self.coupling, self._lines.chosen(slack), self.error)
 
     @cached_property
     def _lines(self) -> HeldMidpoint:

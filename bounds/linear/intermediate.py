@@ -16,8 +16,8 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.interval.layers import Layer, layer_of
-from certsnn.bounds.interval.propagate import rates
+from certsnn.bounds.interval.layers import Layer, Source, layer_of
+from certsnn.bounds.interval.propagate import last_mean, layers_of
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
@@ -61,26 +61,28 @@ class Refinement:
     """The layers and levels of a batch, as far as they are known."""
 
     def __init__(self, problem: Problem, relaxation: Relaxation, options: BoundOptions) -> None:
+        if not problem.program.is_chain:
+            raise TypeError("S-CROWN bounds of layers are there for chains of layers only; use s-crown-ibp")
         self.problem, self.relaxation, self.options = problem, relaxation, options
-        self.layers: list[Layer] = []
+        self.sources: list[Source] = []
         self.cuts: list[Cut] = []
         self.inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
         with torch.no_grad():
-            source = problem.support.start(problem.x0, problem.steps, feasible_flips)
+            self.sources.append(problem.support.start(problem.x0, problem.steps, feasible_flips))
             for stage in problem.program.stages:
-                layer = layer_of(source, stage.operators, stage.neuron, problem.arithmetic)
-                source = self._take(layer, stage.operators, stage.neuron)
+                operators = stage.link.operators
+                layer = layer_of(self.sources[-1], operators, stage.neuron, problem.arithmetic)
+                self.sources.append(self._taken(layer, operators, stage.neuron))
 
     @property
     def held(self) -> bool:
         """Whether the next layer is driven by a current that is the same at every step."""
-        return self.problem.held(len(self.layers))
+        return self.problem.held[len(self.sources) - 1]
 
-    def _take(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
-        """The next layer, with S-CROWN bounds where it may have them; from now on it is known."""
+    def _taken(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
+        """The next layer, with S-CROWN bounds where it may have them."""
         problem = self.problem
-        below = self.layers[-1] if self.layers else None
-        size = magnitudes(problem.x0, problem.input_set, below)
+        size = magnitudes(self.sources[-1])
         links = chain(operators, size[0], problem.arithmetic)
 
         def error(layer: Layer) -> Tensor | None:
@@ -98,7 +100,6 @@ class Refinement:
                     lines = self.relaxation(self._membranes(layer), dynamics)
                     layer = layer.narrowed(self._bounds(layer, lines, rows, error(layer), t, iterations))
         self._cut(layer, rows, dynamics, error(layer))
-        self.layers.append(layer)
         return layer
 
     def _membranes(self, layer: Layer) -> Interval:
@@ -126,7 +127,7 @@ class Refinement:
 
         coupling: Coupling = Constant(rows.of(index[:1])) if self.held else rows.of(index)
         known = Interval(*(gathered(end) for end in known))
-        kept = coupling, known, dynamics, None if error is None else gathered(error)
+        kept = len(self.sources) - 1, coupling, known, dynamics, None if error is None else gathered(error)
         tracked = SteppedCut(*kept, follow(index, wanted.shape[2]), self.relaxation)
         self.cuts.append(tracked if cut is None else HeldCut(*kept, cut))
 
@@ -191,9 +192,8 @@ class Refinement:
 
     def margins(self) -> Tensor:
         """Lower bounds ``[B, K-1]`` of the margins."""
-        problem, last = self.problem, self.layers[-1]
-        rate = rates(last, problem.x0.dtype)
-        forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
+        problem = self.problem
+        forms = margin_forms(problem, last_mean(problem, self.sources))
         a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
         # A neuron that is not selected has one value for every member: its term is that number.
         kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
@@ -204,8 +204,8 @@ class Refinement:
         return torch.cat(found).T / problem.steps
 
 
-def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
-    """Bytes ``[B]`` of the matrices that refining each sample keeps, from S-IBP's bounds of the layers.
+def sample_sizes(problem: Problem, sources: Sequence[Source]) -> Tensor:
+    """Bytes ``[B]`` of the matrices that refining each sample keeps, from S-IBP's bounds.
 
     That is an upper bound: refined bounds are narrower, and leave fewer neurons.
     """
@@ -213,7 +213,7 @@ def sample_sizes(problem: Problem, layers: Sequence[Layer]) -> Tensor:
     frames, _, width = inputs.index.shape
     below = torch.full_like(problem.y, width)
     numbers = torch.zeros_like(problem.y)
-    for layer, stage in zip(layers, problem.program.stages, strict=True):
+    for layer, stage in zip(layers_of(sources), problem.program.stages, strict=True):
         numbers += 2 * frames * needed(layer, stage.neuron).sum(1) * below
         frames, below = layer.steps, active(layer.membranes, stage.neuron).sum(2).amax(0)
     return numbers * inputs.fixed.element_size()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -9,56 +10,25 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval import propagate as ibp
-from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.topk import feasible_flips
-from certsnn.bounds.linear.backward import (
-    Constant,
-    Coupling,
-    Level,
-    Whole,
-    chain,
-    lower,
-    magnitudes,
-    margin_forms,
-    membrane_error,
-)
+from certsnn.bounds.linear.backward import Whole, chain, lower, margin_forms
+from certsnn.bounds.linear.levels import levels_of
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 
 
-def interval_layers(problem: Problem) -> tuple[Tensor, list[Layer]]:
-    """S-IBP's margins ``[B, K-1]`` and layers."""
+def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
+    """S-IBP's margins ``[B, K-1]``, and its bounds of all values."""
     return ibp.interval_margins(problem, feasible_flips)
 
 
-def forward_margins(problem: Problem, layers: Sequence[Layer]) -> Tensor:
-    """Margins ``[B, K-1]`` from the bounds of the last layer alone."""
-    rate = ibp.rates(layers[-1], problem.x0.dtype)
-    return ibp.margins(problem.program.readout, rate, problem.y, problem.arithmetic)
-
-
-def levels_of(problem: Problem, layers: Sequence[Layer], relaxation: Relaxation) -> list[Level]:
-    """The levels of a backward pass, first to last, from the bounds of their layers."""
-    levels = []
-    arithmetic = problem.arithmetic
-    for number, (stage, layer) in enumerate(zip(problem.program.stages, layers, strict=True)):
-        size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
-        membranes = Interval(*(arithmetic.raised(end) for end in layer.membranes))
-        error = membrane_error(stage.operators, size, membranes, stage.neuron, arithmetic)
-        coupling: Coupling = chain(stage.operators, size[0], arithmetic)
-        if problem.held(number):
-            coupling = Constant(coupling)
-        levels.append(Level(coupling, relaxation(membranes, stage.neuron), error))
-    return levels
-
-
-def backward_margins(problem: Problem, layers: Sequence[Layer], levels: Sequence[Level]) -> Tensor:
-    """Margins ``[B, K-1]`` from a backward pass."""
-    rate = ibp.rates(layers[-1], problem.x0.dtype)
-    forms = margin_forms(problem.program.readout, rate, problem.y, problem.steps, problem.arithmetic)
+def backward_margins(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> Tensor:
+    """Margins ``[B, K-1]`` from one backward pass over bounds of all values."""
+    forms = margin_forms(problem, ibp.last_mean(problem, sources))
+    levels = levels_of(problem, sources, relaxation)[: problem.program.readout.source]
     return lower(Whole(problem.x0, problem.input_set), levels, forms).T / problem.steps
 
 
@@ -71,13 +41,19 @@ def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem]
 
 
 def row_bytes(problem: Problem) -> int:
-    """Bytes of one row of coefficients for one sample, in the two widest neighbouring operators' outputs."""
-    axis = problem.program.input.batch_axis
-    frames = problem.program.input.frames(problem.x0.narrow(axis, 0, 0), None)[0]
-    x = problem.arithmetic.raised(frames[0])
-    sizes = [x.shape[1:].numel()]
-    for stage in problem.program.stages:
-        shapes = chain(stage.operators, x, problem.arithmetic)
-        sizes += [shape.numel() for shape in shapes.shapes[1:]] + [shapes.outputs.numel()]
-        x = x.new_empty(0, *shapes.outputs)
-    return x.element_size() * problem.steps * max(one + other for one, other in pairwise(sizes))
+    """Bytes of one row of coefficients for one sample.
+
+    These are those of two neighbouring operators' outputs, and of values that wait for other links.
+    """
+    program, arithmetic = problem.program, problem.arithmetic
+    values = program.values(problem.x0.narrow(program.input.batch_axis, 0, 0), steps=1)
+    links = [link for node in program.nodes for link in node.links]
+    taken = Counter(link.source for link in links)
+    waiting = sum(values[source].shape[2:].numel() for source, times in taken.items() if times > 1)
+    widest = 0
+    for link in links:
+        found = chain(link.operators, values[link.source][0], arithmetic)
+        sizes = [values[link.source].shape[2:].numel(), *(shape.numel() for shape in found.shapes[1:])]
+        sizes.append(found.outputs.numel())
+        widest = max(widest, *(one + other for one, other in pairwise(sizes)))
+    return arithmetic.raised(problem.x0[:0]).element_size() * problem.steps * (widest + waiting)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import RIGOROUS
-from certsnn.bounds.interval.layers import Layer
+from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import margin_forms
 from certsnn.bounds.options import BoundOptions
@@ -55,7 +55,7 @@ def proved_margins(problem: Problem, found: Tensor, options: BoundOptions) -> Te
     Raises:
         OverBudget: if the constraints of a sample need more memory than there is.
     """
-    if not problem.counted:
+    if not problem.searchable:
         return found
     with torch.no_grad():
         rigorous = problem.arithmetic if problem.arithmetic.unit else RIGOROUS
@@ -94,12 +94,10 @@ class Lost(Exception):
 class System:
     """The constraints of one sample, and the search that refutes them together with a margin that is lost."""
 
-    def __init__(self, problem: Problem, layers: Sequence[Layer], options: BoundOptions) -> None:
+    def __init__(self, problem: Problem, sources: Sequence[Source], options: BoundOptions) -> None:
         self._problem, self._options = problem, options
-        self._model, self._counts, self._inputs = encode(problem, layers, options.memory)
-        rate = ibp.rates(layers[-1], problem.x0.dtype)
-        readout = problem.program.readout
-        forms = margin_forms(readout, rate, problem.y, problem.steps, problem.arithmetic)
+        self._model, self._counts, self._inputs = encode(problem, sources, options.memory)
+        forms = margin_forms(problem, ibp.last_mean(problem, sources))
         coefficients = forms.coefficients[:, 0, 0].flatten(1)  # the same at each step: forms of the counts
         # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
         lost = forms.error * (1 + coefficients.shape[1] * 2.0**-26)

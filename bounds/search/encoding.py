@@ -28,7 +28,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import vstack as stacked
 from torch import Tensor
 
-from certsnn.bounds.interval.layers import CountedLayer, Layer
+from certsnn.bounds.interval.layers import CountedLayer, Source
 from certsnn.bounds.linear.backward import PIECE, chain, magnitudes
 from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
@@ -145,12 +145,12 @@ def array(values: Tensor) -> Vector:
     return found
 
 
-def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Model, Sums, Places]:
+def encode(problem: Problem, sources: Sequence[Source], memory: int) -> tuple[Model, Sums, Places]:
     """One sample's network as constraints, from the bounds of its layers.
 
     Args:
         problem: one sample; its arithmetic covers rounding.
-        layers: bounds of all layers, in the count domain.
+        sources: bounds of the input and of all layers, in the count domain.
         memory: bytes that the constraints may take.
 
     Returns:
@@ -163,12 +163,12 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
     """
     model = Model()
     sums, inputs = _inputs(model, problem)
-    for number, (stage, layer) in enumerate(zip(problem.program.stages, layers, strict=True)):
+    for number, (stage, layer) in enumerate(zip(problem.program.stages, sources[1:], strict=True)):
         if not isinstance(layer, CountedLayer):
             raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
-        size = magnitudes(problem.x0, problem.input_set, layers[number - 1] if number else None)
+        size = magnitudes(sources[number])
         coupled = _coupled(problem, stage, layer, size, memory)
-        trains = _trains(layer, stage.neuron) if problem.held(number) else None
+        trains = _trains(layer, stage.neuron) if problem.held[number] else None
         if trains is None:
             sums = _counted(model, sums, coupled, layer)
         else:
@@ -180,7 +180,7 @@ def encode(problem: Problem, layers: Sequence[Layer], memory: int) -> tuple[Mode
 def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     """Variables for the free inputs, and the inputs summed over time."""
     low, high = problem.input_set.box(problem.x0)
-    held = problem.held(0)
+    held = problem.held[0]
     lower, upper = (array(end[None] if held else end) for end in (low, high))
     frame, place = (lower < upper).nonzero()
     column = model.variables(lower[frame, place], upper[frame, place], not held)
@@ -235,7 +235,7 @@ class _Coupled(NamedTuple):
 
 
 def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
-    links = chain(stage.operators, size[0], problem.arithmetic)
+    links = chain(stage.link.operators, size[0], problem.arithmetic)
     undecided = layer.undecided.any(0).flatten().nonzero().flatten()
     count = links.outputs.numel()
     fitting = rows_that_fit(8 * (count + size[0].numel()), memory)
@@ -244,7 +244,7 @@ def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, 
         pulled = links.rows(part, problem.arithmetic.raised(size[:0]))
         blocks.append(csr_matrix(array(pulled.coefficients.flatten(2))))
         biases.append(pulled.constant[:, 0].cpu().numpy())
-    lost = problem.arithmetic.lost(stage.operators, size.flatten(0, 1)).unflatten(0, size.shape[:2])
+    lost = problem.arithmetic.lost(stage.link.operators, size.flatten(0, 1)).unflatten(0, size.shape[:2])
     neurons = undecided.cpu().numpy()
     every = np.broadcast_to(array(lost), (layer.steps, count))
     return _Coupled(neurons, stacked(blocks, format="csr"), np.concatenate(biases), every[:, neurons])

@@ -17,8 +17,7 @@ def with_surrogate(program: Program, surrogate: Surrogate | None) -> Program:
     """The program whose spikes have another derivative; itself for None."""
     if surrogate is None:
         return program
-    stages = tuple(_changed(stage, surrogate=surrogate) for stage in program.stages)
-    return replace(program, stages=stages)
+    return program.changed(lambda stage: _changed(stage, surrogate=surrogate))
 
 
 def with_penultimate_threshold(program: Program, threshold: float | None) -> Program:
@@ -34,14 +33,12 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
     """
     if threshold is None:
         return program
-    place = len(program.stages) - (1 if program.readout else 2)
+    place = len(program.stages) - (1 if program.readout.operators else 2)
     if place < 0:
         raise ValueError("penultimate_threshold needs a hidden layer of neurons; set it to None")
-    stages = list(program.stages)
-    old = stages[place].neuron.threshold
-    raised = torch.full_like(old, max(threshold, LEAST_THRESHOLD))
-    stages[place] = _changed(stages[place], threshold=raised)
-    return replace(program, stages=tuple(stages))
+    last = program.stages[place]
+    raised = torch.full_like(last.neuron.threshold, max(threshold, LEAST_THRESHOLD))
+    return program.changed(lambda stage: _changed(stage, threshold=raised) if stage is last else stage)
 
 
 def by_step(program: Program) -> Program:

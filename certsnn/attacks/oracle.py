@@ -32,9 +32,7 @@ class Ledger:
         batch = x0.shape[batch_axis]
         self.late = late
         self.batch_axis = batch_axis
-        one = x0.narrow(batch_axis, 0, min(1, batch))
-        numbers = one.numel() + 2 * sum(trace.membranes.numel() for trace in program.traces(one))
-        self.bytes = max(1, numbers * x0.element_size())
+        self.bytes = activation_bytes(program, x0.narrow(batch_axis, 0, min(1, batch)))
         self.found = x0.clone()
         self.broken, self.random = (torch.zeros(batch, dtype=torch.bool, device=x0.device) for _ in range(2))
         self.queries, self.iterations = (
@@ -177,6 +175,12 @@ class Oracle:
             rows=self.rows[mask],
         )
         return part, tuple(self.select(x, mask) for x in state)
+
+
+def activation_bytes(program: Program, one: Tensor) -> int:
+    """Bytes of the input, the membranes and the spikes of a batch of one, or of none; at least 1."""
+    numbers = one.numel() + 2 * sum(trace.membranes.numel() for trace in program.traces(one))
+    return max(1, numbers * one.element_size())
 
 
 def sample_keys(x0: Tensor, batch_axis: int) -> Tensor:

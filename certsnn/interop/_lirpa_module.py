@@ -149,14 +149,14 @@ class Unrolled(nn.Module):
         batch, shape = frames.shape[1], tuple(frames.shape[2:])
         self.chains, self.initials = nn.ModuleList(), nn.ParameterDict()
         for number, stage in enumerate(program.stages):
-            chain, shape = _chain(stage.operators, batch, shape, x0)
+            chain, shape = _chain(stage.link.operators, batch, shape, x0)
             self.chains.append(chain)
             for name, values in zip(Dynamics._fields, stage.neuron[:5], strict=False):
                 self.register_buffer(f"{name}{number}", values.detach().clone())
             # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
             if bool(stage.neuron.initial.any()):
                 self.initials[str(number)] = _parameter(stage.neuron.initial.expand(shape))
-        self.readout, _ = _chain(program.readout, batch, shape, x0)
+        self.readout, _ = _chain(program.readout.operators, batch, shape, x0)
 
     def forward(self, *frames: Tensor) -> Tensor:
         for number in range(len(self.chains)):

@@ -99,11 +99,11 @@ def layers_text(architecture: str, model: Model) -> str:
     """The layers of the network in order, and the number of their weights."""
     weights = sum(
         parameter.numel()
-        for layer in model.network.chain()
+        for layer in model.network.leaves()
         if not isinstance(layer, Neuron)
         for parameter in layer.parameters()
     )
-    parts = ["x".join(map(str, model.shape)), *filter(None, map(layer_text, model.network.chain()))]
+    parts = ["x".join(map(str, model.shape)), *filter(None, map(layer_text, model.network.leaves()))]
     return f"`{architecture}`: {', '.join(parts)} ({weights:,} weights)"
 
 
@@ -127,7 +127,7 @@ def layer_text(layer: nn.Module) -> str:
 
 def neuron_text(network: SpikingNetwork) -> str:
     """The neurons with their parameters, each kind once."""
-    kinds = dict.fromkeys(f"`{layer}`" for layer in network.chain() if isinstance(layer, Neuron))
+    kinds = dict.fromkeys(f"`{layer}`" for layer in network.leaves() if isinstance(layer, Neuron))
     return ", ".join(kinds)
 
 

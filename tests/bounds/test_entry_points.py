@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from certsnn.affine import Dense
 from certsnn.bounds import METHODS, Interval, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
-from certsnn.bounds.interval.layers import Images, Spikes
+from certsnn.bounds.interval.layers import Held, Spikes
 from certsnn.bounds.interval.propagate import margins, others
 from certsnn.bounds.interval.scans import (
     Summed,
@@ -105,7 +105,7 @@ def test_the_rounding_error_is_highams() -> None:
 def test_images_enter_every_step() -> None:
     dense = Dense(torch.tensor([[2.0, -1.0]]), torch.tensor([0.5]))
     box = Interval(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.5]]))
-    source = Images(box, 3)
+    source = Held(box, 3)
     assert flat(source.currents([dense], PLAIN)) == ([0.0] * 3, [2.5] * 3)
     assert flat(source.charge([dense], PLAIN).sums) == ([0.0] * 3, [2.5, 5.0, 7.5])
 

@@ -27,7 +27,7 @@ from certsnn.bounds import (
 )
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
-from certsnn.bounds.interval.propagate import interval_margins
+from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
@@ -84,7 +84,7 @@ def pull(network: SpikingNetwork, x0: Tensor, generator: torch.Generator) -> Ten
     traces = network.freeze().traces(x)
     layer = int(torch.randint(len(traces) + 1, (), generator=generator))
     if layer == len(traces):
-        target = network.freeze().logits(traces[-1].spikes)
+        target = network.freeze().run(x)
     else:
         # Mostly the first layer: its bounds are the exact extrema of single steps.
         membranes = traces[layer if layer > 1 else 0].membranes
@@ -271,8 +271,8 @@ def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
 
     def run(arithmetic: Arithmetic) -> tuple[Tensor, list[LayerBounds]]:
-        margin, layers = interval_margins(problem_of(case, arithmetic), any_weights)
-        return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+        margin, sources = interval_margins(problem_of(case, arithmetic), any_weights)
+        return margin, [LayerBounds(layer.membranes, layer.spikes) for layer in layers_of(sources)]
 
     with torch.no_grad():
         (plain_margins, plain), (rigorous_margins, rigorous) = run(PLAIN), run(RIGOROUS)

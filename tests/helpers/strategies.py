@@ -21,6 +21,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from certsnn.graph import Branches, Residual
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
@@ -189,8 +190,47 @@ def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -
 
 
 @st.composite
-def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Example:
-    """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples."""
+def _wired(
+    draw: st.DrawFn,
+    numbers: _Numbers,
+    block: list[nn.Module],
+    neuron: Neuron,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """A block and its neurons with a shortcut around them, and the shape of one output."""
+
+    def projected(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> list[nn.Module]:
+        if inputs == outputs:
+            return []
+        flat = [nn.Flatten()] if len(inputs) > 1 else []
+        return [*flat, _weighted(nn.Linear(math.prod(inputs), math.prod(outputs)), numbers)]
+
+    fits = before == after or len(after) == 1
+    way = draw(st.sampled_from(["spikes", "currents", "membrane", "branches", "plain"]))
+    if way == "spikes" and fits:
+        return [Residual([*block, neuron], projected(before, after))], after
+    if way == "currents" and fits:
+        return [Residual(block, projected(before, after)), neuron], after
+    if way == "membrane":
+        inner = [draw(neurons(numbers.kind, numbers.threshold)), *([nn.Flatten()] if len(after) > 1 else [])]
+        size = math.prod(after)
+        linear = _weighted(nn.Linear(size, size), numbers)
+        return [*block, nn.Flatten(), Residual([*inner, linear]), neuron], (size,)
+    if way == "branches" and len(after) == 1:
+        rest: list[nn.Module] = [nn.Flatten()] if len(before) > 1 else []
+        other = rest if draw(st.booleans()) else [*rest, _weighted(nn.Linear(math.prod(before), 2), numbers)]
+        size = math.prod(before) if other is rest else 2
+        return [Branches([*block, neuron], other)], (after[0] + size,)
+    return [*block, neuron], after
+
+
+@st.composite
+def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
+    """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
+
+    ``graphs`` adds shortcuts and branches; otherwise the networks are chains.
+    """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
     exact = kind == "dyadic"
@@ -218,7 +258,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
         else:
             flat = [] if len(shape) == 1 else [nn.Flatten()]
             block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
-        shape = _shape_after(block, shape)
+        before, shape = shape, _shape_after(block, shape)
         last = number == depth - 1
         if last:
             if len(shape) == 3:
@@ -233,7 +273,11 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3) -> Exam
             block += final if readout == "rate" else [neuron, *final]
             layers += block if readout == "membrane" else [*block, neuron]
         else:
-            layers += [*block, neuron if same_neuron else draw(neurons(kind, threshold))]
+            one = neuron if same_neuron else draw(neurons(kind, threshold))
+            group = [*block, one]
+            if graphs:
+                group, shape = draw(_wired(numbers, block, one, before, shape))
+            layers += group
     network = SpikingNetwork(layers, steps, readout, input_kind).eval()
     threat, x = draw(_threats(numbers, way, x_shape, steps, batch))
     return Example(network, threat, x, kind, seed)

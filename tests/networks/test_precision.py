@@ -43,13 +43,13 @@ def test_products_are_bfloat16_and_currents_float32() -> None:
         assert all(
             operator.rows.dtype == torch.float32
             for stage in program.stages
-            for operator in stage.operators
+            for operator in stage.link.operators
             if isinstance(operator, Weighted)
         )
         logits.square().sum().backward()
         seen.append(logits.detach())
     assert float((seen[0] - seen[1]).abs().max()) > 0
-    weight, operator = weight_of(narrow.layers[1]), program.stages[0].operators[-1]
+    weight, operator = weight_of(narrow.layers[1]), program.stages[0].link.operators[-1]
     assert isinstance(operator, Dense)
     assert torch.equal(operator.weight, weight) and weight.grad is not None
     assert seen[1].bfloat16().float().equal(seen[1])  # the last product is one, too

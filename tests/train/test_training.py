@@ -176,7 +176,7 @@ class TestObjectives:
         assert float((with_l1.loss - plain.loss).detach()) == pytest.approx(0.01 * total, rel=1e-4)
 
     def test_fading_regularisers(self) -> None:
-        from certsnn.bounds.interval.propagate import interval_margins
+        from certsnn.bounds.interval.propagate import interval_margins, layers_of
         from certsnn.bounds.interval.topk import any_weights
 
         torch.manual_seed(0)
@@ -184,7 +184,7 @@ class TestObjectives:
         network = SpikingNetwork(layers, 3, "membrane")
         samples = self.batch()
         problem = pose(network.freeze(), samples.x, samples.y, LinfBall(0.1), PLAIN)
-        _, bounds = interval_margins(problem, any_weights)
+        bounds = layers_of(interval_margins(problem, any_weights)[1])
         widths = [float((b.totals.upper - b.totals.lower).mean().detach()) + 1e-6 for b in bounds]
         expected = sum(max(0.0, 0.9 - widths[0] / w) for w in widths) / 2
         found = Tightness(1.0, 0.9).penalty(network, bounds, 0.25)

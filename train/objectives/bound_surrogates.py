@@ -51,5 +51,4 @@ class Widths(BoundSurrogate):
 
     def __call__(self, program: Program, share: float) -> Program:
         surrogate = Rectangle(self.start + (self.end - self.start) * share)
-        stages = (replace(s, neuron=s.neuron._replace(surrogate=surrogate)) for s in program.stages)
-        return replace(program, stages=tuple(stages))
+        return program.changed(lambda s: replace(s, neuron=s.neuron._replace(surrogate=surrogate)))

@@ -20,10 +20,10 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.bounds.interval.layers import Layer
-from certsnn.bounds.interval.propagate import interval_margins
+from certsnn.bounds.interval.layers import Layer, Source
+from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
-from certsnn.bounds.linear.margins import backward_margins, levels_of
+from certsnn.bounds.linear.margins import backward_margins
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Problem
 from certsnn.inputs import ImageInput
@@ -51,7 +51,12 @@ class IntervalMargins(MarginBound):
     """S-IBP: under a flip budget by the weights alone, which takes no sorting for every sample."""
 
     def __call__(self, problem: Problem, share: float) -> Bounded:
-        return Bounded(*interval_margins(problem, any_weights))
+        return self.propagated(problem)[0]
+
+    def propagated(self, problem: Problem) -> tuple[Bounded, Sequence[Source]]:
+        """The same, with the bounds of all values."""
+        margins, sources = interval_margins(problem, any_weights)
+        return Bounded(margins, layers_of(sources)), sources
 
 
 @final
@@ -81,12 +86,12 @@ class CrownMargins(MarginBound):
         return self.beta_start * (1 - share) + self.beta_end * share
 
     def __call__(self, problem: Problem, share: float) -> Bounded:
-        intervals, layers = IntervalMargins()(problem, share)
+        (intervals, layers), sources = IntervalMargins().propagated(problem)
         beta = self.beta(share)
         if beta == 0:
             return Bounded(intervals, layers)
-        levels = levels_of(problem, layers, RELAXATIONS[self.relaxation])
-        best = torch.maximum(intervals, backward_margins(problem, layers, levels))
+        relaxed = backward_margins(problem, sources, RELAXATIONS[self.relaxation])
+        best = torch.maximum(intervals, relaxed)
         return Bounded(torch.lerp(intervals, best, beta), layers)
 
 

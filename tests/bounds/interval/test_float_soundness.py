@@ -121,13 +121,13 @@ def run_one_by_one(network: SpikingNetwork, x: Tensor, order: Order) -> tuple[li
     program = network.freeze()
     traces: list[Trace] = []
     for stage in program.stages:
-        (dense,) = stage.operators
+        (dense,) = stage.link.operators
         assert isinstance(dense, Dense)
         currents = sums_one_by_one(dense, x.flatten(0, 1), order).unflatten(0, x.shape[:2])
         traces.append(scan(currents, stage.neuron))
         x = traces[-1].spikes
     rate = x.sum(0) / len(x)
-    for dense in program.readout:
+    for dense in program.readout.operators:
         assert isinstance(dense, Dense)
         rate = sums_one_by_one(dense, rate, order)
     return traces, rate
@@ -481,7 +481,7 @@ def test_long_sums_of_images_stay_within_the_rigorous_bounds() -> None:
         x = torch.randint(0, 256, (3, 300), generator=generator) / 255
         (bounds,) = layer_bounds(network, x, LinfBall(0.0), rounding=True)
         (stage,) = network.freeze().stages
-        (dense,) = stage.operators
+        (dense,) = stage.link.operators
         assert isinstance(dense, Dense)
         for order in ORDERS:
             currents = sums_one_by_one(dense, x, order)
@@ -528,12 +528,12 @@ def test_the_error_of_a_membrane_covers_additions_and_resets(neuron: Neuron) -> 
     membranes = program.traces(x)[0].membranes
     stage = program.stages[0]
     executed = Interval(membranes.double(), membranes.double())
-    error = membrane_error(stage.operators, x.double(), executed, stage.neuron, RIGOROUS)
+    error = membrane_error(stage.link.operators, x.double(), executed, stage.neuron, RIGOROUS)
     threshold, decay, initial, gain, offset = (value.double() for value in stage.neuron[:5])
     before, current = executed.lower[:-1], linear.weight.double().diagonal()
     carried = torch.where(before < threshold, decay * before, gain * before + offset)
     exact = torch.cat([initial.expand(1, 1, inputs), carried]) + current
     off = (executed.lower - exact).abs()
     assert error is not None and (off <= error).all()
-    products = RIGOROUS.lost(stage.operators, x[0].double())
+    products = RIGOROUS.lost(stage.link.operators, x[0].double())
     assert (off > products).any(), "the example shows nothing"

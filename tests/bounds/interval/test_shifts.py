@@ -68,7 +68,7 @@ def test_currents_of_every_member_of_every_train(ranking: Ranking, arithmetic: A
     program = SpikingNetwork([linear, IF(), nn.Linear(9, 2)], 4, "membrane", "spikes").freeze()
     for shift in (SpikeShift(1, 1), SpikeShift(1, 3), SpikeShift(2, 2), SpikeShift(3, 8)):
         source = ShiftedSpikes(x0, shift, ranking)
-        operators = program.stages[0].operators
+        operators = program.stages[0].link.operators
         bounds = [source.currents(operators, arithmetic), source.charge(operators, arithmetic).sums]
         least, most = (torch.full((2, 4, 256, 9), sign * 99.0) for sign in (1, -1))
         for x in shift.enumerate(x0):

@@ -16,7 +16,7 @@ from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.linear.intermediate import Refinement
-from certsnn.bounds.linear.margins import backward_margins, interval_layers, levels_of
+from certsnn.bounds.linear.margins import backward_margins, interval_bounds
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
@@ -154,7 +154,7 @@ def reference(
     """
     program = network.freeze()
     layers = [layer.membranes for layer in layer_bounds(network, x0, input_set)]
-    (last,) = program.readout
+    (last,) = program.readout.operators
     assert isinstance(last, Dense) and last.shift is not None
     rivals = others(y, len(last.weight))
     steps = len(layers[0].lower)
@@ -164,7 +164,7 @@ def reference(
             total = float(last.shift[label] - last.shift[rival])
             a = ((last.weight[label] - last.weight[rival]) / steps).expand(steps, -1)
             for stage, membranes in zip(reversed(program.stages), reversed(layers), strict=True):
-                (operator,) = stage.operators
+                (operator,) = stage.link.operators
                 assert isinstance(operator, Dense) and operator.shift is not None
                 k = torch.zeros_like(a)
                 for neuron in range(a.shape[1]):
@@ -204,8 +204,8 @@ def raw_margins(
 ) -> Tensor:
     """One backward pass, before S-IBP's margins are taken in."""
     problem = problem_of(network, x0, y, input_set, arithmetic)
-    _, layers = interval_layers(problem)
-    return backward_margins(problem, layers, levels_of(problem, layers, RELAXATIONS[relaxation]))
+    _, sources = interval_bounds(problem)
+    return backward_margins(problem, sources, RELAXATIONS[relaxation])
 
 
 @pytest.mark.parametrize("kind", ["image", "spikes"])

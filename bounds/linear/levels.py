@@ -1,0 +1,162 @@
+"""The nodes of a program as a backward pass sees them, from the interval bounds of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval
+from certsnn.bounds.interval.layers import Layer, Source
+from certsnn.bounds.linear.backward import (
+    Chain,
+    Constant,
+    Coupling,
+    Firing,
+    Forms,
+    Level,
+    Spread,
+    chain,
+    magnitudes,
+    membrane_error,
+)
+from certsnn.bounds.linear.relaxation import Relaxation
+from certsnn.bounds.problem import Problem
+from certsnn.program import Concatenation, Link, Node, Stage, Sum, hold
+
+
+@final
+@dataclass(frozen=True)
+class Adding(Level):
+    """A sum of several links' outputs; ``error [F, B, ...]`` as in `Firing`, of the executed sum."""
+
+    sources: Sequence[int]
+    couplings: Sequence[Coupling]
+    error: Tensor | None
+
+    def pull(self, forms: Forms) -> Spread:
+        a, constant, error = forms
+        if self.error is not None:
+            error = error + (a.abs() * self.error[: a.shape[1]]).flatten(3).sum((1, 3))
+        found = []
+        for source, coupling in zip(self.sources, self.couplings, strict=True):
+            carried, constant, error = coupling.pull(Forms(a, constant, error))
+            found.append((source, carried))
+        return Spread(found, constant, error)
+
+
+@final
+@dataclass(frozen=True)
+class Joining(Level):
+    """Several links' outputs side by side, ``sizes`` of them along channels; ``error`` as in `Adding`."""
+
+    sources: Sequence[int]
+    couplings: Sequence[Coupling]
+    sizes: Sequence[int]
+    error: Tensor | None
+
+    def pull(self, forms: Forms) -> Spread:
+        a, constant, error = forms
+        if self.error is not None:
+            error = error + (a.abs() * self.error[: a.shape[1]]).flatten(3).sum((1, 3))
+        found = []
+        for source, coupling, part in zip(self.sources, self.couplings, a.split(self.sizes, 3), strict=True):
+            carried, constant, error = coupling.pull(Forms(part, constant, error))
+            found.append((source, carried))
+        return Spread(found, constant, error)
+
+
+class Known(NamedTuple):
+    """What the levels of a problem are made of: bounds of all values, as `Program.values` counts them."""
+
+    problem: Problem
+    sources: Sequence[Source]
+    relaxation: Relaxation
+
+    def chain(self, link: Link) -> Chain:
+        """A link's operators."""
+        return chain(link.operators, magnitudes(self.sources[link.source])[0], self.problem.arithmetic)
+
+    def coupling(self, link: Link) -> Coupling:
+        """What carries forms of a link's outputs to its source."""
+        found = self.chain(link)
+        return Constant(found) if self.problem.held[link.source] else found
+
+    def lost(self, link: Link) -> Tensor:
+        """How far a link's executed outputs may be from exact ones, ``[F, B, ...]``."""
+        size = magnitudes(self.sources[link.source])
+        lost: Tensor = self.problem.arithmetic.lost(link.operators, size.flatten(0, 1))
+        return lost.reshape(*size.shape[:2], *lost.shape[1:])
+
+
+@singledispatch
+def level_of(node: Node, values: Source, known: Known) -> Level:
+    """The level of a node; register a function here to add a class of nodes.
+
+    Args:
+        node: the node.
+        values: bounds of its values.
+        known: what else there is.
+
+    Raises:
+        TypeError: for a node that has no backward pass.
+    """
+    raise TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name})")
+
+
+@level_of.register
+def _(node: Stage, values: Layer, known: Known) -> Level:
+    arithmetic, (source, operators) = known.problem.arithmetic, (node.link.source, node.link.operators)
+    membranes = Interval(*(arithmetic.raised(end) for end in values.membranes))
+    size = magnitudes(known.sources[source])
+    error = membrane_error(operators, size, membranes, node.neuron, arithmetic)
+    return Firing(source, known.coupling(node.link), known.relaxation(membranes, node.neuron), error)
+
+
+@level_of.register
+def _(node: Sum, values: Source, known: Known) -> Level:
+    sources, couplings = zip(*((link.source, known.coupling(link)) for link in node.links), strict=True)
+    return Adding(sources, couplings, _lost_in_sum(node, known))
+
+
+def _lost_in_sum(node: Sum, known: Known) -> Tensor | None:
+    """How far an executed sum may be from the exact sum of exact outputs: products, and each addition."""
+    arithmetic = known.problem.arithmetic
+    if not arithmetic.unit:
+        return None
+    error, partial = None, None
+    for link in node.links:
+        low, high = known.sources[link.source].currents(link.operators, arithmetic)
+        lost = known.lost(link)
+        if error is None or partial is None:
+            error, partial = lost, Interval(low, high)
+            continue
+        partial = Interval(partial.lower + low, partial.upper + high)
+        size = torch.maximum(-partial.lower, partial.upper)
+        # An addition rounds by at most a unit of its result, which may itself be off by what came before.
+        error = (error + lost + arithmetic.unit * size) * (1 + 2.0**-20) + UNDERFLOW
+    return error
+
+
+@level_of.register
+def _(node: Concatenation, values: Source, known: Known) -> Level:
+    sources, couplings = zip(*((link.source, known.coupling(link)) for link in node.links), strict=True)
+    sizes = [known.chain(link).outputs[0] for link in node.links]
+    error = None
+    if known.problem.arithmetic.unit:
+        parts = [known.lost(link) for link in node.links]
+        frames = max(map(len, parts))
+        error = torch.cat([hold(part, frames) for part in parts], 2)
+    return Joining(sources, couplings, sizes, error)
+
+
+def levels_of(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> list[Level]:
+    """The levels of a backward pass, first to last, from the bounds of all values."""
+    known = Known(problem, sources, relaxation)
+    return [
+        level_of(node, values, known) for node, values in zip(problem.program.nodes, sources[1:], strict=True)
+    ]
