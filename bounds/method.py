@@ -53,6 +53,10 @@ class Method(ABC):
             OutOfTime: at the deadline, unless it ends with the bounds it has.
         """
 
+    def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
+        """Lower bounds for a verdict: as `__call__`, but of a sample that S-IBP proves S-IBP's will do."""
+        return self(problem, options)
+
     @property
     def stages(self) -> Sequence[Method]:
         """The methods that a verdict tries one after the other: itself, or those that it is made of."""

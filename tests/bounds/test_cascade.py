@@ -401,6 +401,32 @@ def test_margins_of_auto_are_the_best_of_its_methods(rounding: bool, quick: tupl
     assert (found >= apart[0]).all()
 
 
+@pytest.mark.parametrize("name", ["s-crown-ibp", "s-crown", "alpha-s-crown"])
+def test_a_verdict_bounds_samples_that_s_ibp_proves_by_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, x = example(7)
+    y, threat = network(x).argmax(1), LinfBall(0.05)
+    cheap = margin_bounds(network, x, y, threat, rounding=True)
+    best = margin_bounds(network, x, y, threat, name, rounding=True, iterations=1)
+    proved = (cheap > 0).all(1)
+    assert 0 < proved.sum() < 8, "the example shows nothing"
+    seen: list[int] = []
+    method = type(METHODS[name])
+    asked = method.__call__
+
+    def counted(self: Method, problem: Problem, options: BoundOptions) -> Tensor:
+        seen.append(len(problem.y))
+        return asked(self, problem, options)
+
+    monkeypatch.setattr(method, "__call__", counted)
+    verdict = certify(network, x, y, threat, name, iterations=1)
+    assert sum(seen) == 8 - proved.sum()
+    assert torch.equal(verdict.certified, (best > 0).all(1))
+    torch.testing.assert_close(verdict.margins[~proved], best[~proved])
+    torch.testing.assert_close(verdict.margins[proved], cheap[proved])
+
+
 def test_the_list_of_methods() -> None:
     assert len({method.name for method in LIST}) == len(LIST) == len(METHODS)
     assert all(method.help and method.stages for method in LIST)
