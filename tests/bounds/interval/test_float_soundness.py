@@ -19,9 +19,10 @@ from certsnn.affine import Affine, Dense
 from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
-from certsnn.bounds.interval.topk import FlippedSpikes, Ranking, any_weights, feasible_flips
+from certsnn.bounds.interval.topk import Ranking, any_weights, feasible_flips
 from certsnn.bounds.linear.backward import membrane_error
 from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
