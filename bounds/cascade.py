@@ -96,8 +96,8 @@ def decide(
     Args:
         problem: a batch.
         cascade: the methods, first to last; those that have a time limit run after the others, and those that
-            run on one sample at a time after all. Of several, those that do not suit the network are left
-            out.
+            run on one sample at a time after all. Of several, those that do not suit the network, or were
+            never seen to gain on such a one, are left out.
         options: for every method; the deadline is set here, from the limit of each sample, which all stages
             count against. The attack and the methods that are limited get equal shares of what is left, and
             the last one all of it; samples that run together share the sum of theirs.
@@ -105,7 +105,7 @@ def decide(
     """
     everyone = range(len(problem.y))
     if len(cascade) > 1:
-        cascade = [method for method in cascade if method.suits(problem)]
+        cascade = [method for method in cascade if method.suits(problem) and method.gains(problem)]
     right = _right(problem) if len(cascade) > 1 else [True for _ in everyone]
     ledger = _Ledger(problem, right, math.inf if options.seconds is None else options.seconds)
     for method in cascade:

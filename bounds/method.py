@@ -63,7 +63,11 @@ class Method(ABC):
         return (self,)
 
     def suits(self, problem: Problem) -> bool:
-        """Whether a cascade should try the method on such a network: there it was seen to gain something."""
+        """Whether a cascade should try the method on such a network."""
+        return True
+
+    def gains(self, problem: Problem) -> bool:
+        """Whether the method was seen to certify samples of such networks that those before it leave open."""
         return True
 
     def attack(self, problem: Problem, options: BoundOptions) -> Broken:

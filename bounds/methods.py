@@ -12,13 +12,17 @@ from torch import Tensor
 from certsnn.bounds.attack import broken_by_attack
 from certsnn.bounds.interval.propagate import margins_of
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
+from certsnn.bounds.linear.levels import check_levels, has_level
 from certsnn.bounds.linear.margins import backward_margins, in_groups, interval_bounds, row_bytes
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.memory import TEMPORARIES, packed
 from certsnn.bounds.method import Broken, Method
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
+from certsnn.bounds.refusals import beyond, check_within
 from certsnn.bounds.search.branch_and_bound import proved_margins
+from certsnn.filters import Filter
+from certsnn.recurrence import RecurrentStage
 
 TOGETHER = 16
 """At most so many samples are refined together: each waits for those that ask for most."""
@@ -43,16 +47,20 @@ class SCrownIBP(Method):
     help = "one linear backward pass over S-IBP's bounds of the layers"
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         relaxation = RELAXATIONS[options.relaxation]
 
-        def bound(part: Problem) -> Tensor:
+        def bound(part: Problem, rows: int) -> Tensor:
             found, sources = interval_bounds(part)
-            return torch.maximum(found, backward_margins(part, sources, relaxation))
+            return torch.maximum(found, backward_margins(part, sources, relaxation, rows))
 
         return in_groups(problem, options, bound)
 
     def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
         return _of_open_samples(self, problem, options)
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -65,6 +73,7 @@ class SCrown(Method):
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, sources = interval_bounds(problem)
         sizes = sample_sizes(problem, sources) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
         half = max(options.memory // 2, 1)
@@ -79,6 +88,9 @@ class SCrown(Method):
     def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
         return _of_open_samples(self, problem, options)
 
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
+
 
 @final
 class AlphaSCrown(Method):
@@ -90,6 +102,7 @@ class AlphaSCrown(Method):
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, _ = interval_bounds(problem)
         for sample, part in enumerate(problem.groups(1)):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
@@ -99,8 +112,11 @@ class AlphaSCrown(Method):
         return _of_open_samples(self, problem, options)
 
     def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
+
+    def gains(self, problem: Problem) -> bool:
         # Slopes never certified a sample that branch and bound left open: 0 of 68 on the shipped models.
-        return not problem.searchable
+        return not (BranchAndBound().suits(problem) and problem.searchable)
 
 
 @final
@@ -111,10 +127,14 @@ class BranchAndBound(Method):
     help = "a search on spike counts, for IF networks"
     alone = limited = True
 
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
+
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         return proved_margins(problem, interval_bounds(problem)[0], options)
 
-    def suits(self, problem: Problem) -> bool:
+    def gains(self, problem: Problem) -> bool:
         return problem.searchable
 
 
@@ -130,9 +150,13 @@ class SecondEngine(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
 
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
+
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
 
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         if problem.arithmetic.unit:
             raise ValueError(f"{self.name} does not cover rounding errors; use rounding=False")
         return auto_lirpa.margin_bounds(
@@ -163,6 +187,8 @@ class Auto(Method):
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         best = problem.nothing_known()
         for method in self._stages:
+            if not method.suits(problem):
+                continue
             rest = (~(best > 0).all(1)).nonzero().squeeze(1)
             if len(rest) == 0:
                 break

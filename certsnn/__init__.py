@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from certsnn.bounds import Interval as Interval
     from certsnn.bounds import LayerBounds as LayerBounds
     from certsnn.bounds import Verdict as Verdict
-    from certsnn.bounds import certify as certify
     from certsnn.bounds import layer_bounds as layer_bounds
     from certsnn.bounds import margin_bounds as margin_bounds
+    from certsnn.bounds.certify import certify as certify
     from certsnn.data import Frames as Frames
     from certsnn.data import ImageDataset as ImageDataset
     from certsnn.data import Saccades as Saccades
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from certsnn.encoding import Latency as Latency
     from certsnn.errors import UserError as UserError
     from certsnn.evaluation import evaluate as evaluate
+    from certsnn.filters import Synapse as Synapse
     from certsnn.inputsets import CoupledBernoulli as CoupledBernoulli
     from certsnn.inputsets import FreeSpikes as FreeSpikes
     from certsnn.inputsets import InputSet as InputSet
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
     from certsnn.layers import Normalize as Normalize
+    from certsnn.layers import Scale as Scale
+    from certsnn.layers import SumPool1d as SumPool1d
+    from certsnn.layers import SumPool2d as SumPool2d
     from certsnn.models import Model as Model
     from certsnn.models import load_model as load_model
     from certsnn.models import save_model as save_model
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from certsnn.neurons import IF as IF
     from certsnn.neurons import LIF as LIF
     from certsnn.neurons import Neuron as Neuron
+    from certsnn.recurrence import Recurrent as Recurrent
 
 __version__ = "0.1.0"
 
@@ -64,16 +69,19 @@ if find_spec("certsnn.bounds") is None:
 
 HOMES = {
     "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips GreedyFlips GreedyShifts RandomSearch",
-    "bounds": "Interval LayerBounds Verdict certify layer_bounds margin_bounds",
+    "bounds": "Interval LayerBounds Verdict layer_bounds margin_bounds",
+    "bounds.certify": "certify",
     "data": "Frames ImageDataset Saccades SpikeDataset load loader",
     "encoding": "Bernoulli Latency",
     "errors": "UserError",
     "evaluation": "evaluate",
+    "filters": "Synapse",
     "inputsets": "CoupledBernoulli FreeSpikes InputSet LinfBall SpikeBox SpikeFlips SpikeShift Threat",
-    "layers": "Normalize",
+    "layers": "Normalize Scale SumPool1d SumPool2d",
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
+    "recurrence": "Recurrent",
 }
 """The public names by the module below certsnn that they are imported from."""
 

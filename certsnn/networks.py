@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
+from certsnn.filters import Filter
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
-from certsnn.inputs import ImageInput, Input, SpikeInput
+from certsnn.inputs import Domain, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
-from certsnn.program import Link, Node, Program, as_logits, mean_over_time
+from certsnn.program import Link, Neurons, Node, Program, as_logits
+from certsnn.readouts import READOUTS, ReadoutName
 
 
 @final
@@ -33,10 +35,12 @@ class SpikingNetwork(nn.Module):
         layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
             Identity, Normalize, LIF and IF; lists and ``nn.Sequential`` of these, and what wires them up in
             another way: Residual, Branches and Graph (`certsnn.graph`).
-        steps: simulation steps T for images; for spikes the length comes with them.
-        readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
-            affine layers; logits are their mean output over T).
-        input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
+        steps: simulation steps T for images; spikes and frames come with their length.
+        readout: of what the network ends with: ``"rate"`` (neurons; logits are spike counts / T),
+            ``"membrane"`` (anything but neurons; logits are its mean over T), ``"sum"``, ``"last"`` (the last
+            step) or ``"maximum"`` (over time). See `certsnn.readouts` for what is executed.
+        input: ``"image"`` (``[B, ...]``, the same current at each step), ``"spikes"`` (``[T, B, ...]``, 0
+            or 1) or ``"frames"`` (``[T, B, ...]``, any numbers).
 
     ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
     norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
@@ -51,33 +55,30 @@ class SpikingNetwork(nn.Module):
         self,
         layers: Layers,
         steps: int,
-        readout: Literal["rate", "membrane"] = "rate",
-        input: Literal["image", "spikes"] = "image",
+        readout: ReadoutName = "rate",
+        input: Domain = "image",
     ) -> None:
         super().__init__()
         check_steps(steps)
-        inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
-        if input not in inputs:
-            raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
-        if readout not in ("rate", "membrane"):
-            raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
+        entry = input_named(input, steps)
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(map(repr, READOUTS))}, got {readout!r}")
         self.layers = nn.ModuleList(one if isinstance(one, nn.Module) else sequential(one) for one in layers)
-        self.steps, self.readout, self.input = steps, readout, inputs[input]
+        self.steps, self.readout, self.input = steps, readout, entry
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        plan, _ = self.plan()
-        with settled(plan.layers):
-            for layer in plan.layers:
-                if not isinstance(layer, Neuron):
-                    as_affine(layer)
+        affine = self.affine_layers()
+        with settled(affine):
+            for layer in affine:
+                as_affine(layer)
 
     @classmethod
     def from_graph(
         cls,
         nodes: Mapping[str, tuple[nn.Module, Sequence[str]]],
         steps: int,
-        readout: Literal["rate", "membrane"] = "rate",
-        input: Literal["image", "spikes"] = "image",
+        readout: ReadoutName = "rate",
+        input: Domain = "image",
     ) -> SpikingNetwork:
         """A network of named layers ``{name: (layer, sources)}``; see `certsnn.graph.Graph`."""
         return cls([Graph(nodes)], steps, readout, input)
@@ -99,17 +100,27 @@ class SpikingNetwork(nn.Module):
         last = plan.chain("layers", list(self.layers), Wire(0))
         if not any(isinstance(layer, Neuron) for layer in plan.layers):
             raise ValueError("a spiking network needs at least one layer of neurons (LIF, IF)")
-        if self.readout == "rate" and last.layers:
+        self._check_end(plan, last)
+        return plan, last
+
+    def _check_end(self, plan: Plan, last: Wire) -> None:
+        """Raise ValueError where the network can't end like this with its readout."""
+        if self.readout == "rate" and (last.layers or isinstance(plan.node(last), Filter)):
+            end = last.layers[-1] if last.layers else "a Synapse"
             raise ValueError(
-                f"the rate readout ends with a neuron, but the last layer is {last.layers[-1]}; add a neuron "
-                "or use readout='membrane'"
+                f"the rate readout ends with a neuron, but the last layer is {end}; add a neuron or use "
+                "readout='membrane'"
             )
-        if self.readout == "membrane" and not last.layers:
+        if self.readout == "membrane" and not last.layers and isinstance(plan.node(last), Neurons):
             raise ValueError(
                 "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
                 "a Linear or use readout='rate'"
             )
-        return plan, last
+
+    def affine_layers(self) -> list[nn.Module]:
+        """The layers that are affine, those inside of others too."""
+        plan, last = self.plan()
+        return plan.affine(last)
 
     def leaves(self) -> list[nn.Module]:
         """The layers, first to last, those inside of others too."""
@@ -124,7 +135,7 @@ class SpikingNetwork(nn.Module):
 
         with settled(plan.layers):
             nodes = tuple(node.make(tuple(map(linked, node.wires))) for node in plan.nodes)
-            return Program(self.input, nodes, linked(last))
+            return Program(self.input, nodes, linked(last), READOUTS[self.readout])
 
     def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
@@ -156,8 +167,10 @@ class SpikingNetwork(nn.Module):
             parts, links = zip(*(run(wire, values[wire.source]) for wire in planned.wires), strict=True)
             nodes.append(planned.make(links))
             values.append(nodes[-1].run(parts, steps))
-        logits, readout = run(last, mean_over_time(values[last.source])[None])
-        return as_logits(logits[0]), Program(self.input, tuple(nodes), readout)
+        reading = READOUTS[self.readout]
+        outputs, readout = run(last, reading.frames(values[last.source]))
+        logits = as_logits(reading.logits(outputs, steps))
+        return logits, Program(self.input, tuple(nodes), readout, reading)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
         """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""

@@ -11,10 +11,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from certsnn.layers import BatchNorm, as_affine
+from certsnn.layers import WITH_WEIGHTS, BatchNorm, as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import Dynamics, scan
-from certsnn.program import Link, Stage, over_time
+from certsnn.program import Link, Neurons, over_time
 
 
 class Initialisation(ABC):
@@ -51,7 +50,7 @@ class ConstantWidth(Initialisation):
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
         for layer in network.leaves():
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            if isinstance(layer, WITH_WEIGHTS):
                 nn.init.normal_(layer.weight, 0, math.sqrt(2 * math.pi) / layer.weight[0].numel())
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -88,7 +87,7 @@ class Calibrated(Initialisation):
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
         for hidden in _hidden(network, x0):
-            threshold = float(hidden.neuron.threshold.mean())
+            threshold = float(hidden.stage.neuron.threshold.mean())
             deviation = float(hidden.currents().std().clamp_min(torch.finfo(torch.float32).tiny))
             hidden.weighted.weight.mul_(self.spread * threshold / deviation)
             if hidden.weighted.bias is None:
@@ -113,8 +112,8 @@ class _Hidden:
     frames: Tensor
     steps: int
     layers: Sequence[nn.Module]
-    weighted: nn.Linear | nn.Conv2d
-    neuron: Dynamics
+    weighted: nn.Linear | nn.Conv1d | nn.Conv2d
+    stage: Neurons
 
     def currents(self) -> Tensor:
         """``[F, B, ...]``, F = 1 for an image."""
@@ -122,7 +121,7 @@ class _Hidden:
 
     def spikes(self) -> Tensor:
         """``[T, B, ...]``."""
-        return scan(self.currents(), self.neuron, self.steps).spikes
+        return self.stage.trace(self.currents(), self.steps).spikes
 
 
 def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
@@ -136,12 +135,12 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     values = [frames]
     for planned in plan.nodes:
         node = planned.make(tuple(Link(wire.source, ()) for wire in planned.wires))
-        if isinstance(node, Stage):
+        if isinstance(node, Neurons):
             (wire,) = planned.wires
-            weighted = [one for one in wire.layers if isinstance(one, (nn.Linear, nn.Conv2d))]
+            weighted = [one for one in wire.layers if isinstance(one, WITH_WEIGHTS)]
             normalised = any(isinstance(one, BatchNorm) for one in wire.layers)
             if weighted and not normalised:
-                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node.neuron)
+                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node)
         values.append(node.run([_apply(wire.layers, values[wire.source]) for wire in planned.wires], steps))
 
 

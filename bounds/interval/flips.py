@@ -18,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from certsnn.affine import Dense, Reshape, Weighted, apply_chain
+from certsnn.affine import Dense, Rearranged, Weighted, apply_chain
 from certsnn.bounds.interval.arithmetic import Arithmetic, Enclosure, Interval
 from certsnn.bounds.interval.layers import Operators, Source, Spikes, step_numbers
 from certsnn.bounds.interval.scans import Charge, Summed
@@ -35,7 +35,7 @@ LARGEST_COMPOSED = 2**28
 class _FirstLayer:
     """The operators up to the first weighted one, and what the changes do to its outputs.
 
-    ``last`` is the weighted one, with those before it composed in where they are more than reshaping, and
+    ``last`` is the weighted one, with those before it composed in where they are more than rearranging, and
     ``shaped`` makes of bits ``[T, B, ...]`` what it takes; ``outputs`` is the shape of the first layer's
     outputs where ``last`` gives them flattened, else None. ``magnitude`` bounds the spikes for the rounding
     error of ``operators``; where it already covers the changed spikes, ``flipped_terms`` is 0, else the
@@ -107,7 +107,7 @@ class ChangedSpikes(Source):
         prefix, rest = tuple(operators[:end]), tuple(operators[end:])
         x0 = arithmetic.raised(self.x0)
         before, last = prefix[:-1], arithmetic.operator(prefix[-1])
-        if isinstance(last, Weighted) and all(isinstance(operator, Reshape) for operator in before):
+        if isinstance(last, Weighted) and all(isinstance(operator, Rearranged) for operator in before):
             shaped = partial(_reshaped, before)
             return _FirstLayer(prefix, rest, last, shaped, None, x0, last.rows.shape[-1])
         matrix, shape = _composed([arithmetic.operator(operator) for operator in prefix], x0)
@@ -156,13 +156,7 @@ class FlippedSpikes(ChangedSpikes):
 
     def cumulative_moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
         def step(best: Best, added: Tensor, dropped: Tensor) -> tuple[Best, Gains]:
-            gains = self._ranked(operator, added, dropped)
-            sides = [
-                best_so_far(one, gain, len(added), self.flips.budget)
-                for one, gain in zip(best, gains, strict=True)
-            ]
-            rise, fall = sides
-            return (rise[0], fall[0]), Gains(rise[1], fall[1])
+            return best_so_far(best, self._ranked(operator, added, dropped), len(added), self.flips.budget)
 
         return in_pieces(self._bits(operator, shaped), self._numbers(operator, shaped), step)
 
@@ -179,7 +173,7 @@ class FlippedSpikes(ChangedSpikes):
 
 
 def _reshaped(operators: Operators, x: Tensor) -> Tensor:
-    """Reshaping operators on every frame of ``[T, B, ...]``."""
+    """Rearranging operators on every frame of ``[T, B, ...]``."""
     return over_time(lambda frames: apply_chain(operators, frames), x)
 
 

@@ -228,8 +228,15 @@ def _largest(change: Tensor, count: int) -> Tensor:
     return change.topk(count, dim=-1).values.clamp_min(0)
 
 
-def best_so_far(best: list[Tensor], gains: Tensor, steps: int, budget: int) -> tuple[list[Tensor], Tensor]:
+def best_so_far(best: Best, gains: Gains, steps: int, budget: int) -> tuple[Best, Gains]:
     """The ``budget`` largest gains after some further steps, and their sums ``[T, B, ...]`` after each."""
+    (rises, rise), (falls, fall) = (
+        _best_so_far(one, gain, steps, budget) for one, gain in zip(best, gains, strict=True)
+    )
+    return (rises, falls), Gains(rise, fall)
+
+
+def _best_so_far(best: list[Tensor], gains: Tensor, steps: int, budget: int) -> tuple[list[Tensor], Tensor]:
     gains, sums = gains.expand(-1, steps, *gains.shape[2:]), []
     for step in range(steps):
         for gain in gains[:, step]:

@@ -24,9 +24,10 @@ from certsnn.bounds.linear.backward import (
     magnitudes,
     membrane_error,
 )
+from certsnn.bounds.linear.maximum import Maxima, maxima
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.problem import Problem
-from certsnn.program import Concatenation, Link, Node, Stage, Sum, hold
+from certsnn.program import Concatenation, Link, Maximum, Node, Program, Stage, Sum, hold
 
 
 @final
@@ -70,6 +71,26 @@ class Joining(Level):
         return Spread(found, constant, error)
 
 
+@final
+@dataclass(frozen=True)
+class Pooling(Level):
+    """Maxima over windows of a link's outputs; ``error [F, B, ...]`` of those as in `Adding`."""
+
+    source: int
+    coupling: Coupling
+    maxima: Maxima
+    error: Tensor | None
+
+    def pull(self, forms: Forms) -> Spread:
+        a, constant, error = forms
+        k, more = self.maxima.pull(a)
+        if self.error is not None:
+            error = error + self.maxima.lost(a)
+            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+        carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
+        return Spread([(self.source, carried)], constant, error)
+
+
 class Known(NamedTuple):
     """What the levels of a problem are made of: bounds of all values, as `Program.values` counts them."""
 
@@ -105,7 +126,16 @@ def level_of(node: Node, values: Source, known: Known) -> Level:
     Raises:
         TypeError: for a node that has no backward pass.
     """
-    raise TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name})")
+    raise _without_level(node)
+
+
+def has_level(node: Node) -> bool:
+    """Whether there is a level of a node."""
+    return level_of.dispatch(type(node)) is not level_of.dispatch(object)
+
+
+def _without_level(node: Node) -> TypeError:
+    return TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name}); use s-ibp")
 
 
 @level_of.register
@@ -152,6 +182,23 @@ def _(node: Concatenation, values: Source, known: Known) -> Level:
         frames = max(map(len, parts))
         error = torch.cat([hold(part, frames) for part in parts], 2)
     return Joining(sources, couplings, sizes, error)
+
+
+@level_of.register
+def _(node: Maximum, values: Source, known: Known) -> Level:
+    (link,) = node.links
+    arithmetic = known.problem.arithmetic
+    ends = known.sources[link.source].currents(link.operators, arithmetic)
+    # The executed outputs lie within their bounds, and are off from the exact ones by at most `lost`.
+    error = known.lost(link) if arithmetic.unit else None
+    return Pooling(link.source, known.coupling(link), maxima(node.pool, ends), error)
+
+
+def check_levels(program: Program) -> None:
+    """Raise TypeError for a program with a node that has no backward pass; before any work."""
+    for node in program.nodes:
+        if not has_level(node):
+            raise _without_level(node)
 
 
 def levels_of(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> list[Level]:

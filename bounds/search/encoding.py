@@ -35,7 +35,7 @@ from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.neurons import Dynamics
-from certsnn.program import Stage
+from certsnn.program import Neurons
 
 Places = NDArray[np.int64]
 ENLARGED = 1 + 2.0**-20
@@ -182,44 +182,22 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     low, high = problem.input_set.box(problem.x0)
     held = problem.held[0]
     lower, upper = (array(end[None] if held else end) for end in (low, high))
-    frame, place = (lower < upper).nonzero()
-    column = model.variables(lower[frame, place], upper[frame, place], not held)
+    whole = problem.input_set.grain == 1
+    # Fixed inputs become constants; their sums over time are exact if they are whole numbers, or one number
+    # that is held. Others stay variables, whose sums the rounding terms of the rows cover.
+    variable = (lower < upper) | (not whole and not held)
+    frame, place = variable.nonzero()
+    column = model.variables(lower[frame, place], upper[frame, place], whole)
     inputs = np.full(lower.shape, -1)
     inputs[frame, place] = column
     problem.support.restrict(model, array(problem.x0[None] if held else problem.x0), inputs)
-    fixed = np.where(lower < upper, 0.0, lower)
+    fixed = np.where(variable, 0.0, lower)
     steps = np.arange(problem.steps)
-    # Spikes count at their own and all later steps; an image counts again at each.
+    # A frame counts at its own and all later steps; an image counts again at each.
     step, entry = (steps[:, None] >= frame).nonzero()
     value = (step + 1 if held else np.ones_like(step)).astype(np.float64)
     constant = ((steps[:, None] + 1) * fixed if held else fixed.cumsum(0)).astype(np.float64)
     return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
-
-
-def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> None:
-    """A row for at most so many flips; arguments as `BoundSupport.restrict`."""
-    # x (1 - 2 x0) + x0 is 1 exactly where x differs from x0, and at most `budget` bits do.
-    free = inputs >= 0
-    sign, column = 1 - 2 * x0[free], inputs[free]
-    row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
-    model.block(row, np.array([-np.inf]), np.array([budget - x0[free].sum()]))
-
-
-def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None:
-    """Rows for at most so many spikes that are moved in time; arguments as `BoundSupport.restrict`."""
-    # A bit loses its spike only by a move, and there are at most `moved`; every pixel keeps its number of
-    # spikes.
-    free = inputs >= 0
-    gone, (_, pixel) = free & (x0 == 1), free.nonzero()
-    column = inputs[gone]
-    row = csr_matrix(
-        (-np.ones(len(column)), (np.zeros(len(column), dtype=int), column)), shape=(1, model.size)
-    )
-    model.block(row, np.array([-np.inf]), np.array([moved - gone.sum()]))
-    kept, number = np.unique(pixel, return_inverse=True)
-    rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
-    total = np.where(free, x0, 0).sum(0)[kept]
-    model.block(rows, total, total)
 
 
 class _Coupled(NamedTuple):
@@ -234,7 +212,7 @@ class _Coupled(NamedTuple):
     lost: Vector
 
 
-def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
+def _coupled(problem: Problem, stage: Neurons, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
     links = chain(stage.link.operators, size[0], problem.arithmetic)
     undecided = layer.undecided.any(0).flatten().nonzero().flatten()
     count = links.outputs.numel()
@@ -322,7 +300,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     """Counts of neurons in terms of their cumulative currents."""
     threshold, _, initial, _, offset = (
         array(value.expand_as(layer.scan.counts.lower[:1]))[0, coupled.neurons]
-        for value in layer.dynamics[:5]
+        for value in layer.dynamics.numbers()
     )
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)

@@ -102,7 +102,7 @@ def test_it_ends_at_the_deadline() -> None:
 def test_search_is_for_networks_that_conserve_charge_and_slopes_for_the_others() -> None:
     for neuron, counted in ((IF, True), (LIF, False)):
         _, problem = example(LinfBall(0.08), neuron)
-        assert (BranchAndBound().suits(problem), AlphaSCrown().suits(problem)) == (counted, not counted)
+        assert (BranchAndBound().gains(problem), AlphaSCrown().gains(problem)) == (counted, not counted)
 
 
 @pytest.mark.parametrize(("neuron", "last"), [(IF, "branch-and-bound"), (LIF, "alpha-s-crown")])

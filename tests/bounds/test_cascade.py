@@ -4,66 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from stand_in import StandIn
+from stand_in import NO, YES, Calls, StandIn, problem_of
 from torch import Tensor, nn
 
 from certsnn.bounds import METHODS, Method, bind, certify, margin_bounds
-from certsnn.bounds.cascade import _status, decide
-from certsnn.bounds.certify import pose
-from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.cascade import decide
 from certsnn.bounds.memory import OverBudget
-from certsnn.bounds.method import Broken
 from certsnn.bounds.methods import LIST, Auto, method_named
 from certsnn.bounds.options import BoundOptions, OutOfTime
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF
+from certsnn.neurons import LIF
 
-Answer = Sequence[float] | Exception
-NO, YES = (-1.0, -2.0), (0.5, 1.0)
 OPTIONS = BoundOptions()
 AUTO = "auto"
-
-
-def problem_of(y: Sequence[int]) -> Problem:
-    """Samples that a network gives to class 0, with margins 1; the last pixel names the sample."""
-    linear = nn.Linear(4, 3, bias=False)
-    linear.weight.data = torch.eye(3, 4)
-    network = SpikingNetwork([linear, IF(0.5)], 2)
-    x = torch.tensor([[0.75, 0.0, 0.0, sample / 16] for sample in range(len(y))]).view(-1, 4)
-    x0, input_set = bind(network, x, LinfBall(0.1), None)
-    return pose(network.freeze(), x0, torch.tensor(y, dtype=torch.int64), input_set, RIGOROUS)
-
-
-class Calls(list[tuple[str, list[int], float]]):
-    """The name, samples and deadline of each call of the stages that it makes."""
-
-    def stage(
-        self, name: str, answers: Mapping[int, Answer], alone: bool = False, limited: bool = False
-    ) -> Method:
-        """A method that gives these answers, and `NO` for the other samples."""
-
-        def method(problem: Problem, options: BoundOptions) -> Tensor:
-            samples = [round(16 * float(pixel)) for pixel in problem.x0[:, 3]]
-            self.append((name, samples, options.deadline))
-            rows = []
-            for sample in samples:
-                answer = answers.get(sample, NO)
-                if isinstance(answer, Exception):
-                    raise answer
-                rows.append(list(answer))
-            return torch.tensor(rows, dtype=torch.float64)
-
-        return StandIn(name, method, alone, alone or limited)
-
-    @property
-    def asked(self) -> list[tuple[str, list[int]]]:
-        return [(name, samples) for name, samples, _ in self]
 
 
 def test_each_stage_is_asked_for_what_is_undecided_and_can_be_decided() -> None:
@@ -224,73 +183,6 @@ def test_samples_that_run_together_share_the_sum_of_their_limits() -> None:
     decide(problem_of([0, 0]), [free, both, each], BoundOptions(seconds=10))
     assert limits[0] == math.inf
     assert limits[1:] == pytest.approx([9.9, 9.8, 9.8], abs=0.09), "all that was spent counts"
-
-
-class Attacked(list[tuple[list[int], float]]):
-    """An attack that breaks some samples; the samples and the deadline of its calls."""
-
-    def __init__(self, *broken: int) -> None:
-        super().__init__()
-        self.broken = broken
-
-    def __call__(self, problem: Problem, options: BoundOptions) -> Broken:
-        samples = [round(16 * float(pixel)) for pixel in problem.x0[:, 3]]
-        self.append((samples, options.deadline))
-        found = torch.tensor([sample in self.broken for sample in samples])
-        return Broken(found, torch.where(found[:, None], problem.x0 + 0.01, problem.x0))
-
-
-def test_an_attack_ends_samples_before_the_slow_methods() -> None:
-    calls, attack = Calls(), Attacked(0, 2, 3)
-    cascade = [
-        calls.stage("slow", {0: YES, 2: YES, 4: YES}, alone=True),
-        calls.stage("a", {0: YES}),
-        calls.stage("b", {1: YES}),
-    ]
-    problem = problem_of([0, 0, 0, 0, 0, 1])
-    verdict = decide(problem, cascade, OPTIONS, attack)
-    assert [samples for samples, _ in attack] == [[2, 3, 4]], "open, and right"
-    assert calls.asked[-1] == ("slow", [4])
-    assert verdict.status == ["certified", "certified", "broken", "broken", "certified", "unknown"]
-    assert verdict.stage == ["a", "b", "attack", "attack", "slow", "a"]
-    assert verdict.broken.tolist() == [False, False, True, True, False, False]
-    moved = (verdict.adversarial != problem.x0).any(1)
-    assert torch.equal(moved, verdict.broken)
-    assert torch.equal(problem.x0, problem_of([0] * 6).x0), "nothing is changed in place"
-
-
-def test_no_attack_without_slow_methods() -> None:
-    attack = Attacked(0)
-    verdict = decide(problem_of([0]), [Calls().stage("a", {}), Calls().stage("b", {})], OPTIONS, attack)
-    assert (attack, verdict.status) == ([], ["unknown"])
-
-
-def test_an_attack_has_its_share_of_the_time() -> None:
-    calls, attack = Calls(), Attacked()
-    slow = [calls.stage(name, {}, limited=True) for name in ("a", "b")]
-    begun = time.monotonic()
-    decide(problem_of([0, 0]), slow, BoundOptions(seconds=300.0), attack)
-    deadlines = [attack[0][1], *(deadline for *_, deadline in calls)]
-    assert deadlines == pytest.approx([begun + 200, begun + 300, begun + 600], rel=0, abs=1)
-
-
-def test_an_attack_that_runs_out_of_memory_is_no_error() -> None:
-    def attack(problem: Problem, options: BoundOptions) -> Broken:
-        raise MemoryError
-
-    verdict = decide(problem_of([0]), [Calls().stage("a", {0: YES}, alone=True)], OPTIONS, attack)
-    assert verdict.status == ["certified"]
-
-
-def test_a_broken_sample_has_no_error() -> None:
-    calls = Calls()
-    cascade = [calls.stage("a", {0: MemoryError()}), calls.stage("b", {}, alone=True)]
-    verdict = decide(problem_of([0]), cascade, OPTIONS, Attacked(0))
-    assert (verdict.status, verdict.reason) == (["broken"], [""])
-
-
-def test_what_is_broken_is_not_certified_whatever_was_proved() -> None:
-    assert _status(True, True, "a: failed", True) == "broken"
 
 
 def test_other_errors_are_not_taken_for_a_want_of_memory() -> None:

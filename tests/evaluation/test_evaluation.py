@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from stand_in import StandIn
 from strategies import Example, examples
+from thresholds import LABELS, Idle, pixels, threshold_network
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
-from certsnn.attacks.base import BOTH
+from certsnn.attacks.base import EVERY
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import SIBP
 from certsnn.bounds.options import BoundOptions
@@ -27,9 +28,17 @@ from certsnn.encoding import Bernoulli
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
-from certsnn.evaluation.verification import Attempt, SampleResult, kept_in, summarise, verify
-from certsnn.files import read_whole_tensors
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.evaluation.verification import Attempt, SampleResult
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.program import Program
@@ -46,7 +55,7 @@ class Corner(Attack):
 
     rounds: int = 1
 
-    domains = BOTH
+    domains = EVERY
 
     def view(self, program: Program) -> Program:
         return program
@@ -54,42 +63,6 @@ class Corner(Attack):
     def search(self, oracle: Oracle) -> None:
         for end in oracle.input_set.box(oracle.x0):
             oracle.attempt(end)
-
-
-@final
-@dataclass(frozen=True)
-class Idle(Attack):
-    """Finds nothing."""
-
-    rounds: int = 0
-
-    domains = BOTH
-
-    def view(self, program: Program) -> Program:
-        return program
-
-    def search(self, oracle: Oracle) -> None:
-        pass
-
-
-def threshold_network() -> SpikingNetwork:
-    """Logits (1, 0) for a pixel below 0.5, where the neuron is silent, else (0, 1)."""
-    first, last = nn.Linear(1, 1, bias=False), nn.Linear(1, 2)
-    with torch.no_grad():
-        first.weight.fill_(2.0)
-        last.weight.copy_(torch.tensor([[-1.0], [1.0]]))
-        last.bias.copy_(torch.tensor([1.0, 0.0]))
-    return SpikingNetwork([first, IF(1.0), last], steps=1, readout="membrane", input="image").eval()
-
-
-PIXELS = [0.2, 0.45, 0.9, 0.9, 0.55]
-LABELS = [0, 0, 0, 1, 1]
-
-
-def pixels(size: int = 5) -> Batches:
-    """Certified, broken, misclassified, certified, broken under LinfBall(0.1), in batches of a size."""
-    x, y, index = torch.tensor(PIXELS)[:, None], torch.tensor(LABELS), torch.arange(10, 15)
-    return list(zip(x.split(size), y.split(size), index.split(size), strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -117,32 +90,6 @@ def test_what_no_attack_breaks_and_no_bound_proves_is_the_gap() -> None:
     report = evaluate(threshold_network(), pixels(), LinfBall(0.1), attacks=[Idle()])
     assert (report.clean_error, report.attack_error, report.verified_error) == (20, 20, 60)
     assert report.gap == Rate(2, 5)
-
-
-def test_what_the_cascade_breaks_is_broken_and_kept(tmp_path: Path) -> None:
-    network, keep = threshold_network(), kept_in(tmp_path, threshold_network())
-    options = BoundOptions("auto")
-    (results,) = verify(network, pixels(), LinfBall(0.1), options=options, keep=keep)
-    assert [result.status for result in results] == ["certified", "broken", "unknown", "certified", "broken"]
-    assert [result.broken_by for result in results] == [(), ("attack",), (), (), ("attack",)]
-    assert [result.fell for result in results] == [False, True, True, False, True]
-    summary = summarise(results)
-    assert (summary.broken, summary.unknown, summary.verified_error) == (2, 1, 60)
-    assert summary.by_stage == {"s-ibp": 2}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"sample-{i}.safetensors" for i in (11, 14)]
-    found, _ = read_whole_tensors(tmp_path / "sample-14.safetensors")
-    assert (found["label"].tolist(), found["index"].tolist()) == ([1], [14])
-    assert found["x0"].item() == pytest.approx(0.55)
-    assert 0.45 <= found["adversarial"].item() < 0.5
-    assert torch.equal(found["adversarial_logits"], network(found["adversarial"]))
-    assert found["adversarial_logits"].argmax().item() == 0
-
-
-def test_what_the_cascade_breaks_counts_as_attacked() -> None:
-    report = evaluate(threshold_network(), pixels(), LinfBall(0.1), "auto", attacks=[Idle()])
-    assert (report.clean_error, report.attack_error, report.verified_error) == (20, 60, 60)
-    assert report.gap == Rate(0, 5)
-    assert report.as_dict()["summary"]["broken"] == 2
 
 
 def test_the_worst_case_over_attacks_counts_and_each_is_told_apart() -> None:
@@ -347,26 +294,6 @@ def test_errors_grow_with_the_threat() -> None:
         assert errors[0] < errors[1] < errors[-1] == 100
 
 
-@pytest.mark.parametrize(
-    ("count", "total", "low", "high"),
-    # Clopper & Pearson: closed forms for none and all, (alpha/2)^(1/n); and the textbook's 5 of 20.
-    [
-        (0, 10, 0.0, 100 * (1 - 0.025 ** (1 / 10))),
-        (10, 10, 100 * 0.025 ** (1 / 10), 100.0),
-        (5, 20, 8.657, 49.105),
-    ],
-)
-def test_intervals(count: int, total: int, low: float, high: float) -> None:
-    assert Rate(count, total).interval == pytest.approx((low, high), abs=1e-3)
-    assert Rate(count, total).percent == 100 * count / total
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 2)])
-def test_no_share(count: int, total: int) -> None:
-    with pytest.raises(ValueError, match=r"no samples|is not a share"):
-        Rate(count, total)
-
-
 def test_least_margins() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]])
     assert least_margins(logits, torch.tensor([1, 0])).tolist() == [1.0, 0.0]
@@ -407,6 +334,8 @@ def test_a_network_that_gets_nothing_right() -> None:
         (SpikeShift(1, 1), ["RandomSearch", "RSF", "G2S", "GreedyShifts"]),
         (SpikeFlips(1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
         (FreeSpikes(0.1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
+        (LinfFrames(0.1), ["FGSM", "RandomSearch", "PGD"]),
+        (EventChanges(1), ["FGSM", "RandomSearch", "PGD", "GreedyEvents"]),
     ],
 )
 def test_the_default_suite_fits(threat: Threat, names: list[str]) -> None:

@@ -29,9 +29,12 @@ from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
+from certsnn.bounds.linear.intermediate import Refinement
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
-from certsnn.inputsets import InputSet, LinfBall
+from certsnn.inputsets import InputSet
+from certsnn.layers import Scale, SumPool2d
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
 
@@ -111,7 +114,7 @@ def members(case: Bound) -> Iterator[Tensor]:
         yield input_set.project(x0, x)
     for _ in range(SAMPLED):
         x = input_set.sample(x0, generator)
-        if case.example.exact and isinstance(input_set, LinfBall):
+        if case.example.exact and input_set.grain == 0:
             x = ((x / PIXEL).round() * PIXEL).clamp(lower, upper)  # stay exactly computable
         yield x
     for _ in range(ATTACKED):
@@ -267,6 +270,29 @@ def check_narrower(layers: list[LayerBounds], wide: list[LayerBounds], sample: i
             assert (high <= most + slack).all()
 
 
+def check_refined(example: Example, relaxation: Literal["joint", "separate"], iterations: int) -> None:
+    """Assert that executed traces lie within refined layers, and these within S-IBP's."""
+    case = bound(example)
+    found = outcome(case, list(members(case)))
+    options = BoundOptions(relaxation=relaxation, iterations=iterations)
+
+    def refined(arithmetic: Arithmetic, sample: int) -> list[LayerBounds]:
+        part = problem_of(case, arithmetic).groups(1)[sample]
+        layers = layers_of(Refinement(part, RELAXATIONS[relaxation], options).sources)
+        return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+
+    for sample in range(len(case.y)):
+        rigorous, plain = refined(RIGOROUS, sample), refined(PLAIN, sample)
+        columns = torch.arange(sample, len(found.settled), len(case.y))
+        traces = [Trace(u[:, columns], s[:, columns]) for u, s in found.traces]
+        # Slopes of lines are quotients, so bounds by them are rounded even where all sums are exact.
+        settled = found.settled[columns] & clear_of_threshold(example.network, traces)
+        own = replace(found, traces=traces, settled=settled)
+        check_layers(replace(example, numbers="smooth"), rigorous, plain, own)
+        check_narrower(rigorous, case.rigorous, sample, 0)
+        check_narrower(plain, case.plain, sample, 1e-5)
+
+
 def weight_only(case: Bound) -> Bound:
     """The case with bounds from the weight-only ranking of flips."""
 
@@ -295,6 +321,11 @@ FIRST_LAYERS: dict[str, Callable[[], list[nn.Module]]] = {
     "pooled convolution": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.Conv2d(1, 2, 2)],
     "pooled": lambda: [nn.AvgPool2d(2, stride=1)],
     "pooled linear": lambda: [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(2, 2)],
+    "one axis": lambda: [nn.Flatten(2), nn.Conv1d(1, 2, 3, stride=2, padding=1)],
+    "grouped, one axis": lambda: [nn.Flatten(1), nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2, groups=2)],
+    "padded": lambda: [nn.ZeroPad2d((1, 0, -1, 1)), nn.Conv2d(1, 2, 2)],
+    "scaled": lambda: [Scale(-0.5), nn.Conv2d(1, 2, 2)],
+    "sums": lambda: [SumPool2d(2, stride=1, padding=1), nn.Flatten(), nn.Linear(12, 2)],
 }
 
 

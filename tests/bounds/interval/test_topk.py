@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval import topk as flips
-from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.interval.topk import Gains, feasible_flips
 from certsnn.layers import as_affine
 
 T, B = 2, 3
@@ -86,8 +86,10 @@ def test_the_best_of_all_steps_compete(budget: int) -> None:
     generator = torch.Generator().manual_seed(0)
     gains = torch.rand(3, 6, 2, 4, generator=generator).sort(0, descending=True).values
     gains[:, 3] = 0
-    first, sums = flips.best_so_far([], gains[:, :2], 2, budget)
-    _, more = flips.best_so_far(first, gains[:, 2:], 4, budget)
-    for step, found in enumerate([*sums, *more], 1):
-        best = gains[:, :step].flatten(0, 1).sort(0, descending=True).values[:budget].sum(0)
-        torch.testing.assert_close(found, best)
+    other = gains.flip(1)
+    first, sums = flips.best_so_far(([], []), Gains(gains[:, :2], other[:, :2]), 2, budget)
+    _, more = flips.best_so_far(first, Gains(gains[:, 2:], other[:, 2:]), 4, budget)
+    for side, all_gains in enumerate((gains, other)):
+        for step, found in enumerate([*sums[side], *more[side]], 1):
+            best = all_gains[:, :step].flatten(0, 1).sort(0, descending=True).values[:budget].sum(0)
+            torch.testing.assert_close(found, best)

@@ -82,6 +82,23 @@ class Case:
         return logits[:, problem.y] - logits[:, rivals], counts
 
 
+def draw_input(draw: st.DrawFn, network: SpikingNetwork, way: str, generator: torch.Generator) -> Case:
+    """An input set of some kind, and its centre, for a network."""
+    shape = (1, 1, 2, 2)
+    if way == "image":
+        x = (torch.rand(shape, generator=generator) * 16).round() / 16
+        return Case(network, LinfBall(draw(st.sampled_from([1 / 16, 0.2, 0.0]))), x)
+    x = (torch.rand(network.steps, *shape, generator=generator) < 0.5).float()
+    if way == "flips":
+        return Case(
+            network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
+        )
+    if way == "shifts":
+        return Case(network, SpikeShift(draw(st.integers(1, 2)), draw(st.integers(0, 2))), x)
+    free = (torch.rand(x.shape, generator=generator) < 0.4).float()
+    return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
+
+
 @st.composite
 def cases(
     draw: st.DrawFn,
@@ -122,19 +139,7 @@ def cases(
         for parameter in layer.parameters() if not isinstance(layer, LIF | IF) else ():
             parameter.data = weights(parameter.shape)
     network = SpikingNetwork(layers, steps, readout, "image" if way == "image" else "spikes").eval()
-    shape = (1, 1, 2, 2)
-    if way == "image":
-        x = (torch.rand(shape, generator=generator) * 16).round() / 16
-        return Case(network, LinfBall(draw(st.sampled_from([1 / 16, 0.2, 0.0]))), x)
-    x = (torch.rand(steps, *shape, generator=generator) < 0.5).float()
-    if way == "flips":
-        return Case(
-            network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
-        )
-    if way == "shifts":
-        return Case(network, SpikeShift(draw(st.integers(1, 2)), draw(st.integers(0, 2))), x)
-    free = (torch.rand(x.shape, generator=generator) < 0.4).float()
-    return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
+    return draw_input(draw, network, way, generator)
 
 
 def check_executed(case: Case, members: Tensor) -> None:
