@@ -197,7 +197,8 @@ def _walked(
         weight = weights.gather(1, places[:, None])[:, :, None]
         rise, fall = changes(weight, *(part.index_select(0, first + places) for part in rows))
         rises, falls = _inserted(rises, rise, count), _inserted(falls, fall, count)
-    return torch.stack([*rises, *falls]).unflatten(0, (2, count))
+    found: Tensor = torch.stack([*rises, *falls]).unflatten(0, (2, count))
+    return found
 
 
 def _inserted(best: list[Tensor], change: Tensor, count: int) -> list[Tensor]:
