@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from certsnn.graph import Add, Concatenate
 from certsnn.inputs import Domain, input_named
 from certsnn.interop.libraries import Library
 from certsnn.interop.recording import Recording, copied
-from certsnn.interop.traces import Case, TraceCheck, check_neurons, check_traces
+from certsnn.interop.traces import Case, TraceCheck, check_neuron, check_traces
 from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When
 from certsnn.layers import Scale
 from certsnn.networks import SpikingNetwork
@@ -81,9 +81,12 @@ def import_module_with(
         UserError: for what can't be imported, all of it at once; for a module that does not do what its
             import does; where steps, readout or output have to be said.
     """
-    input_named(input, 1).check(x)
+    _check(module, x, input)
     recorder = _Recorder(library, module, input, output)
-    best = min(recorder.both(x, steps), key=lambda one: len(one.problems))
+    # What ran one step in a call is called once a step; its problems are then those to tell.
+    best = min(
+        recorder.both(x, steps), key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems))
+    )
     if best.problems:
         listed = "\n".join(f"- {problem}" for problem in best.problems)
         raise UserError(f"the {type(module).__name__} can't be imported:\n{listed}")
@@ -94,14 +97,30 @@ def import_module_with(
     except (TypeError, ValueError) as error:
         raise UserError(f"the {type(module).__name__} can't be imported: {error}") from error
     network.eval()
+    for path, cell in best.recording.cells.items():
+        check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
     cases = [_case(x, best, names)]
     for other in _random(x, input):
         again = recorder.record(other, best.steps, best.each_step)
         if again.recording.entries != best.recording.entries or again.problems:
             raise UserError("the module computes another graph on other inputs: take the condition out of it")
         cases.append(_case(other, again, names))
-    check_neurons(library, best.recording, clean)
-    return Import(network, check_traces(network, cases))
+    calls = "once a step" if best.each_step else "once for all steps"
+    return Import(network, check_traces(network, cases, calls))
+
+
+def _check(module: nn.Module, x: Tensor, input: Domain) -> None:
+    """Raise UserError for what is no module and no inputs, or has another dtype."""
+    if not isinstance(module, nn.Module) or not isinstance(x, Tensor):
+        raise UserError(
+            f"give a torch module and a tensor, not {type(module).__name__} and {type(x).__name__}"
+        )
+    input_named(input, 1).check(x)
+    kinds = {part.dtype for part in [x, *module.parameters()] if part.is_floating_point()}
+    if kinds != {torch.get_default_dtype()}:
+        raise UserError(
+            f"the module and x must both be {torch.get_default_dtype()}: convert them with .float()"
+        )
 
 
 @final
@@ -168,9 +187,15 @@ class _Recorder:
         elif value is None or value.node == BROKEN:
             recording.report("its output does not come from its input by operations that are known")
         elif recording.entries[value.node].key.startswith("membrane of "):
-            recording.report("its output is the membrane of a neuron that spikes: read spikes, or an affine layer")
+            recording.report(
+                "its output is the membrane of a neuron that spikes: read spikes, or an affine layer"
+            )
         elif steps is None and value.when.kind == "step" and found == 1:
             recording.report("it runs one step a call: say how many steps you run it for, as steps=25")
+        elif not each_step and _length(value.when, outputs[0]) not in (found, None):
+            recording.report(
+                f"its output holds {_length(value.when, outputs[0])} of its {found} steps: return all"
+            )
         elif found != (steps or found):
             recording.report(f"it runs {found} steps, and {steps} are asked for: make them the same")
         if each_step and value is not None:
@@ -179,6 +204,11 @@ class _Recorder:
             value = Value(value.node, SEQUENCE)
         numbers = (torch.stack(list(outputs)) if each_step else outputs[0]) if outputs else torch.zeros(0)
         return Recorded(recording, value, numbers, found, each_step)
+
+
+def _length(when: When, output: Tensor) -> int | None:
+    """How many steps an output holds or has been read from; None where that is not counted."""
+    return len(output) if when == SEQUENCE else when.number if when.kind in ("part", "mean", "sum") else None
 
 
 def _readout(recorded: Recorded, given: ReadoutName | None) -> ReadoutName:
@@ -198,8 +228,8 @@ def _readout(recorded: Recorded, given: ReadoutName | None) -> ReadoutName:
         )
     if given is None:
         raise UserError(
-            "how are logits read from the outputs over time? Say readout='rate' (spike counts / T, of neurons) "
-            "or readout='membrane' (the mean over T, of an affine layer)"
+            "how are logits read from the outputs over time? Say readout='rate' (spike counts / T, of "
+            "neurons) or readout='membrane' (the mean over T, of an affine layer)"
         )
     return given
 
@@ -221,8 +251,10 @@ def _names(recorded: Recorded) -> dict[int, str]:
     names = {0: "input"}
     for node in _used(recorded):
         key = recorded.recording.entries[node].key
-        name = base = key.lstrip("=").partition("(")[0].replace(".", "_").lower() if key[0] == "=" else (
-            key.replace(".", "_") or "module"
+        name = base = (
+            key.lstrip("=").partition("(")[0].replace(".", "_").lower()
+            if key[0] == "="
+            else (key.replace(".", "_") or "module")
         )
         number = 1
         while name in names.values() or hasattr(nn.ModuleDict, name):
@@ -245,7 +277,8 @@ def _nodes(
         elif entry.key in recorded.recording.made:
             nodes[name] = (recorded.recording.made[entry.key], sources)
         elif entry.key in recorded.recording.cells:
-            cell = library.cell(clean.get_submodule(entry.key))
+            axes = recorded.recording.observed[entry.key][0].spikes.ndim - 1
+            cell = library.cell(clean.get_submodule(entry.key), axes)
             if cell.gain != 1:
                 nodes[f"{name}_gain"] = (Scale(cell.gain), sources)
                 sources = [f"{name}_gain"]

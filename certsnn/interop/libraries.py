@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -46,8 +46,8 @@ class Library(ABC):
         """Whether it holds a state over time, which certsnn has to know as a neuron."""
 
     @abstractmethod
-    def cell(self, module: nn.Module) -> Cell:
-        """A neuron as certsnn's; raises Unsupported for one that is none."""
+    def cell(self, module: nn.Module, axes: int) -> Cell:
+        """A neuron as certsnn's, for samples with so many axes; raises Unsupported for one that is none."""
 
     @abstractmethod
     def prepare(self, module: nn.Module) -> None:
@@ -82,28 +82,31 @@ class Library(ABC):
         return Observed(*(torch.stack(part) for part in zip(*steps, strict=True)))
 
 
-def required(load: Callable[[], Any], name: str) -> Any:
-    """A library; raises UserError, with the command that installs it, where it is missing."""
+def required(load: Callable[[], Any], name: str, command: str) -> Any:
+    """A library; raises UserError, with the command that installs it, where it can't be imported."""
     try:
         return load()
     except ImportError as error:
-        raise UserError(
-            f"{name} can't be imported ({error}): install it with `pip install certsnn[interop]`"
-        ) from error
+        raise UserError(f"{name} can't be imported ({error}): install it with `{command}`") from error
 
 
-def number(value: Any) -> float | Tensor:
-    """A parameter as `Neuron` takes it: a number, or a copy of a tensor with several."""
+def number(value: Any, axes: int) -> float | Tensor:
+    """A parameter as `Neuron` takes it: a number, or a copy of a tensor, lined up as torch does."""
     if not isinstance(value, Tensor):
         return float(value)
     value = value.detach()
-    return float(value) if value.numel() == 1 else value.clone()
+    if value.numel() == 1:
+        return float(value)
+    missing = max(axes - value.ndim, 0)
+    lined_up: Tensor = value.reshape([1] * missing + list(value.shape))
+    return lined_up.clone()
 
 
 def above(threshold: float | Tensor) -> float | Tensor:
     """The least threshold of ``u >= threshold`` that fires where ``u > threshold`` does, in float32."""
     exact = torch.as_tensor(threshold, dtype=torch.get_default_dtype())
-    return number(torch.nextafter(exact, torch.full_like(exact, torch.inf)))
+    found = torch.nextafter(exact, torch.full_like(exact, torch.inf))
+    return found if isinstance(threshold, Tensor) else float(found)
 
 
 def check_fires(fire: Callable[[Tensor], Tensor], fires_at_zero: bool) -> None:
@@ -113,8 +116,3 @@ def check_fires(fire: Callable[[Tensor], Tensor], fires_at_zero: bool) -> None:
         found = fire(points)
     if not torch.equal(found, torch.where(points == 0, points + fires_at_zero, (points > 0).float())):
         raise Unsupported("its surrogate function is no step in the forward pass: use one that spikes 0 or 1")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message."""
-    return ", ".join(names) or "none"

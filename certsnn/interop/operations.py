@@ -18,7 +18,17 @@ from certsnn.layers import Scale
 if TYPE_CHECKING:
     from certsnn.interop.recording import Recording
 
-READS = ("item", "__bool__", "__int__", "__float__", "__index__", "tolist", "numpy", "__array__", "__contains__")
+READS = (
+    "item",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "tolist",
+    "numpy",
+    "__array__",
+    "__contains__",
+)
 """Methods by which a module looks at numbers, and may go on as they say."""
 CONSTANTS = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
 RANDOM = ("rand_like", "randn_like", "bernoulli", "le", "lt", "gt", "ge", "multinomial", "poisson")
@@ -62,11 +72,13 @@ class Call:
 def advice(operation: str) -> str:
     """What to do about an operation without a handler."""
     if operation in READS:
-        return "the module goes on as numbers of the network say, which a graph can't: take that out of forward"
+        return (
+            "the module goes on as numbers of the network say, which a graph can't: take that out of forward"
+        )
     if operation in RANDOM:
         return (
-            "the module draws or compares inside: encode the input before it (certsnn.encoding) and import it "
-            "with input='spikes'"
+            "the module draws or compares inside: encode the input before it (certsnn.encoding), and import "
+            "it with input='spikes'"
         )
     if operation == "__setitem__":
         return "results are written into a tensor: collect them in a list, and torch.stack it"

@@ -38,7 +38,7 @@ class OwnModules(Library):
     def is_neuron(self, module: nn.Module) -> bool:
         return isinstance(module, Neuron)
 
-    def cell(self, module: Any) -> Cell:
+    def cell(self, module: Any, axes: int) -> Cell:
         return Cell(module)
 
     def prepare(self, module: Any) -> None:

@@ -156,14 +156,14 @@ class Recording(TorchFunctionMode):
         return Value(BROKEN, value.when)
 
     def _neuron(self, path: str, module: nn.Module, forward: Any) -> Any:
-        def run(x: Tensor, *state: Any) -> Any:
+        def run(x: Tensor, *state: Any, **named: Any) -> Any:
             with self._leaf():
-                output = forward(x, *state)
+                output = forward(x, *state, **named)
             value = self.value(x)
             if value is None:
                 self.report("its input does not come from the network's input by operations that are known")
                 value = Value(BROKEN, HELD)
-            self._fired(path, module, value, state, output)
+            self._fired(path, module, value, [state, named], output)
             return output
 
         return run
@@ -176,7 +176,7 @@ class Recording(TorchFunctionMode):
         after = Value(BROKEN if value.node == BROKEN else self.node(f"?{path}", [value.node]), when)
         try:
             if path not in self.cells:
-                self.cells[path] = self._library.cell(module)
+                self.cells[path] = self._library.cell(module, spikes.ndim - value.when.lead)
             seen = self._library.observe(module, self.cells[path], output)
             self._keep(path, Observed(*(part.clone() for part in seen)), value.when)
             self._check_state(path, state, number)
@@ -208,8 +208,8 @@ class Recording(TorchFunctionMode):
             return value.when
         if value.when not in (HELD, When("step", number)):
             raise Unsupported(
-                f"its call {number + 1} does not get what step {number + 1} computes: recurrence, and several "
-                "calls a step, are not imported"
+                f"its call {number + 1} does not get what step {number + 1} computes: recurrence, and "
+                "several calls a step, are not imported"
             )
         return When("step", number)
 
@@ -219,7 +219,10 @@ class Recording(TorchFunctionMode):
             value = self.value(given) or Value(0, HELD)
             if value.node == BROKEN or (self.value(given) is None and number == 0 and not given.any()):
                 continue
-            if value.when == When("step", number - 1) and self.entries[value.node].key == f"membrane of {path}":
+            if (
+                value.when == When("step", number - 1)
+                and self.entries[value.node].key == f"membrane of {path}"
+            ):
                 continue
             raise Unsupported("it gets a state that is neither zero at first nor its own of the step before")
 

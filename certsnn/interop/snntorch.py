@@ -28,7 +28,7 @@ def from_snntorch(
     output: int | None = None,
 ) -> Import:
     """A network of snnTorch (Leaky, Lapicque) as a `SpikingNetwork`; see `import_module_with`."""
-    library = SnnTorch(required(_load, "snnTorch"))
+    library = SnnTorch(required(_load, "snnTorch", "pip install snntorch"))
     return import_module_with(library, module, x, steps, readout, input, output)
 
 
@@ -48,18 +48,18 @@ class SnnTorch(Library):
     def is_neuron(self, module: nn.Module) -> bool:
         return isinstance(module, self._snntorch.SpikingNeuron)
 
-    def cell(self, module: Any) -> Cell:
+    def cell(self, module: Any, axes: int) -> Cell:
         if type(module) is self._snntorch.Leaky:
-            decay, gain = number(module.beta.clamp(0, 1)), 1.0
+            decay, gain = number(module.beta.clamp(0, 1), axes), 1.0
         elif type(module) is self._snntorch.Lapicque:
-            decay = number(1 - module.time_step / (module.R * module.C))
-            gain = float(module.R * (1 / (module.R * module.C)) * module.time_step)
+            decay = number(1 - module.time_step / (module.R * module.C), axes)
+            gain = _one(module.R * (1 / (module.R * module.C)) * module.time_step)
         else:
             raise Unsupported("certsnn imports Leaky and Lapicque only: rewrite it with one of these")
         if module.state_quant or module.inhibition or bool((module.graded_spikes_factor != 1).any()):
             raise Unsupported("it quantises its state, inhibits or grades its spikes: switch that off")
         check_fires(module.spike_grad, fires_at_zero=False)
-        return Cell(_neuron(module, decay, number(module.threshold), gain), gain)
+        return Cell(_neuron(module, decay, number(module.threshold, axes), gain), gain)
 
     def prepare(self, module: Any) -> None:
         module.mem = torch.zeros(0, device=module.mem.device)
@@ -69,6 +69,13 @@ class SnnTorch(Library):
         if getattr(module, "reset_delay", True):
             return Observed(spikes, module.mem)
         return Observed(spikes, module.mem.masked_fill(spikes > 0, torch.nan))
+
+
+def _one(value: Tensor) -> float:
+    """The one number in a tensor; raises Unsupported for several."""
+    if value.numel() > 1:
+        raise Unsupported("its neurons have different gains dt / C: use Leaky, with the gains in the weights")
+    return float(value)
 
 
 def _neuron(module: Any, decay: float | Tensor, threshold: float | Tensor, gain: float) -> LIF:

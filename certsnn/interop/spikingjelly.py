@@ -17,11 +17,25 @@ from certsnn.interop.libraries import Cell, Library, Observed, check_fires, requ
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import IF, LIF
 
-PLAIN = (
-    "Conv1d Conv2d Linear Flatten BatchNorm1d BatchNorm2d MaxPool1d MaxPool2d AvgPool1d AvgPool2d "
-    "AdaptiveAvgPool1d AdaptiveAvgPool2d"
-).split()
+PLAIN = [
+    "Conv1d",
+    "Conv2d",
+    "Linear",
+    "Flatten",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+]
 """Layers that are torch's own but for the step mode."""
+
+
+INSTALL = "pip install --no-deps spikingjelly loguru"
+"""Without what it asks for: its torchaudio may want another torch, and nothing of it is used here."""
 
 
 def from_spikingjelly(
@@ -34,7 +48,7 @@ def from_spikingjelly(
     output: int | None = None,
 ) -> Import:
     """A network of SpikingJelly (IF, LIF, PLIF; step mode "s" or "m"); see `import_module_with`."""
-    library = SpikingJelly(required(_load, "SpikingJelly"))
+    library = SpikingJelly(required(_load, "SpikingJelly", INSTALL))
     return import_module_with(library, module, x, steps, readout, input, output)
 
 
@@ -55,10 +69,12 @@ class SpikingJelly(Library):
     def is_neuron(self, module: nn.Module) -> bool:
         return isinstance(module, self._base.MemoryModule) and self.layers(module) is None
 
-    def cell(self, module: Any) -> Cell:
+    def cell(self, module: Any, axes: int) -> Cell:
         kinds = (self._neuron.IFNode, self._neuron.LIFNode, self._neuron.ParametricLIFNode)
         if type(module) not in kinds:
-            raise Unsupported("certsnn imports IFNode, LIFNode and ParametricLIFNode only: rewrite it with one")
+            raise Unsupported(
+                "certsnn imports IFNode, LIFNode and ParametricLIFNode only: rewrite it with one"
+            )
         check_fires(module.surrogate_function, fires_at_zero=True)
         threshold, reset = float(module.v_threshold), module.v_reset
         try:
@@ -81,15 +97,15 @@ class SpikingJelly(Library):
         fired = v + module.v_threshold if module.v_reset is None else torch.full_like(v, torch.nan)
         return Observed(output, torch.where(output > 0, fired, v) - cell.shift)
 
-    def layers(self, module: nn.Module) -> list[nn.Module] | None:
+    def layers(self, module: Any) -> list[nn.Module] | None:
         kind = type(module)
         for name in PLAIN:
             if kind is getattr(self._layer, name, None):
                 return [_plain(module, getattr(nn, name))]
-        if isinstance(module, (self._layer.Dropout, self._layer.Dropout2d)):
+        if kind in (self._layer.Dropout, self._layer.Dropout2d):
             return [nn.Identity()]
         if kind is self._layer.SeqToANNContainer:
-            rows = [self.layers(part) for part in module.children()]
+            rows = [self.layers(part) for part in module]
             return None if None in rows else [layer for row in rows if row for layer in row]
         if kind is getattr(self._layer, "VotingLayer", None):
             return [nn.Unflatten(1, (1, -1)), nn.AvgPool1d(module.voting_size), nn.Flatten(1)]

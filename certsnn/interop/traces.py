@@ -9,9 +9,9 @@ looked at any more in that run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from math import frexp
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from certsnn.errors import UserError
 from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.networks import SpikingNetwork
 from certsnn.program import Stage
-
-if TYPE_CHECKING:
-    from certsnn.interop.recording import Recording
 
 
 @final
@@ -45,8 +42,8 @@ class TraceCheck:
     """How an import compared with the original.
 
     ``spikes`` were compared, ``differ`` of them differ, all as rounding explains. ``nearest``: the least
-    distance of a membrane from its threshold. ``membranes``, ``logits``: their largest differences; logits are
-    compared for samples without a difference in spikes.
+    distance of a membrane from its threshold. ``membranes``, ``logits``: their largest differences; logits
+    are compared for samples without a difference in spikes. ``calls``: how the original was called.
     """
 
     spikes: int
@@ -54,11 +51,13 @@ class TraceCheck:
     nearest: float
     membranes: float
     logits: float
+    calls: str
 
     def __str__(self) -> str:
         return (
             f"{self.differ} of {self.spikes} spikes differ, nearest |u - threshold| = {self.nearest:.2g}; "
-            f"membranes differ by up to {self.membranes:.2g}, logits by up to {self.logits:.2g}"
+            f"membranes differ by up to {self.membranes:.2g}, logits by up to {self.logits:.2g} "
+            f"(the original called {self.calls})"
         )
 
 
@@ -75,7 +74,7 @@ class _Compared(NamedTuple):
 def tolerance(steps: int, *sizes: Tensor) -> float:
     """How far sums over T steps, in another order, may be apart: float rounding of the largest terms."""
     known = [float(size[size.isfinite()].abs().max()) for size in sizes if size.isfinite().any()]
-    return torch.finfo(sizes[0].dtype).eps * (64 + 2 * steps) * max([1.0, *known])
+    return torch.finfo(sizes[0].dtype).eps * (64 + 2 * steps) * max(known, default=0.0)
 
 
 def compare(seen: Observed, currents: Tensor, dynamics: Dynamics) -> _Compared:
@@ -91,12 +90,12 @@ def compare(seen: Observed, currents: Tensor, dynamics: Dynamics) -> _Compared:
 
 
 @torch.no_grad()
-def check_traces(network: SpikingNetwork, cases: Sequence[Case]) -> TraceCheck:
-    """The comparison on all cases.
+def check_traces(network: SpikingNetwork, cases: Sequence[Case], calls: str) -> TraceCheck:
+    """The comparison on all cases; ``calls``: how the original was called, in words.
 
     Raises:
-        UserError: for a difference that rounding does not explain, with its layer, its step and the convention
-            that differs, if one is known that explains it.
+        UserError: for a difference that rounding does not explain, with its layer, its step and the
+            convention that differs, if one is known that explains it.
     """
     spikes, differ, nearest, gap, apart = 0, 0, torch.inf, 0.0, 0.0
     program = network.freeze()
@@ -118,7 +117,7 @@ def check_traces(network: SpikingNetwork, cases: Sequence[Case]) -> TraceCheck:
                 values.append(node.run(parts, steps))
         logits = network(case.x)
         apart = max(apart, _logits(logits[same], case.logits[same]))
-    return TraceCheck(spikes, differ, float(nearest), gap, apart)
+    return TraceCheck(spikes, differ, float(nearest), gap, apart, calls)
 
 
 def _logits(ours: Tensor, theirs: Tensor) -> float:
@@ -129,17 +128,15 @@ def _logits(ours: Tensor, theirs: Tensor) -> float:
             "return logits [B, K], or those of all steps [T, B, K]"
         )
     apart = float((ours - theirs).abs().max()) if ours.numel() else 0.0
-    if apart > tolerance(64, ours, theirs):
+    if apart > tolerance(64, ours, theirs, torch.ones(1)):
         raise UserError(
-            f"all spikes agree, but logits differ by {apart:.3g}: what the module does after its last layer is "
-            "not what the readout says"
+            f"all spikes agree, but logits differ by {apart:.3g}: what the module does after its last layer "
+            "is not what the readout says"
         )
     return apart
 
 
-def _refuse(
-    path: str, found: _Compared, seen: Observed, currents: Tensor, dynamics: Dynamics
-) -> None:
+def _refuse(path: str, found: _Compared, seen: Observed, currents: Tensor, dynamics: Dynamics) -> None:
     """Raise UserError where a layer differs by more than rounding."""
     if not found.wrong.any():
         return
@@ -151,9 +148,9 @@ def _refuse(
     ]
     hint = f"; it agrees with {' or '.join(hints)}" if hints else ""
     raise UserError(
-        f"{path} does not do what its import does, from step {step + 1} on: {int(found.wrong.sum())} spikes or "
-        f"membranes differ by more than rounding, the membranes by up to {found.membranes:.3g}{hint}. The import "
-        "is refused, since bounds would speak about another network"
+        f"{path} does not do what its import does, from step {step + 1} on: {int(found.wrong.sum())} spikes "
+        f"or membranes differ by more than rounding, the membranes by up to {found.membranes:.3g}{hint}. The "
+        "import is refused, since bounds would speak about another network"
     )
 
 
@@ -179,18 +176,12 @@ def _conventions(dynamics: Dynamics) -> dict[str, tuple[Dynamics, Tensor]]:
 
 
 @torch.no_grad()
-def check_neurons(library: Library, recording: Recording, clean: nn.Module) -> None:
-    """Compare each neuron on currents that lead it to its threshold and next to it.
+def check_neuron(library: Library, path: str, cell: Cell, module: nn.Module, like: Observed) -> None:
+    """Compare a copy of a neuron with its import on currents that lead it to its threshold and next to it.
 
     Raises:
-        UserError: where one does not fire as its import does, with the convention that differs.
+        UserError: where it does not do what its import does, with the convention that differs.
     """
-    for path, cell in recording.cells.items():
-        if recording.observed.get(path):
-            _check_neuron(library, path, cell, deepcopy(clean.get_submodule(path)), recording.observed[path][0])
-
-
-def _check_neuron(library: Library, path: str, cell: Cell, module: nn.Module, like: Observed) -> None:
     dynamics = cell.neuron.dynamics()
     threshold = (dynamics.threshold - dynamics.initial).expand(like.spikes.shape)
     draw = torch.Generator().manual_seed(0)
@@ -203,7 +194,7 @@ def _check_neuron(library: Library, path: str, cell: Cell, module: nn.Module, li
     seen = library.drive(module, cell, currents)
     driven = currents * cell.gain
     found = compare(seen, driven, dynamics)
-    if cell.gain == 1 and not dynamics.initial.any():
+    if frexp(cell.gain)[0] == 0.5 and cell.shift == 0 and not dynamics.initial.any():
         # The first step rounds nothing, so a tie must break as it does in the original.
         found.wrong[0] |= found.differ[0]
     _refuse(path, found, seen, driven, dynamics)
