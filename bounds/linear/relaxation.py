@@ -232,10 +232,8 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
 
     def line(sign: float) -> tuple[Tensor, Tensor]:
         """Slope and intercept of a line below ``sign * v``."""
-        ends, vertex = (
-            torch.minimum(sign * at_low, sign * at_high),
-            torch.minimum(sign * before, sign * after),
-        )
+        ends = torch.minimum(sign * at_low, sign * at_high)
+        vertex = torch.minimum(sign * before, sign * after)
         # Both pieces are linear, so the chord is below them if it is below both values at the threshold;
         # otherwise the least of all four values is.
         bent = vertex < sign * at_threshold

@@ -70,9 +70,9 @@ def test_the_orders_differ_in_their_last_bits_alone() -> None:
     currents = tenths(0, STEPS, 40, 3).clamp(-2, 2)
     reset: Any = (0.9, -0.3)
     one, other = (
-        scan(currents, LIF(0.3, 0.9, reset, order=order).dynamics())
-        for order in ("reset-first", "current-first")
-    )  # type: ignore[arg-type]
+        scan(currents, LIF(0.3, 0.9, reset).dynamics()),
+        scan(currents, LIF(0.3, 0.9, reset, order="current-first").dynamics()),
+    )
     assert not torch.equal(one.membranes, other.membranes)
     alike = (one.spikes == other.spikes).all(0).all(-1)  # a tie that rounding decides has consequences
     assert alike.float().mean() > 0.5
@@ -212,6 +212,39 @@ def test_trains_of_a_constant_current_are_found(order: Any, make: Any, seed: int
         assert (found.spikes[held] == train).all(1).any()
 
 
+def loop(currents: Tensor, dynamics: Dynamics) -> list[Tensor]:
+    """Membranes and spikes, a step at a time under autograd."""
+    u, rows = dynamics.initial + currents[0], []
+    for t in range(len(currents)):
+        s = ReferenceSpike.apply(u - dynamics.threshold, dynamics.surrogate)
+        rows.append((u, s))
+        if t < len(currents) - 1:
+            kept = (1 - s) * dynamics.decay + s * dynamics.gain
+            u = (kept * u + currents[t + 1]) + dynamics.offset * s
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+def intervals(x: Tensor, wide: Tensor, dynamics: Dynamics) -> list[Tensor]:
+    """Lower and upper membranes and spikes for currents in ``[x, wide]``, as `loop` makes them."""
+    threshold, decay, initial, gain, offset = dynamics.numbers()
+    u, rows = [initial + x[0], initial + wide[0]], []
+    for t in range(len(x)):
+        s = [ReferenceSpike.apply(end - threshold, dynamics.surrogate) for end in u]
+        rows.append((*u, *s))
+        if t < len(x) - 1:
+            low, high = (
+                (((1 - one) * decay + one * gain) * end + current) + offset * one
+                for end, one, current in zip(u, s, (x[t + 1], wide[t + 1]), strict=True)
+            )
+            least, most = (gain * threshold + x[t + 1]) + offset, decay * threshold + wide[t + 1]
+            unstable = s[0] != s[1]
+            u = [
+                torch.where(unstable, torch.minimum(low, least), low),
+                torch.where(unstable, torch.maximum(high, most), high),
+            ]
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("shape", [(), (3,)], ids=str)
 def test_gradients_are_those_of_the_unrolled_loop(lossless: bool, shape: tuple[int, ...]) -> None:
@@ -228,40 +261,13 @@ def test_gradients_are_those_of_the_unrolled_loop(lossless: bool, shape: tuple[i
     x = torch.randn(6, 5, 3, generator=generator, dtype=torch.float64).add(0.4).requires_grad_()
     wide = (x + torch.rand(x.shape, generator=generator)).detach().requires_grad_()
 
-    def loop(currents: Tensor) -> list[Tensor]:
-        u, rows = initial + currents[0], []
-        for t in range(len(currents)):
-            s = ReferenceSpike.apply(u - threshold, dynamics.surrogate)
-            rows.append((u, s))
-            if t < len(currents) - 1:
-                u = (((1 - s) * decay + s * gain) * u + currents[t + 1]) + offset * s
-        return [torch.stack(column) for column in zip(*rows, strict=True)]
-
-    def intervals() -> list[Tensor]:
-        u, rows = [initial + x[0], initial + wide[0]], []
-        for t in range(len(x)):
-            s = [ReferenceSpike.apply(end - threshold, dynamics.surrogate) for end in u]
-            rows.append((*u, *s))
-            if t < len(x) - 1:
-                low, high = (
-                    (((1 - one) * decay + one * gain) * end + current) + offset * one
-                    for end, one, current in zip(u, s, (x[t + 1], wide[t + 1]), strict=True)
-                )
-                least, most = (gain * threshold + x[t + 1]) + offset, decay * threshold + wide[t + 1]
-                unstable = s[0] != s[1]
-                u = [
-                    torch.where(unstable, torch.minimum(low, least), low),
-                    torch.where(unstable, torch.maximum(high, most), high),
-                ]
-        return [torch.stack(column) for column in zip(*rows, strict=True)]
-
     unknown = Interval(torch.full_like(x, -math.inf), torch.full_like(x, math.inf))
     plain, within = (scan_steps(Interval(x, wide), dynamics, known) for known in (None, unknown))
     numbers = dynamics.numbers()
     cases = [
-        ([*scan(x, dynamics)], loop(x), (x, *numbers)),
-        ([*plain.membranes, *plain.spikes], intervals(), (x, wide, *numbers)),
-        ([*within.membranes, *within.spikes], intervals(), (x, wide, *numbers)),
+        ([*scan(x, dynamics)], loop(x, dynamics), (x, *numbers)),
+        ([*plain.membranes, *plain.spikes], intervals(x, wide, dynamics), (x, wide, *numbers)),
+        ([*within.membranes, *within.spikes], intervals(x, wide, dynamics), (x, wide, *numbers)),
     ]
     for found, expected, inputs in cases:
         weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in expected]

@@ -160,11 +160,11 @@ def test_lines_of_gathered_neurons_are_their_own(
             if t:  # nothing is carried on from the steps before
                 one = one._replace(initial=torch.zeros_like(one.initial))
             place = (slice(t, t + 1), slice(b, b + 1), slice(m, m + 1))
-            rows = (place[0], slice(None), *place[1:])
+            rows, whole = (place[0], slice(None), *place[1:]), (slice(None), *place)
             own = MAKERS[name](
                 Interval(*(end[place] for end in u)), one, Slack(*(x[rows] for x in (slack.share, slack.mix)))
             )
-            k, more = own.pull(a[(slice(None), *place)])
+            k, more = own.pull(a[whole])
             torch.testing.assert_close(found.currents[:, t, b, m], k[:, 0, 0, 0])
             constant[:, b] += more[:, 0]
         torch.testing.assert_close(found.constant, constant)

@@ -38,7 +38,7 @@ def test_layers_without_a_bound_are_named(layer: nn.Module, message: str) -> Non
 
 def test_an_axis_by_name_is_refused() -> None:
     layer = nn.Unflatten(1, (1, 1))
-    layer.dim = "features"  # as earlier versions of torch allow
+    layer.dim = "features"  # type: ignore[assignment]  # as earlier versions of torch allow
     with pytest.raises(TypeError, match="by number"):
         as_affine(layer)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, Interval
 from certsnn.bounds.linear.alpha import Chosen, Slack, chosen_slopes
-from certsnn.bounds.linear.constant_current import MOST_PIECES, Held, held, pieces
+from certsnn.bounds.linear.constant_current import MOST_PIECES, Held, Pieces, held, pieces
 from certsnn.bounds.linear.lines import Tracked, scan_back
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, scan
 
@@ -177,14 +177,15 @@ def test_too_many_pieces_are_refused() -> None:
 
 @pytest.mark.parametrize("field", ["threshold", "decay", "initial"])
 def test_pieces_are_for_neurons_that_are_alike(field: str) -> None:
-    alike, others = (
-        {"threshold": 1.0, "decay": 0.5, field: torch.tensor(x)} for x in ([0.5, 0.5], [0.5, 0.25])
-    )
-    one = pieces(0.0, 1.0, 4, LIF(**{"threshold": 1.0, "decay": 0.5, field: 0.5}).dynamics(), 0.0)
-    found = pieces(0.0, 1.0, 4, LIF(**alike).dynamics(), 0.0)
-    assert found is not None and one is not None
-    assert torch.equal(found.spikes, one.spikes)
-    assert pieces(0.0, 1.0, 4, LIF(**others).dynamics(), 0.0) is None
+    def found(value: float | Tensor) -> Pieces | None:
+        parameters: dict[str, float | Tensor] = {"threshold": 1.0, "decay": 0.5, "initial": 0.0, field: value}
+        neuron = LIF(parameters["threshold"], parameters["decay"], initial=parameters["initial"])
+        return pieces(0.0, 1.0, 4, neuron.dynamics(), 0.0)
+
+    one, alike = found(0.5), found(torch.tensor([0.5, 0.5]))
+    assert alike is not None and one is not None
+    assert torch.equal(alike.spikes, one.spikes)
+    assert found(torch.tensor([0.5, 0.25])) is None
 
 
 def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:
