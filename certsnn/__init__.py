@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from certsnn.attacks import Attack as Attack
     from certsnn.attacks import AttackResult as AttackResult
     from certsnn.attacks import ExhaustiveFlips as ExhaustiveFlips
+    from certsnn.attacks import GreedyEvents as GreedyEvents
     from certsnn.attacks import GreedyFlips as GreedyFlips
     from certsnn.attacks import GreedyShifts as GreedyShifts
     from certsnn.attacks import RandomSearch as RandomSearch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from certsnn.bounds import layer_bounds as layer_bounds
     from certsnn.bounds import margin_bounds as margin_bounds
     from certsnn.bounds.certify import certify as certify
+    from certsnn.data import FrameDataset as FrameDataset
     from certsnn.data import Frames as Frames
     from certsnn.data import ImageDataset as ImageDataset
     from certsnn.data import Saccades as Saccades
@@ -36,14 +38,22 @@ if TYPE_CHECKING:
     from certsnn.errors import UserError as UserError
     from certsnn.evaluation import evaluate as evaluate
     from certsnn.filters import Synapse as Synapse
+    from certsnn.graph import Branches as Branches
+    from certsnn.graph import Graph as Graph
+    from certsnn.graph import Residual as Residual
     from certsnn.inputsets import CoupledBernoulli as CoupledBernoulli
+    from certsnn.inputsets import EventChanges as EventChanges
     from certsnn.inputsets import FreeSpikes as FreeSpikes
     from certsnn.inputsets import InputSet as InputSet
     from certsnn.inputsets import LinfBall as LinfBall
+    from certsnn.inputsets import LinfFrames as LinfFrames
     from certsnn.inputsets import SpikeBox as SpikeBox
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
+    from certsnn.interop.own_modules import from_torch as from_torch
+    from certsnn.interop.snntorch import from_snntorch as from_snntorch
+    from certsnn.interop.spikingjelly import from_spikingjelly as from_spikingjelly
     from certsnn.layers import Normalize as Normalize
     from certsnn.layers import Scale as Scale
     from certsnn.layers import SumPool1d as SumPool1d
@@ -68,15 +78,21 @@ if find_spec("certsnn.bounds") is None:
     )
 
 HOMES = {
-    "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips GreedyFlips GreedyShifts RandomSearch",
+    "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips "
+    "GreedyEvents GreedyFlips GreedyShifts RandomSearch",
     "bounds": "Interval LayerBounds Verdict layer_bounds margin_bounds",
     "bounds.certify": "certify",
-    "data": "Frames ImageDataset Saccades SpikeDataset load loader",
+    "data": "FrameDataset Frames ImageDataset Saccades SpikeDataset load loader",
     "encoding": "Bernoulli Latency",
     "errors": "UserError",
     "evaluation": "evaluate",
     "filters": "Synapse",
-    "inputsets": "CoupledBernoulli FreeSpikes InputSet LinfBall SpikeBox SpikeFlips SpikeShift Threat",
+    "graph": "Branches Graph Residual",
+    "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
+    "SpikeBox SpikeFlips SpikeShift Threat",
+    "interop.own_modules": "from_torch",
+    "interop.snntorch": "from_snntorch",
+    "interop.spikingjelly": "from_spikingjelly",
     "layers": "Normalize Scale SumPool1d SumPool2d",
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",

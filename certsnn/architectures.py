@@ -64,7 +64,10 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
 
 
 def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
-    """VGG-like: in each stage 3x3 convolutions of these channels, with neurons, then 2x2 max pooling."""
+    """VGG-like: in each stage 3x3 convolutions of these channels with neurons, the last with max pooling.
+
+    The 2x2 maxima are those of currents, before the neurons, as in snnTorch's tutorials.
+    """
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
@@ -74,7 +77,7 @@ def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
             for outputs in stage:
                 layers += [nn.Conv2d(depth, outputs, 3, padding=1), neuron()]
                 depth = outputs
-            layers.append(nn.MaxPool2d(2))
+            layers.insert(-1, nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         head, features = fully_connected(*hidden)((depth, height, width), neuron)
         return layers + head, features
@@ -234,7 +237,7 @@ ARCHITECTURES: Mapping[str, Body] = {
     "small-cnn": convolutional([(16, 2), (32, 2)], [100]),
     "wide-cnn": convolutional([(32, 2), (64, 2)], [128]),
     "medium-cnn": convolutional([(32, 1), (32, 2), (64, 1), (64, 2)], [256]),
-    "vgg-small": pooled([16], [32], hidden=[128]),
+    "vgg-small": pooled([8], [16], hidden=[100]),
     "vgg": pooled([32, 32], [64, 64], [128, 128], hidden=[256]),
     "sew-resnet-small": residual(SpikeShortcut(), 8, 8, 2),
     "sew-resnet-8": residual(SpikeShortcut(), 8, 16, 1),
