@@ -1,0 +1,154 @@
+"""Branch and bound on graphs: sums and concatenations are affine functions of the counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from search_cases import Case, cases, check_executed
+from soundness import bound, check_method, members, outcome
+from strategies import Example, examples
+from torch import Tensor, nn
+
+from certsnn.bounds import certify, margin_bounds
+from certsnn.bounds.search.branch_and_bound import PROVED
+from certsnn.graph import Branches, Residual
+from certsnn.inputsets import LinfBall, SpikeFlips
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF, LIF, Neuron
+
+
+@settings(max_examples=80)
+@given(cases(graphs=True))
+@torch.no_grad()
+def test_what_is_executed_fulfils_the_constraints(case: Case) -> None:
+    check_executed(case, case.members(6)[:16])
+
+
+@settings(max_examples=20)
+@given(cases(("image",), graphs=True))
+@torch.no_grad()
+def test_held_sums_with_too_many_trains(case: Case) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("certsnn.bounds.linear.constant_current.MOST_PIECES", 0)
+        check_executed(case, case.members(6))
+
+
+@settings(max_examples=80)
+@given(cases(("box", "flips"), ("smooth",), graphs=True))
+@torch.no_grad()
+def test_on_spikes_every_margin_that_all_members_keep_is_proved(case: Case) -> None:
+    problem = case.problem()
+    margins, _ = case.run(case.members(0))
+    assume(case.clear(case.members(0)) and not ((margins.abs() < 1e-4) & (margins != 0)).any())
+    found = certify(case.network, case.x, problem.y, case.threat, "branch-and-bound")
+    assert bool(found.certified) == bool((margins > 0).all())
+
+
+def conserving(example: Example) -> Example:
+    """The example with IF neurons of the same thresholds and initial membranes."""
+    layers = [_conserving(layer) for layer in example.network.layers]
+    network = example.network
+    changed = SpikingNetwork(layers, network.steps, network.readout, example.threat.network_input).eval()
+    return replace(example, network=changed)
+
+
+def _conserving(layer: nn.Module) -> nn.Module:
+    for name, child in layer.named_children():
+        setattr(layer, name, _conserving(child))
+    if isinstance(layer, LIF | IF):
+        dynamics = layer.dynamics()
+        return IF(float(dynamics.threshold), initial=float(dynamics.initial))
+    return layer
+
+
+@settings(max_examples=40)
+@given(examples(graphs=True, most=2))
+def test_random_graphs_of_charge_conserving_neurons(example: Example) -> None:
+    case = bound(conserving(example))
+    check_method(case, outcome(case, list(members(case))), "branch-and-bound", "joint")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@torch.no_grad()
+def test_no_margin_of_a_tiny_residual_network_is_proved_that_a_train_loses(seed: int) -> None:
+    """All 64 spike trains; numbers with few bits, so that thresholds are met exactly through sums."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def linear(inputs: int, outputs: int) -> nn.Linear:
+        layer = nn.Linear(inputs, outputs)
+        for parameter in layer.parameters():
+            parameter.data = torch.randint(-4, 5, parameter.shape, generator=generator) / 8
+        return layer
+
+    body = Residual([linear(2, 2), IF(0.5)], linear(2, 2))
+    layers = [linear(2, 2), IF(0.5), body, Branches([linear(2, 1), IF(0.5)], []), linear(3, 2)]
+    network = SpikingNetwork(layers, 3, "membrane", "spikes").eval()
+    rows = torch.tensor(list(product((0.0, 1.0), repeat=6)))
+    every = rows.view(-1, 3, 2).movedim(1, 0)
+    logits = network(every)
+    for sample in range(0, 64, 7):
+        x, y = every[:, sample : sample + 1], logits[sample : sample + 1].argmax(1)
+        for budget in (1, 2):
+            near = (every - x).abs().sum((0, 2)) <= budget
+            least = (logits[near, y] - logits[near, 1 - y]).min()
+            verdict = certify(network, x, y, SpikeFlips(budget), "branch-and-bound")
+            assert float(verdict.margins) <= float(least)
+
+
+def identity(scale: float, size: int = 1) -> nn.Linear:
+    layer = nn.Linear(size, size, bias=False)
+    layer.weight.data = scale * torch.eye(size)
+    return layer
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.1])
+@torch.no_grad()
+def test_rounding_of_a_sum_of_two_paths_is_covered(threshold: float) -> None:
+    """0.1 + 0.2 is not 0.3 in float32, 16 times over: the count that is executed stays possible."""
+    first = nn.Linear(1, 2, bias=False)
+    first.weight.data = torch.tensor([[0.1], [0.2]])
+    one, other = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    one.weight.data, other.weight.data = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    network = SpikingNetwork([first, Residual(one, other), IF(threshold)], 16).eval()
+    x = torch.linspace(0.9, 1.1, 41)[:, None]
+    check_executed(Case(network, LinfBall(0.2, low=None, high=None), x[:1] * 0 + 1), x)
+    near = torch.nextafter(x.new_tensor(1.0), x.new_tensor(2.0)).view(1, 1)
+    check_executed(Case(network, LinfBall(0.2, low=None, high=None), near), near)
+
+
+@pytest.mark.parametrize("neuron", [IF(1.0, initial=0.5), LIF(1.0, 0.5)])
+def test_it_proves_of_a_residual_network_what_intervals_do_not(neuron: Neuron) -> None:
+    """s - s through a shortcut is 0; a network with leak is left as it is."""
+    last = identity(1.0, 2)
+    last.bias = nn.Parameter(torch.tensor([0.125, 0.0]))
+    network = SpikingNetwork(
+        [identity(1.0, 2), neuron, Residual(identity(1.0, 2), identity(-1.0, 2)), last], 4, "membrane"
+    ).eval()
+    x, y, ball = torch.tensor([[0.5, 0.5]]), torch.tensor([0]), LinfBall(0.3)
+    assert margin_bounds(network, x, y, ball) < -0.2
+    found = margin_bounds(network, x, y, ball, "branch-and-bound")
+    if isinstance(neuron, LIF):
+        assert torch.equal(found, margin_bounds(network, x, y, ball))
+    else:
+        assert float(found.detach()) == PROVED
+        last.bias = nn.Parameter(torch.tensor([0.0, 0.0]))  # a tie everywhere
+        assert certify(network, x, y, ball, "branch-and-bound").status == ["unknown"]
+
+
+@torch.no_grad()
+def test_a_sum_that_two_neurons_see_is_one_sum() -> None:
+    """Counts 0 to 2 of a shortcut on spikes reach both logits, so that they exclude each other."""
+    network = SpikingNetwork(
+        [identity(1.0), IF(1.0, initial=0.5), Residual([identity(0.75), IF(0.5)]), nn.Linear(1, 2)],
+        4,
+        "membrane",
+    ).eval()
+    last: Tensor = network.layers[-1].weight
+    last.copy_(torch.tensor([[1.0], [0.5]]))
+    network.layers[-1].bias.copy_(torch.tensor([0.125, 0.0]))
+    x, y, ball = torch.tensor([[0.5]]), torch.tensor([0]), LinfBall(0.4)
+    assert certify(network, x, y, ball, "branch-and-bound").certified
