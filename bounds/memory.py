@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import final
+
 from torch import Tensor
 
 TEMPORARIES = 8
 """How many tensors of a layer's coefficients are alive at a time, counted generously."""
 
 
+@final
 class OverBudget(ValueError):
     """Not even the least piece of a backward pass fits into the memory budget."""
 

@@ -91,5 +91,6 @@ STANDARD = BoundOptions()
 """The defaults."""
 
 
+@final
 class OutOfTime(Exception):
     """A method has reached its deadline."""

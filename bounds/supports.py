@@ -9,17 +9,27 @@ from typing import Any, final
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
+from certsnn.bounds.interval.frames import BoundedFrames, ChangedCounts
 from certsnn.bounds.interval.layers import Held, Source, Spikes
 from certsnn.bounds.interval.shifts import ShiftedSpikes
 from certsnn.bounds.interval.topk import FlippedSpikes, Ranking
 from certsnn.bounds.linear.active_neurons import Selection, every_input, free_bits
 from certsnn.bounds.linear.backward import Entry
 from certsnn.bounds.search.constraints import Vector
-from certsnn.bounds.search.encoding import restrict_flips, restrict_moves
+from certsnn.bounds.search.encoding import restrict_events, restrict_flips, restrict_moves
 from certsnn.bounds.search.model import Model
 from certsnn.bounds.search.sums import Places
 from certsnn.bounds.support import BoundSupport
-from certsnn.inputsets import InputSet, LinfBall, NestedTrains, SpikeBox, SpikeFlips, SpikeShift
+from certsnn.inputsets import (
+    EventChanges,
+    InputSet,
+    LinfBall,
+    LinfFrames,
+    NestedTrains,
+    SpikeBox,
+    SpikeFlips,
+    SpikeShift,
+)
 
 
 @final
@@ -94,8 +104,46 @@ class MoveBudget(BoundSupport):
         restrict_moves(model, x0, inputs, self.input_set.moved)
 
 
+@final
+@dataclass(frozen=True)
+class FramesBox(BoundSupport):
+    """Frames in a box, which is all there is to know."""
+
+    input_set: LinfFrames
+
+    def start(self, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+        return BoundedFrames(Interval(*self.input_set.box(x0)))
+
+    def selected(self, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
+        return every_input(self.input_set, x0, arithmetic)
+
+    def restrict(self, model: Model, x0: Vector, inputs: Places) -> None:
+        """The box says it all."""
+
+
+@final
+@dataclass(frozen=True)
+class EventBudget(BoundSupport):
+    """Counts of events that change within a joint budget."""
+
+    input_set: EventChanges
+
+    def start(self, x0: Tensor, steps: int, ranking: Ranking) -> Source:
+        if all(bool((end == x0).all()) for end in self.input_set.box(x0)):
+            return BoundedFrames(Interval(x0, x0))
+        return ChangedCounts(x0, self.input_set, ranking)
+
+    def selected(self, x0: Tensor, arithmetic: Arithmetic) -> tuple[Selection, Entry]:
+        return every_input(self.input_set, x0, arithmetic)
+
+    def restrict(self, model: Model, x0: Vector, inputs: Places) -> None:
+        restrict_events(model, x0, inputs, self.input_set)
+
+
 SUPPORTS: dict[type[InputSet], Callable[[Any], BoundSupport]] = {
+    EventChanges: EventBudget,
     LinfBall: ImageBox,
+    LinfFrames: FramesBox,
     NestedTrains: FreeSpikesBox,
     SpikeBox: FreeSpikesBox,
     SpikeFlips: FlipBudget,

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
     from certsnn.layers import Normalize as Normalize
+    from certsnn.layers import Scale as Scale
+    from certsnn.layers import SumPool1d as SumPool1d
+    from certsnn.layers import SumPool2d as SumPool2d
     from certsnn.models import Model as Model
     from certsnn.models import load_model as load_model
     from certsnn.models import save_model as save_model
@@ -70,7 +73,7 @@ HOMES = {
     "errors": "UserError",
     "evaluation": "evaluate",
     "inputsets": "CoupledBernoulli FreeSpikes InputSet LinfBall SpikeBox SpikeFlips SpikeShift Threat",
-    "layers": "Normalize",
+    "layers": "Normalize Scale SumPool1d SumPool2d",
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",

@@ -296,16 +296,24 @@ def _unknown(cls: type, path: str, name: str, siblings: list[str]) -> str:
 
 def _check(config: RunConfig) -> None:
     """Raise ConfigError where parts of the config do not fit each other."""
-    data, encoding = config.data, config.data.encoding
-    if encoding is not None and source(data.name).domain == "spikes":
-        raise ConfigError(f"data.encoding turns images into spikes, but {data.name} has spikes: leave it out")
-    if config.threat.domain == data.domain:
+    data, encoding, given = config.data, config.data.encoding, config.threat.domain
+    own = source(data.name).domain
+    if encoding is not None and own != "image":
+        raise ConfigError(f"data.encoding turns images into spikes, but {data.name} has {own}: leave it out")
+    if given == data.domain:
         return
     name = type(config.threat).__name__
-    if source(data.name).domain == "spikes":
+    if own != "image":
+        changes = "moves the pixels of images" if given == "image" else f"changes {given}"
+        example = {"spikes": "SpikeFlips", "frames": "LinfFrames"}[own]
         raise ConfigError(
-            f"threat and data.name do not fit: {name} moves the pixels of images, but {data.name} has "
-            "spikes; name a threat to spikes, such as SpikeFlips"
+            f"threat and data.name do not fit: {name} {changes}, but {data.name} has {own}; name a threat to "
+            f"{own}, such as {example}"
+        )
+    if given == "frames":
+        raise ConfigError(
+            f"threat and data.name do not fit: {name} changes frames, but {data.name} has images; name "
+            "data of frames, such as digits-rows"
         )
     advice = (
         f"{name} changes spikes: say with data.encoding how images become spikes"

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certsnn.settings import check_count
+
 
 def check_images(x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
     """Raise TypeError or ValueError unless x is a batch of images [B, ...] within [low, high].
@@ -64,10 +66,7 @@ def check_index(index: Tensor, batch: int) -> None:
 
 def check_steps(steps: int) -> None:
     """Raise TypeError or ValueError unless steps is a positive integer."""
-    if not isinstance(steps, int) or isinstance(steps, bool):
-        raise TypeError(f"steps must be an integer, not {type(steps).__name__}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_count("steps", steps)
 
 
 def check_seed(seed: int) -> None:

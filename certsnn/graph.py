@@ -11,7 +11,8 @@ from torch import nn
 
 from certsnn.layers import check_plain
 from certsnn.neurons import Neuron
-from certsnn.program import Concatenation, Link, Node, Stage, Sum
+from certsnn.pooling import max_pool_of
+from certsnn.program import Concatenation, Link, Maximum, Node, Stage, Sum
 
 Layers = Sequence["nn.Module | Layers"]
 
@@ -51,7 +52,7 @@ class Plan:
         """The wire that leaves a layer when ``wire`` leads to it.
 
         Raises:
-            TypeError: for a composite or a neuron that does more than its class says.
+            TypeError: for a layer that does more than its class says.
         """
         if isinstance(layer, nn.Sequential):
             check_plain(layer, nn.Sequential)
@@ -62,7 +63,15 @@ class Plan:
         if isinstance(layer, Neuron):
             layer.check_plain()
             return self.add([wire], lambda links: Stage((links[0],), layer.dynamics(), name))
+        if isinstance(layer, (nn.MaxPool1d, nn.MaxPool2d)):
+            pool = max_pool_of(layer)
+            return self.add([wire], lambda links: Maximum((links[0],), pool, name))
         return Wire(wire.source, (*wire.layers, layer))
+
+    def affine(self, last: Wire) -> list[nn.Module]:
+        """The affine layers of all wires, the last one's too."""
+        wires = [wire for node in self.nodes for wire in node.wires]
+        return [layer for wire in [*wires, last] for layer in wire.layers]
 
     def chain(self, name: str, layers: Sequence[nn.Module], wire: Wire) -> Wire:
         """The wire that leaves the last of some layers in a row."""

@@ -7,10 +7,12 @@ Weights behind a parametrisation (`torch.nn.utils.parametrize`) are read as the 
 
 from __future__ import annotations
 
+import math
+from abc import ABC
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +26,21 @@ from certsnn.affine import (
     Convolution,
     Dense,
     Diagonal,
+    Flattened,
     Padding,
-    Pair,
-    Reshape,
-    pair,
+    Unflattened,
+    sizes,
 )
 
+WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Dropout = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 KNOWN = (
-    "Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout, Identity, "
-    "Normalize, Sequential, LIF, IF"
+    "Linear, Conv1d/2d, AvgPool1d/2d, AdaptiveAvgPool1d/2d, SumPool1d/2d, ZeroPad1d/2d, ConstantPad1d/2d "
+    "with 0, Flatten, Unflatten, BatchNorm1d/2d, Dropout, Dropout1d/2d/3d, Identity, Normalize, Scale, "
+    "MaxPool1d/2d, Sequential, Residual, Branches, Graph, LIF, IF"
 )
+ANY_AXES = (0, 1, 2, 3)
 
 
 @final
@@ -58,6 +63,70 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return as_affine(self).apply(x)
+
+
+@final
+class Scale(nn.Module):
+    """``factor * x``: a fixed gain, which is saved with the network and not trained.
+
+    Raises:
+        ValueError: for a factor that is not finite.
+    """
+
+    factor: Tensor
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        if not math.isfinite(factor):
+            raise ValueError(f"Scale needs a finite factor, got {factor}")
+        self.register_buffer("factor", torch.tensor([float(factor)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_affine(self).apply(x)
+
+    def extra_repr(self) -> str:
+        return f"{float(self.factor):g}"
+
+
+class SumPool(nn.Module, ABC):
+    """Sums over windows of each channel; the arguments are those of torch's average pooling."""
+
+    axes: ClassVar[int]
+
+    @final
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = sizes(kernel_size, self.axes)
+        self.stride = self.kernel_size if stride is None else sizes(stride, self.axes)
+        self.padding = sizes(padding, self.axes)
+        self.ceil_mode = ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sums ``[N, C, ...]``."""
+        return as_affine(self).apply(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+@final
+class SumPool1d(SumPool):
+    """Sums over windows of ``[N, C, L]``."""
+
+    axes: ClassVar[int] = 1
+
+
+@final
+class SumPool2d(SumPool):
+    """Sums over windows of ``[N, C, H, W]``."""
+
+    axes: ClassVar[int] = 2
 
 
 def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -120,7 +189,7 @@ def diagonal_of(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: T
     shift = -mean * scale
     if norm.affine:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    return Diagonal(scale, shift, 2 if isinstance(norm, nn.BatchNorm2d) else 0)
+    return Diagonal(scale, shift, (2,) if isinstance(norm, nn.BatchNorm2d) else (0, 1))
 
 
 def as_affine(module: nn.Module) -> Affine:
@@ -155,37 +224,37 @@ def _(module: nn.Linear) -> Affine:
     return Dense(_filled(module.weight, module), module.bias)
 
 
-@operator_of.register
-def _(module: nn.Conv2d) -> Affine:
+@operator_of.register(nn.Conv1d)
+@operator_of.register(nn.Conv2d)
+def _(module: nn.Conv1d | nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros":
-        raise TypeError("Conv2d is supported with padding_mode='zeros' only; pad in a layer before it")
-    weight, stride, dilation = _filled(module.weight, module), pair(module.stride), pair(module.dilation)
+        raise TypeError("a convolution is supported with padding_mode='zeros' only; pad in a layer before it")
+    weight, axes = _filled(module.weight, module), module.weight.ndim - 2
+    stride, dilation = sizes(module.stride, axes), sizes(module.dilation, axes)
     # In channels_last torch 2.14 reads at address 0 for some dilated kernels, also where only an axis of
     # length 1 has such a stride. So weights (and inputs, in `Convolution`) have one layout.
     weight = weight.contiguous().flatten().view(weight.shape)
     if module.padding == "same":
         weight, padding = _same(weight, dilation)
     else:
-        padding = (0, 0) if isinstance(module.padding, str) else pair(module.padding)
+        padding = sizes(0 if isinstance(module.padding, str) else module.padding, axes)
     return Convolution(weight, module.bias, stride, padding, dilation, module.groups)
 
 
-def _same(weight: Tensor, dilation: Pair) -> tuple[Tensor, Pair]:
+def _same(weight: Tensor, dilation: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
     """Weights and padding for as many outputs as inputs.
 
-    An even kernel has one zero more after the image than before it. A zero row or column in front of the
+    An even kernel has one zero more after the map than before it. A zero row or column in front of the
     kernel makes the padding equal on both sides.
     """
-    widen, padding = [0, 0], [0, 0]
-    for axis, (size, spread) in enumerate(zip(weight.shape[2:], dilation, strict=True)):
-        total = spread * (size - 1)
-        if total % 2 and spread > 1:
-            raise TypeError(
-                "Conv2d with padding='same', an even kernel and a dilation is not supported; put a "
-                "ZeroPad2d before it"
-            )
-        widen[axis], padding[axis] = total % 2, (total + 1) // 2
-    return F.pad(weight, (widen[1], 0, widen[0], 0)), (padding[0], padding[1])
+    totals = [spread * (size - 1) for size, spread in zip(weight.shape[2:], dilation, strict=True)]
+    if any(total % 2 and spread > 1 for total, spread in zip(totals, dilation, strict=True)):
+        raise TypeError(
+            "a convolution with padding='same', an even kernel and a dilation is not supported; put a "
+            f"ZeroPad{len(dilation)}d before it"
+        )
+    widen = [side for total in reversed(totals) for side in (total % 2, 0)]
+    return F.pad(weight, widen), tuple((total + 1) // 2 for total in totals)
 
 
 def _filled(weight: Tensor, module: nn.Module) -> Tensor:
@@ -196,30 +265,64 @@ def _filled(weight: Tensor, module: nn.Module) -> Tensor:
 
 
 @operator_of.register
+def _(module: nn.AvgPool1d) -> Affine:
+    return _pool(module, 1, module.count_include_pad, None)
+
+
+@operator_of.register
 def _(module: nn.AvgPool2d) -> Affine:
     if module.divisor_override is not None and module.divisor_override <= 0:
         raise TypeError("AvgPool2d is supported with a divisor_override > 0 only")
-    return AveragePool(module)
+    return _pool(module, 2, module.count_include_pad, module.divisor_override)
+
+
+@operator_of.register(SumPool1d)
+@operator_of.register(SumPool2d)
+def _(module: SumPool) -> Affine:
+    return _pool(module, module.axes, True, 1)
+
+
+def _pool(
+    module: nn.AvgPool1d | nn.AvgPool2d | SumPool, axes: int, include_pad: bool, divisor: int | None
+) -> Affine:
+    """The operator of a layer that sums up windows."""
+    kernel, stride = sizes(module.kernel_size, axes), sizes(module.stride, axes)
+    return AveragePool(kernel, stride, sizes(module.padding, axes), module.ceil_mode, include_pad, divisor)
+
+
+@operator_of.register
+def _(module: nn.AdaptiveAvgPool1d) -> Affine:
+    return AdaptivePool(sizes(module.output_size, 1))
 
 
 @operator_of.register
 def _(module: nn.AdaptiveAvgPool2d) -> Affine:
     size = module.output_size
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    return AdaptivePool((height, width))
+    return AdaptivePool(tuple(size) if isinstance(size, (tuple, list)) else (size, size))
 
 
-@operator_of.register
-def _(module: nn.ZeroPad2d) -> Affine:
-    left, right, top, bottom = module.padding
-    return Padding((left, right, top, bottom))
+@operator_of.register(nn.ZeroPad1d)
+@operator_of.register(nn.ZeroPad2d)
+@operator_of.register(nn.ConstantPad1d)
+@operator_of.register(nn.ConstantPad2d)
+def _(module: nn.ConstantPad1d | nn.ConstantPad2d) -> Affine:
+    if module.value != 0:
+        raise TypeError(f"{type(module).__name__} is supported with the value 0 only, not {module.value}")
+    return Padding(tuple(module.padding))
 
 
 @operator_of.register
 def _(module: nn.Flatten) -> Affine:
     if module.start_dim < 1:
         raise TypeError("Flatten must begin at axis 1 or later; axis 0 is the batch")
-    return Reshape(module.start_dim, module.end_dim)
+    return Flattened(module.start_dim, module.end_dim)
+
+
+@operator_of.register
+def _(module: nn.Unflatten) -> Affine:
+    if not isinstance(module.dim, int) or module.dim == 0:
+        raise TypeError("Unflatten must be of axis 1 or later, by number; axis 0 is the batch")
+    return Unflattened(module.dim, tuple(module.unflattened_size))
 
 
 @operator_of.register(nn.Identity)
@@ -228,12 +331,17 @@ def _(module: nn.Flatten) -> Affine:
 @operator_of.register(nn.Dropout2d)
 @operator_of.register(nn.Dropout3d)
 def _(module: nn.Module) -> Affine:
-    return Reshape(1, 1)
+    return Flattened(1, 1)
 
 
 @operator_of.register
 def _(module: Normalize) -> Affine:
-    return Diagonal(1 / module.std, -module.mean / module.std, 2)
+    return Diagonal(1 / module.std, -module.mean / module.std, (2,))
+
+
+@operator_of.register
+def _(module: Scale) -> Affine:
+    return Diagonal(module.factor, None, ANY_AXES)
 
 
 @operator_of.register(nn.BatchNorm1d)

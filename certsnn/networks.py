@@ -18,7 +18,7 @@ from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
-from certsnn.inputs import ImageInput, Input, SpikeInput
+from certsnn.inputs import Domain, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
@@ -33,10 +33,11 @@ class SpikingNetwork(nn.Module):
         layers: Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, ZeroPad2d, Flatten, BatchNorm1d/2d, Dropout,
             Identity, Normalize, LIF and IF; lists and ``nn.Sequential`` of these, and what wires them up in
             another way: Residual, Branches and Graph (`certsnn.graph`).
-        steps: simulation steps T for images; for spikes the length comes with them.
+        steps: simulation steps T for images; spikes and frames come with their length.
         readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
             affine layers; logits are their mean output over T).
-        input: ``"image"`` (``[B, ...]``, the same current at each step) or ``"spikes"`` (``[T, B, ...]``).
+        input: ``"image"`` (``[B, ...]``, the same current at each step), ``"spikes"`` (``[T, B, ...]``, 0
+            or 1) or ``"frames"`` (``[T, B, ...]``, any numbers).
 
     ``training_products``: a narrower dtype (bfloat16) for the products of training passes. Currents, batch
     norm and membranes stay in float32, and so do bounds and eval mode; None is the dtype of the weights.
@@ -52,24 +53,21 @@ class SpikingNetwork(nn.Module):
         layers: Layers,
         steps: int,
         readout: Literal["rate", "membrane"] = "rate",
-        input: Literal["image", "spikes"] = "image",
+        input: Domain = "image",
     ) -> None:
         super().__init__()
         check_steps(steps)
-        inputs: dict[str, Input] = {"image": ImageInput(steps), "spikes": SpikeInput()}
-        if input not in inputs:
-            raise ValueError(f"input must be 'image' or 'spikes', got {input!r}")
+        entry = input_named(input, steps)
         if readout not in ("rate", "membrane"):
             raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
         self.layers = nn.ModuleList(one if isinstance(one, nn.Module) else sequential(one) for one in layers)
-        self.steps, self.readout, self.input = steps, readout, inputs[input]
+        self.steps, self.readout, self.input = steps, readout, entry
         self.training_products: torch.dtype | None = None
         self.batch: BatchStatistics = WHOLE
-        plan, _ = self.plan()
-        with settled(plan.layers):
-            for layer in plan.layers:
-                if not isinstance(layer, Neuron):
-                    as_affine(layer)
+        affine = self.affine_layers()
+        with settled(affine):
+            for layer in affine:
+                as_affine(layer)
 
     @classmethod
     def from_graph(
@@ -77,7 +75,7 @@ class SpikingNetwork(nn.Module):
         nodes: Mapping[str, tuple[nn.Module, Sequence[str]]],
         steps: int,
         readout: Literal["rate", "membrane"] = "rate",
-        input: Literal["image", "spikes"] = "image",
+        input: Domain = "image",
     ) -> SpikingNetwork:
         """A network of named layers ``{name: (layer, sources)}``; see `certsnn.graph.Graph`."""
         return cls([Graph(nodes)], steps, readout, input)
@@ -110,6 +108,11 @@ class SpikingNetwork(nn.Module):
                 "a Linear or use readout='rate'"
             )
         return plan, last
+
+    def affine_layers(self) -> list[nn.Module]:
+        """The layers that are affine, those inside of others too."""
+        plan, last = self.plan()
+        return plan.affine(last)
 
     def leaves(self) -> list[nn.Module]:
         """The layers, first to last, those inside of others too."""

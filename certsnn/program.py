@@ -19,6 +19,7 @@ from torch import Tensor
 from certsnn.affine import Affine, apply_chain
 from certsnn.inputs import Input
 from certsnn.neurons import Dynamics, Trace, scan
+from certsnn.pooling import MaxPool
 
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
@@ -136,6 +137,25 @@ class Concatenation(Node):
 
     def reach(self, parts: Sequence[float]) -> float:
         return max(parts)
+
+
+@final
+@dataclass(frozen=True)
+class Maximum(Node):
+    """The maxima over windows of a link's outputs."""
+
+    links: tuple[Link]
+    pool: MaxPool
+    name: str
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        return over_time(self.pool.apply, parts[0])
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return parts[0]
+
+    def reach(self, parts: Sequence[float]) -> float:
+        return parts[0]
 
 
 @final

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import CONFIG
 from hypothesis import settings
+
+from certsnn.cli.app import main
 
 # Tests are small: one thread is faster than two, and sums are taken in one order. Also in their processes.
 torch.set_num_threads(1)
@@ -41,4 +44,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """A cache of the test's own, empty at first."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a small run."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(config: Path) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = config.parent / "finished"
+    assert main(["train", str(config), "--run", str(folder)]) == 0
     return folder

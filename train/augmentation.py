@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from certsnn.encoding import keyed_uniform
+from certsnn.errors import UserError
+from certsnn.settings import check_count
 
 STREAM = 1
 """Of the keyed noise: encodings and simulated cameras draw from the stream 0."""
@@ -48,12 +50,14 @@ class Translations(Augmentation):
     pixels: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.pixels, bool) or not isinstance(self.pixels, int):
-            raise TypeError(f"pixels must be an integer, not {type(self.pixels).__name__}")
-        if self.pixels < 0:
-            raise ValueError(f"pixels must be at least 0, got {self.pixels}")
+        check_count("pixels", self.pixels, least=0)
 
     def __call__(self, x: Tensor, index: Tensor, seed: int) -> Tensor:
+        if x.dim() < 4:
+            raise UserError(
+                f"Translations moves the pixels of samples (C, H, W), and these have the shape "
+                f"{list(x.shape[2:])} at each step: leave training.augmentation out"
+            )
         places = 2 * self.pixels + 1
         # A float32 below 1 times few places can round up to their number.
         drawn = (places * keyed_uniform((2,), seed, index, STREAM)).long().clamp_(max=places - 1)

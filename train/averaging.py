@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from certsnn.settings import check_share
 from certsnn.train.schedules import Moment
 
 
@@ -75,8 +76,7 @@ class SWA(Averaging):
     start: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= 1:
-            raise ValueError(f"start must lie in [0, 1], got {self.start}")
+        check_share("start", self.start)
 
     def pace(self, moment: Moment, updates: int) -> float:
         return 1.0 if moment.epoch < self.start * moment.epochs else 1 / (updates + 1)

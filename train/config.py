@@ -14,6 +14,7 @@ from certsnn.factory import Factory
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
+from certsnn.settings import check_count
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
 from certsnn.train.initialisation import Initialisation, TorchDefault
@@ -30,8 +31,9 @@ class DataConfig:
     """The data set.
 
     Args:
-        name: digits, mnist, fashion-mnist or cifar10; digits-saccades, mnist-saccades or
-            fashion-mnist-saccades (simulated events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
+        name: digits, mnist, fashion-mnist or cifar10; digits-rows, mnist-rows or fashion-mnist-rows (frames,
+            a row of pixels a step); digits-saccades, mnist-saccades or fashion-mnist-saccades (simulated
+            events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
         root: the folder with torchvision's and tonic's data sets.
         download: fetch a missing data set into root.
         validation: the share of the training set that chooses the best checkpoint, in (0, 1).
@@ -57,7 +59,7 @@ class DataConfig:
 
     @property
     def steps(self) -> int | None:
-        """The steps of the data set's own spike trains."""
+        """The steps of the data set's own sequences; None for images."""
         return source(self.name).steps(self.frames)
 
 
@@ -81,8 +83,7 @@ class NetworkConfig:
     norm: Literal["none", "batch"] = "batch"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_count("steps", self.steps)
 
 
 @final
@@ -119,8 +120,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not self.gradient_norm > 0:
             raise ValueError(f"gradient_norm must be > 0, got {self.gradient_norm}")
 

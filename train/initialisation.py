@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from certsnn.layers import BatchNorm, as_affine
+from certsnn.layers import WITH_WEIGHTS, BatchNorm, as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Dynamics, scan
 from certsnn.program import Link, Stage, over_time
@@ -51,7 +51,7 @@ class ConstantWidth(Initialisation):
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
         for layer in network.leaves():
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            if isinstance(layer, WITH_WEIGHTS):
                 nn.init.normal_(layer.weight, 0, math.sqrt(2 * math.pi) / layer.weight[0].numel())
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -113,7 +113,7 @@ class _Hidden:
     frames: Tensor
     steps: int
     layers: Sequence[nn.Module]
-    weighted: nn.Linear | nn.Conv2d
+    weighted: nn.Linear | nn.Conv1d | nn.Conv2d
     neuron: Dynamics
 
     def currents(self) -> Tensor:
@@ -138,7 +138,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
         node = planned.make(tuple(Link(wire.source, ()) for wire in planned.wires))
         if isinstance(node, Stage):
             (wire,) = planned.wires
-            weighted = [one for one in wire.layers if isinstance(one, (nn.Linear, nn.Conv2d))]
+            weighted = [one for one in wire.layers if isinstance(one, WITH_WEIGHTS)]
             normalised = any(isinstance(one, BatchNorm) for one in wire.layers)
             if weighted and not normalised:
                 yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node.neuron)

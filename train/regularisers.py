@@ -19,7 +19,6 @@ from certsnn.affine import Weighted
 from certsnn.bounds.interval.layers import Layer
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import Neuron
 
 
 class Regulariser(ABC):
@@ -72,11 +71,11 @@ class FiringRate(Regulariser):
 @final
 @dataclass(frozen=True)
 class L1(Regulariser):
-    """``weight * sum |w|`` over the weights of all Linear and Conv2d layers: narrower intervals."""
+    """``weight * sum |w|`` over the weights of all Linear, Conv1d and Conv2d layers: narrower intervals."""
 
     weight: float = 1e-6
 
     def penalty(self, network: SpikingNetwork, layers: Sequence[Layer], share: float) -> Tensor:
-        operators = [as_affine(layer) for layer in network.leaves() if not isinstance(layer, Neuron)]
+        operators = [as_affine(layer) for layer in network.affine_layers()]
         sums = [operator.rows.abs().sum() for operator in operators if isinstance(operator, Weighted)]
         return self.weight * torch.stack(sums).sum()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from certsnn.errors import CheckpointError
-from certsnn.files import write_text
+from certsnn.files import digest, write_text
 from certsnn.networks import SpikingNetwork
 from certsnn.processes import Processes
 from certsnn.train.averaging import Average, copied
@@ -72,11 +71,8 @@ class State:
         """Raise UserError where processes are at another epoch, or hold other weights."""
         if processes.count == 1:
             return
-        digest = hashlib.sha256()
-        for value in self.network.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         processes.agree(
-            json.dumps([self.progress.epoch, self.progress.best, digest.hexdigest()]),
+            json.dumps([self.progress.epoch, self.progress.best, digest(self.network.state_dict())]),
             "their weights differ. All of them must see the same run folder, and compute on devices of the "
             "same kind with the same version of torch",
         )

@@ -18,7 +18,9 @@ from statistics import mean
 import torch
 from matplotlib.figure import Figure
 
-from certsnn.cli.commands import Examination, Setting, Suite, bench, prepared
+from certsnn.cli.commands.bench import Examination, bench
+from certsnn.cli.commands.common import Setting, prepared
+from certsnn.cli.commands.evaluate import Suite
 from certsnn.data import load
 from certsnn.models import load_model
 from certsnn.report.bench import spread

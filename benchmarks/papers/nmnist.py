@@ -28,7 +28,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
-from certsnn.bounds.interval.arithmetic import PLAIN, Interval
+from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.interval.layers import Held, Source
 from certsnn.bounds.interval.topk import FlippedSpikes, any_weights, feasible_flips
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
@@ -102,14 +103,13 @@ class FlipTwin(Twin):
     def view(self, x: Tensor) -> Tensor:
         return x.transpose(0, 1).flatten(1, 2)
 
-    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
+    def source(self, x: Tensor, threat: Threat) -> Source:
         assert isinstance(threat, SpikeFlips)
         bits = self.view(x)
         if threat.budget == 0:
-            return PLAIN.chain(operators, Interval(bits, bits))
+            return Held(Interval(bits, bits), 1)
         ranking = any_weights if self.network.training else feasible_flips
-        low, high = FlippedSpikes(bits[None], threat, ranking).currents(operators, PLAIN)
-        return Interval(low[0], high[0])
+        return FlippedSpikes(bits[None], threat, ranking)
 
 
 def relu(root: Path, seed: int) -> list[record.Row]:

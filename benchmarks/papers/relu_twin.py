@@ -16,28 +16,32 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from certsnn.affine import apply_chain, fold
+from certsnn.affine import fold
 from certsnn.architectures import ARCHITECTURES, NORMS
 from certsnn.batches import WHOLE
-from certsnn.bounds.interval.arithmetic import PLAIN, Interval
+from certsnn.bounds.interval.arithmetic import PLAIN, Arithmetic, Interval
+from certsnn.bounds.interval.joints import Part, bounded
+from certsnn.bounds.interval.layers import Held, Source
 from certsnn.bounds.interval.propagate import margins
 from certsnn.configuration import override, read_config
 from certsnn.data import LabelledDataset, load, loader
 from certsnn.errors import ConfigError
 from certsnn.files import write_text
+from certsnn.graph import Composite, Plan, Wire
 from certsnn.inputsets import LinfBall, Threat
 from certsnn.layers import as_affine
 from certsnn.machine import versions
 from certsnn.networks import train_chain
-from certsnn.program import strictly_correct
+from certsnn.program import Link, Node, strictly_correct
 from certsnn.train.averaging import Average, copied
 from certsnn.train.config import RunConfig
 from certsnn.train.loop import epoch_seed
@@ -52,12 +56,45 @@ import record
 RESULTS = record.RESULTS / "relu.jsonl"
 
 
+@final
+class Rectified(Composite):
+    """ReLU where a network has neurons."""
+
+    def lay(self, plan: Plan, name: str, wire: Wire) -> Wire:
+        return plan.add([wire], lambda links: Relu((links[0],), name))
+
+
+@final
+@dataclass(frozen=True)
+class Relu(Node):
+    """The positive parts of a link's outputs."""
+
+    links: tuple[Link]
+    name: str
+
+    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
+        return parts[0].relu()
+
+    def held(self, parts: Sequence[bool]) -> bool:
+        return parts[0]
+
+    def reach(self, parts: Sequence[float]) -> float:
+        return parts[0]
+
+
+@bounded.register
+def _(node: Relu, parts: Sequence[Part], arithmetic: Arithmetic, executed: torch.dtype) -> Source:
+    (part,) = parts
+    low, high = part.source.currents(part.operators, arithmetic)
+    return Held(Interval(low[0].relu(), high[0].relu()), 1)
+
+
 class Twin(ABC):
     """A ReLU network with the layers of a config's, its weights from the config's seed."""
 
     def __init__(self, config: RunConfig, shape: Sequence[int], classes: int) -> None:
         torch.manual_seed(config.seed)
-        layers, features = ARCHITECTURES[config.network.architecture](shape, nn.ReLU)  # type: ignore[arg-type]
+        layers, features = ARCHITECTURES[config.network.architecture](shape, Rectified)  # type: ignore[arg-type]
         layers = NORMS[config.network.norm](layers)
         if not isinstance(config.training.objective, Certified):
             raise ConfigError("the twin needs the objective Certified")
@@ -69,30 +106,32 @@ class Twin(ABC):
         """Samples as the network takes them."""
 
     @abstractmethod
-    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
-        """What the first operators make of all that the threat allows."""
+    def source(self, x: Tensor, threat: Threat) -> Source:
+        """Bounds of all that the threat allows, at a single step."""
 
     def bounds(self, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         """Logits ``[B, K]`` and lower bounds ``[B, K-1]`` of the margins; batch norm as the mode says."""
-        training = self.network.training
-        interval: Interval | None = None
-        clean, pending = self.view(x), []
+        plan = Plan()
+        last = plan.chain("layers", list(self.network), Wire(0))
+        values, sources = [self.view(x)[None]], [self.source(x, threat)]
+        for planned in plan.nodes:
+            found = [self.run(wire, values[wire.source]) for wire in planned.wires]
+            outputs, links = zip(*found, strict=True)
+            node = planned.make(links)
+            values.append(node.run(outputs, 1))
+            parts = [Part(sources[link.source], link.operators) for link in links]
+            sources.append(bounded(node, parts, PLAIN, x.dtype))
+        logits, link = self.run(last, values[last.source])
+        low, high = sources[last.source].box()
+        return logits[0], margins(link.operators, Interval(low[0], high[0]), y, PLAIN)
 
-        def through(operators: Any) -> Interval:
-            if interval is None:
-                return self.first(x, threat, operators)
-            return PLAIN.chain(operators, interval)
-
-        for layer in self.network:
-            if not isinstance(layer, nn.ReLU):
-                pending.append(layer)
-                continue
-            clean, operators = chain(pending, clean, training)
-            low, high = through(operators)
-            clean, interval, pending = clean.relu(), Interval(low.relu(), high.relu()), []
-        logits, operators = chain(pending, clean, training)
-        assert interval is not None
-        return logits, margins(operators, interval, y, PLAIN)
+    def run(self, wire: Wire, values: Tensor) -> tuple[Tensor, Link]:
+        """What layers make of ``values [1, B, ...]``; batch norm in training by their own statistics."""
+        if self.network.training:
+            outputs, operators = train_chain(wire.layers, values, None, WHOLE)
+            return outputs, Link(wire.source, operators)
+        link = Link(0, fold([as_affine(layer) for layer in wire.layers]))
+        return link.run([values]), Link(wire.source, link.operators)
 
     @torch.no_grad()
     def errors(self, data: LabelledDataset, threat: Threat) -> tuple[float, float]:
@@ -161,15 +200,6 @@ class Twin(ABC):
         return loss
 
 
-def chain(layers: Sequence[nn.Module], x: Tensor, training: bool) -> tuple[Tensor, Any]:
-    """What layers make of x, and their operators; batch norm in training by x's own statistics."""
-    if training:
-        frames, operators = train_chain(layers, x[None], None, WHOLE)
-        return frames[0], operators
-    operators = fold([as_affine(layer) for layer in layers])
-    return apply_chain(operators, x), operators
-
-
 @final
 class BoxTwin(Twin):
     """For images in a box."""
@@ -177,10 +207,10 @@ class BoxTwin(Twin):
     def view(self, x: Tensor) -> Tensor:
         return x
 
-    def first(self, x: Tensor, threat: Threat, operators: Any) -> Interval:
+    def source(self, x: Tensor, threat: Threat) -> Source:
         if not isinstance(threat, LinfBall):
             raise ConfigError("the twin needs the threat LinfBall")
-        return PLAIN.chain(operators, Interval(*threat.box(x)))
+        return Held(Interval(*threat.box(x)), 1)
 
 
 def main(root: Path, config_file: Path, name: str, *flags: str) -> None:

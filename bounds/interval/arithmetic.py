@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from certsnn.affine import Affine
+from certsnn.affine import Affine, per_channel
 
 FLOAT32_UNIT = 2.0**-24
 UNDERFLOW = 2.0**-125
@@ -51,6 +51,7 @@ def intersect(one: Interval, other: Interval) -> Interval:
     return Interval(torch.minimum(low, high), torch.maximum(low, high))
 
 
+@final
 class _Middle(torch.autograd.Function):
     """Centre and width of an interval."""
 
@@ -66,6 +67,7 @@ class _Middle(torch.autograd.Function):
         return half - to_width, half.add_(to_width)
 
 
+@final
 class _Ends(torch.autograd.Function):
     """The interval of a centre and a width, which is halved on the way."""
 
@@ -182,7 +184,7 @@ class Arithmetic:
             terms = operator.terms(size.shape[1:])
             exact = operator.magnitude(size)
             if operator.bias is not None:
-                exact = exact + operator.bias.abs()
+                exact = exact + per_channel(operator.bias.abs(), exact)
             error = operator.magnitude(error)
             if terms:
                 error = (error + self.gamma(terms) * exact) * (1 + 2.0**-20)
@@ -201,11 +203,12 @@ class Arithmetic:
         centre, width = operator.linear(centre), operator.magnitude(width)
         times = _rows(repeats, centre)
         if operator.bias is not None:
-            centre = torch.addcmul(centre, operator.bias, times)
+            bias = per_channel(operator.bias, centre)
+            centre = torch.addcmul(centre, bias, times)
         if self.unit:
             lost = 2 * (terms + 2) * self.underflow * times
             if operator.bias is not None:
-                lost = lost + 2 * self.gamma(terms) * times * operator.bias.abs()
+                lost = lost + 2 * self.gamma(terms) * times * bias.abs()
             width = width + lost
         return Interval(*_Ends.apply(centre, width))
 
@@ -214,7 +217,7 @@ class Arithmetic:
             return magnitude
         size = operator.magnitude(magnitude)
         if operator.bias is not None:
-            size = size + operator.bias.abs() * _rows(repeats, size)
+            size = size + per_channel(operator.bias.abs(), size) * _rows(repeats, size)
         terms = operator.terms(magnitude.shape[1:])
         if not terms:
             return size

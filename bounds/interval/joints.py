@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Arithmetic, Enclosure, Interval
+from certsnn.bounds.interval.frames import BoundedFrames
 from certsnn.bounds.interval.layers import Held, Operators, Source, framewise, layer_of, step_numbers
 from certsnn.bounds.interval.scans import Charge, Summed
-from certsnn.program import Concatenation, Node, Stage, Sum, hold
+from certsnn.program import Concatenation, Maximum, Node, Stage, Sum, hold, over_time
 
 
 class Part(NamedTuple):
@@ -55,6 +56,19 @@ def _(node: Sum, parts: Sequence[Part], arithmetic: Arithmetic, executed: torch.
 @bounded.register
 def _(node: Concatenation, parts: Sequence[Part], arithmetic: Arithmetic, executed: torch.dtype) -> Source:
     return settled(Joined(tuple(parts), arithmetic, executed))
+
+
+@bounded.register
+def _(node: Maximum, parts: Sequence[Part], arithmetic: Arithmetic, executed: torch.dtype) -> Source:
+    (part,) = parts
+    # A maximum is a monotone function of its inputs, and rounds nothing.
+    low, high = (
+        over_time(node.pool.apply, end.to(executed))
+        for end in part.source.currents(part.operators, arithmetic)
+    )
+    if len(low) == 1:
+        return Held(Interval(low[0], high[0]), part.source.steps)
+    return BoundedFrames(Interval(low, high))
 
 
 @dataclass(frozen=True)

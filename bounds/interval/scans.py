@@ -78,6 +78,7 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
 
 
+@final
 class _Steps(torch.autograd.Function):
     """All steps at once, keeping membranes and spikes alone."""
 
@@ -169,6 +170,7 @@ class CountScan(NamedTuple):
     error: Tensor | None
 
 
+@final
 class _Counts(torch.autograd.Function):
     """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]``, keeping what is compared.
 

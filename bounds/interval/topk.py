@@ -18,7 +18,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.affine import Dense, Reshape, Weighted, apply_chain
+from certsnn.affine import Dense, Rearranged, Weighted, apply_chain
 from certsnn.bounds.interval.arithmetic import Arithmetic, Enclosure, Interval
 from certsnn.bounds.interval.layers import Operators, Source, Spikes, step_numbers
 from certsnn.bounds.interval.scans import Charge, Summed
@@ -89,7 +89,7 @@ def any_weights(operator: Weighted, added: Tensor, dropped: Tensor, kind: Kind, 
 class _FirstLayer:
     """The operators up to the first weighted one, and what the changes do to its outputs.
 
-    ``last`` is the weighted one, with those before it composed in where they are more than reshaping, and
+    ``last`` is the weighted one, with those before it composed in where they are more than rearranging, and
     ``shaped`` makes of bits ``[T, B, ...]`` what it takes; ``outputs`` is the shape of the first layer's
     outputs where ``last`` gives them flattened, else None. ``magnitude`` bounds the spikes for the rounding
     error of ``operators``; where it already covers the changed spikes, ``flipped_terms`` is 0, else the
@@ -161,7 +161,7 @@ class ChangedSpikes(Source):
         prefix, rest = tuple(operators[:end]), tuple(operators[end:])
         x0 = arithmetic.raised(self.x0)
         before, last = prefix[:-1], arithmetic.operator(prefix[-1])
-        if isinstance(last, Weighted) and all(isinstance(operator, Reshape) for operator in before):
+        if isinstance(last, Weighted) and all(isinstance(operator, Rearranged) for operator in before):
             shaped = partial(_reshaped, before)
             return _FirstLayer(prefix, rest, last, shaped, None, x0, last.rows.shape[-1])
         matrix, shape = _composed([arithmetic.operator(operator) for operator in prefix], x0)
@@ -265,7 +265,7 @@ def _largest(change: Tensor, count: int) -> Tensor:
 
 
 def _reshaped(operators: Operators, x: Tensor) -> Tensor:
-    """Reshaping operators on every frame of ``[T, B, ...]``."""
+    """Rearranging operators on every frame of ``[T, B, ...]``."""
     return over_time(lambda frames: apply_chain(operators, frames), x)
 
 

@@ -12,7 +12,7 @@ are linear in (a, c, k), each taken at a point x: ``fired (a + c offset) + (c sl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ def numbers(low: Tensor, high: Tensor, silent: Tensor, firing: Tensor, dynamics:
     return Numbers(left, whole, right, below, above, left_c, whole_c, right_c)
 
 
+@final
 class ChosenScan(torch.autograd.Function):
     """``(k [S, T, B, ...], intercepts [S, T, B, ...])`` from a, share and mix, all ``[S, T, B, ...]``."""
 

@@ -74,7 +74,7 @@ class Chain(Coupling):
         for operator, shape in zip(reversed(self.operators), reversed(self.shapes), strict=True):
             if operator.bias is not None:
                 places = y.flatten(2).sum(2) if y.ndim > 2 else y
-                constant = constant + (places @ operator.bias.flatten()).view(frames).sum(1)
+                constant = constant + (places @ operator.bias.expand(places.shape[1])).view(frames).sum(1)
             y = operator.transposed(y, shape)
         return Forms(y.unflatten(0, frames), constant, error)
 

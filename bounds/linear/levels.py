@@ -24,9 +24,10 @@ from certsnn.bounds.linear.backward import (
     magnitudes,
     membrane_error,
 )
+from certsnn.bounds.linear.maximum import Maxima, maxima
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.problem import Problem
-from certsnn.program import Concatenation, Link, Node, Stage, Sum, hold
+from certsnn.program import Concatenation, Link, Maximum, Node, Stage, Sum, hold
 
 
 @final
@@ -68,6 +69,26 @@ class Joining(Level):
             carried, constant, error = coupling.pull(Forms(part, constant, error))
             found.append((source, carried))
         return Spread(found, constant, error)
+
+
+@final
+@dataclass(frozen=True)
+class Pooling(Level):
+    """Maxima over windows of a link's outputs; ``error [F, B, ...]`` of those as in `Adding`."""
+
+    source: int
+    coupling: Coupling
+    maxima: Maxima
+    error: Tensor | None
+
+    def pull(self, forms: Forms) -> Spread:
+        a, constant, error = forms
+        k, more = self.maxima.pull(a)
+        if self.error is not None:
+            error = error + self.maxima.lost(a)
+            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+        carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
+        return Spread([(self.source, carried)], constant, error)
 
 
 class Known(NamedTuple):
@@ -156,6 +177,16 @@ def lost_beside(node: Concatenation, known: Known) -> Tensor | None:
     parts = [known.lost(link) for link in node.links]
     frames = max(map(len, parts))
     return torch.cat([hold(part, frames) for part in parts], 2)
+
+
+@level_of.register
+def _(node: Maximum, values: Source, known: Known) -> Level:
+    (link,) = node.links
+    arithmetic = known.problem.arithmetic
+    ends = known.sources[link.source].currents(link.operators, arithmetic)
+    # The executed outputs lie within their bounds, and are off from the exact ones by at most `lost`.
+    error = known.lost(link) if arithmetic.unit else None
+    return Pooling(link.source, known.coupling(link), maxima(node.pool, ends), error)
 
 
 def levels_of(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> list[Level]:

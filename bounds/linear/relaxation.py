@@ -31,6 +31,7 @@ Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
 
 
+@final
 @dataclass(frozen=True)
 class _Pieces:
     """Membranes ``[T, B, ...]``: where neurons are silent or firing, and the bounds of f's pieces."""

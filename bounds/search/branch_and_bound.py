@@ -86,6 +86,7 @@ def executed_margins(problem: Problem, x: Tensor) -> Tensor:
     return logits[own] - logits[rivals]
 
 
+@final
 class Lost(Exception):
     """An input of the set loses the margin as executed: there is nothing to prove."""
 

@@ -40,6 +40,7 @@ from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Vector
 from certsnn.bounds.search.model import Model, Terms
 from certsnn.bounds.search.sums import Linked, Places, Sums, added, array, beside, carried, linked
+from certsnn.inputsets import EventChanges
 from certsnn.neurons import Dynamics
 from certsnn.program import Concatenation, Link, Node, Program, Stage, Sum
 
@@ -144,14 +145,18 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     low, high = problem.input_set.box(problem.x0)
     held = problem.held[0]
     lower, upper = (array(end[None] if held else end) for end in (low, high))
-    frame, place = (lower < upper).nonzero()
-    column = model.variables(lower[frame, place], upper[frame, place], not held)
+    whole = problem.input_set.grain == 1
+    # Fixed inputs become constants; their sums over time are exact if they are whole numbers, or one number
+    # that is held. Others stay variables, whose sums the rounding terms of the rows cover.
+    variable = (lower < upper) | (not whole and not held)
+    frame, place = variable.nonzero()
+    column = model.variables(lower[frame, place], upper[frame, place], whole)
     inputs = np.full(lower.shape, -1)
     inputs[frame, place] = column
     problem.support.restrict(model, array(problem.x0[None] if held else problem.x0), inputs)
-    fixed = np.where(lower < upper, 0.0, lower)
+    fixed = np.where(variable, 0.0, lower)
     steps = np.arange(problem.steps)
-    # Spikes count at their own and all later steps; an image counts again at each.
+    # A frame counts at its own and all later steps; an image counts again at each.
     step, entry = (steps[:, None] >= frame).nonzero()
     value = (step + 1 if held else np.ones_like(step)).astype(np.float64)
     constant = ((steps[:, None] + 1) * fixed if held else fixed.cumsum(0)).astype(np.float64)
@@ -183,6 +188,25 @@ def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None
     rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
     total = np.where(free, x0, 0).sum(0)[kept]
     model.block(rows, total, total)
+
+
+def restrict_events(model: Model, x0: Vector, inputs: Places, changes: EventChanges) -> None:
+    """Rows for at most so many events that are added or removed; arguments as `BoundSupport.restrict`."""
+    free = inputs >= 0
+    column, start = inputs[free], x0[free]
+    one = np.ones(len(column))
+    sign = {"add": one, "drop": -one, "any": one * (start == 0)}[changes.kind]
+    # An entry that goes one way has changed by sign (x - x0); one that may go either way by at least each
+    # of x - x0 and x0 - x, so by at most a variable that is above both.
+    both = sign == 0
+    size = model.variables(np.zeros(both.sum()), np.full(both.sum(), float(changes.budget)), False)
+    for side in (1.0, -1.0):
+        terms = [(1.0, Terms(size, np.zeros(len(size)))), (-side, Terms(column[both], np.zeros(len(size))))]
+        model.rows(terms, -side * start[both], np.inf)
+    values = np.concatenate([sign[~both], np.ones(len(size))])
+    places = np.concatenate([column[~both], size])
+    row = csr_matrix((values, (np.zeros(len(places), dtype=int), places)), shape=(1, model.size))
+    model.block(row, np.array([-np.inf]), np.array([changes.budget + sign @ start]))
 
 
 class _Coupled(NamedTuple):

@@ -6,11 +6,20 @@ state. They share the numbers of the module they were made from, so gradients re
 them of torch's layers.
 """
 
-from certsnn.affine.base import Affine
+from certsnn.affine.base import Affine, check_maps, per_channel, refuse, sizes
 from certsnn.affine.chain import apply_chain, fold
 from certsnn.affine.diagonal import Diagonal
-from certsnn.affine.weighted import Convolution, Dense, Pair, Weighted, pair
-from certsnn.affine.weightless import AdaptivePool, AveragePool, Padding, Pool, Reshape
+from certsnn.affine.weighted import Convolution, Dense, Weighted
+from certsnn.affine.weightless import (
+    AdaptivePool,
+    AveragePool,
+    Flattened,
+    Padding,
+    Pool,
+    Rearranged,
+    Reshape,
+    Unflattened,
+)
 
 __all__ = [
     "AdaptivePool",
@@ -19,12 +28,17 @@ __all__ = [
     "Convolution",
     "Dense",
     "Diagonal",
+    "Flattened",
     "Padding",
-    "Pair",
     "Pool",
+    "Rearranged",
     "Reshape",
+    "Unflattened",
     "Weighted",
     "apply_chain",
+    "check_maps",
     "fold",
-    "pair",
+    "per_channel",
+    "refuse",
+    "sizes",
 ]

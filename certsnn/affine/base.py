@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
+Size = TypeVar("Size")
+MAPS = ("", ", L", ", H, W")
+"""The axes after ``[N, C``, by their number."""
 
-def check_axes(x: Tensor, axes: int, rule: str) -> None:
-    """Raise ValueError with the rule unless x has this number of axes."""
-    if x.ndim != axes:
-        raise ValueError(f"{rule}, but it got {_shape(x)}")
+
+def sizes(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """A size for each axis, as torch's layers take it: one for all, or a sequence."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * axes if len(given) == 1 else given
+
+
+def pair(values: Sequence[Size], first: Size) -> tuple[Size, Size]:
+    """The values of two axes; those of a single one with ``first`` before it, for a map of one row."""
+    return (first, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Values ``[C]`` (or ``[1]``, for all channels), shaped to broadcast against ``x [N, C, ...]``."""
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def check_maps(x: Tensor, axes: int, layer: str) -> None:
+    """Raise ValueError unless x is ``[N, C, ...]`` with this number of axes after C."""
+    if x.ndim != 2 + axes:
+        raise ValueError(f"{layer}{axes}d takes [N, C{MAPS[axes]}], but it got {_shape(x)}")
 
 
 def refuse(layer: str, takes: str, x: Tensor, advice: str) -> NoReturn:
@@ -36,7 +56,7 @@ class Affine(ABC):
     @property
     @abstractmethod
     def bias(self) -> Tensor | None:
-        """``b``, broadcastable to a batch of outputs, or None if it is zero."""
+        """``b [C]``, one number for each channel (axis 1) of the outputs, or None if it is zero."""
 
     @property
     @abstractmethod

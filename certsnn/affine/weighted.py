@@ -1,4 +1,4 @@
-"""Operators with weights: dense layers and convolutions."""
+"""Operators with weights: dense layers, and convolutions over one axis or two."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certsnn.affine.base import Affine, refuse
+from certsnn.affine.base import MAPS, Affine, pair, refuse
 from certsnn.affine.diagonal import Diagonal
 
-Pair = tuple[int, int]
-
-
-def pair(value: int | Sequence[int]) -> Pair:
-    """A size for height and width, as torch's layers take it."""
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
 class Weighted(Affine, ABC):
@@ -52,8 +48,15 @@ class Weighted(Affine, ABC):
         """Whether the outputs have the axes and channels that a normalisation takes."""
 
     @abstractmethod
-    def rescaled(self, scale: Tensor, shift: Tensor) -> Weighted:
-        """This operator followed by ``scale y + shift`` per output channel (``[C]`` both)."""
+    def rescaled(self, scale: Tensor, shift: Tensor | None) -> Weighted:
+        """This operator followed by ``scale y + shift`` per output channel (``[C]`` or ``[1]`` both)."""
+
+
+def _rescaled(bias: Tensor | None, scale: Tensor, shift: Tensor | None, channels: int) -> Tensor | None:
+    """The bias ``[C]`` of `Weighted.rescaled`."""
+    if bias is None:
+        return None if shift is None else shift.expand(channels)
+    return bias * scale if shift is None else bias * scale + shift
 
 
 @final
@@ -107,41 +110,45 @@ class Dense(Weighted):
         return y.flatten(1)
 
     def fits(self, after: Diagonal) -> bool:
-        return after.dims == 0 and len(after.scale) == len(self.weight)
+        return 0 in after.dims and len(after.scale) in (1, len(self.weight))
 
-    def rescaled(self, scale: Tensor, shift: Tensor) -> Dense:
-        offset = shift if self.shift is None else self.shift * scale + shift
-        return Dense(self.weight * scale[:, None], offset)
+    def rescaled(self, scale: Tensor, shift: Tensor | None) -> Dense:
+        return Dense(self.weight * scale[:, None], _rescaled(self.shift, scale, shift, len(self.weight)))
 
 
 @final
 @dataclass(frozen=True)
 class Convolution(Weighted):
-    """A 2-d convolution: ``weight [out, in/groups, kh, kw]``, ``shift [out]``, zero padding."""
+    """A convolution over one axis or two: ``weight [out, in/groups, *kernel]``, ``shift [out]``.
+
+    Stride, padding (with zeros) and dilation are one number for each axis.
+    """
 
     weight: Tensor
     shift: Tensor | None
-    stride: Pair
-    padding: Pair
-    dilation: Pair
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
     def terms(self, shape: Sequence[int]) -> int:
-        return self.weight.shape[1] * self.weight.shape[2] * self.weight.shape[3]
+        return self.weight[0].numel()
 
     @property
     def bias(self) -> Tensor | None:
-        return None if self.shift is None else self.shift[:, None, None]
+        return self.shift
 
     def _convolve(self, x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-        """The convolution of ``x [N, C, H, W]`` with these weights; raises ValueError for other shapes."""
-        channels = weight.shape[1] * self.groups
-        if x.ndim != 4 or x.shape[1] != channels:
-            advice = "channels come before rows and columns, and a batch axis before them"
-            refuse(f"Conv2d({channels}, {len(weight)})", f"[N, {channels}, H, W]", x, advice)
+        """The convolution of ``x [N, C, ...]`` with these weights; raises ValueError for other shapes."""
+        channels, axes = weight.shape[1] * self.groups, len(self.stride)
+        layer = f"Conv{axes}d({channels}, {len(weight)})"
+        if x.ndim != 2 + axes or x.shape[1] != channels:
+            advice = "channels come before the axes of a map, and a batch axis before them"
+            refuse(layer, f"[N, {channels}{MAPS[axes]}]", x, advice)
         if min(self._outputs(x)) < 1:
-            refuse(f"Conv2d({channels}, {len(weight)})", "larger maps", x, "its kernel does not fit in")
-        return F.conv2d(x.contiguous(), weight, shift, self.stride, self.padding, self.dilation, self.groups)
+            refuse(layer, "larger maps", x, "its kernel does not fit in")
+        convolve = _CONVOLVE[axes]
+        return convolve(x.contiguous(), weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
     def apply(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight, self.shift)
@@ -154,10 +161,11 @@ class Convolution(Weighted):
 
     def transposed(self, y: Tensor, shape: Sequence[int]) -> Tensor:
         # Rows and columns that the stride never reached get no gradient: they are padded on.
-        reached = [
-            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
-            for size, stride, padding, dilation, kernel in zip(
-                y.shape[-2:],
+        rest = [
+            inputs - ((size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+            for inputs, size, stride, padding, dilation, kernel in zip(
+                shape[1:],
+                y.shape[2:],
                 self.stride,
                 self.padding,
                 self.dilation,
@@ -165,10 +173,8 @@ class Convolution(Weighted):
                 strict=True,
             )
         ]
-        rest = (shape[-2] - reached[0], shape[-1] - reached[1])
-        return F.conv_transpose2d(
-            y, self.weight, None, self.stride, self.padding, rest, self.groups, self.dilation
-        )
+        convolve = _TRANSPOSED[len(self.stride)]
+        return convolve(y, self.weight, None, self.stride, self.padding, rest, self.groups, self.dilation)
 
     def _with(self, weight: Tensor, shift: Tensor | None) -> Convolution:
         """The same convolution with other weights."""
@@ -182,26 +188,25 @@ class Convolution(Weighted):
         return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
 
     def windows(self, x: Tensor) -> Tensor:
-        kernel = (self.weight.shape[2], self.weight.shape[3])
-        patches = F.unfold(x, kernel, self.dilation, self.padding, self.stride)
+        maps = x if x.ndim == 4 else x.unsqueeze(2)  # one axis is a map of one row
+        kernel, dilation = pair(self.weight.shape[2:], 1), pair(self.dilation, 1)
+        patches = F.unfold(maps, kernel, dilation, pair(self.padding, 0), pair(self.stride, 1))
         return patches.reshape(len(x), self.groups, -1, patches.shape[-1])
 
     def unwindow(self, y: Tensor, x: Tensor) -> Tensor:
         return y.reshape(len(y), -1, *self._outputs(x))
 
     def _outputs(self, x: Tensor) -> list[int]:
-        """The height and width of the outputs for the inputs ``x [N, C, H, W]``."""
-        sizes = zip(
-            x.shape[-2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
-        )
+        """The size of the outputs along each axis for the inputs ``x [N, C, ...]``."""
+        sizes = zip(x.shape[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True)
         return [
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, padding, dilation, kernel, stride in sizes
         ]
 
     def fits(self, after: Diagonal) -> bool:
-        return after.dims == 2 and len(after.scale) == len(self.weight)
+        return len(self.stride) in after.dims and len(after.scale) in (1, len(self.weight))
 
-    def rescaled(self, scale: Tensor, shift: Tensor) -> Convolution:
-        offset = shift if self.shift is None else self.shift * scale + shift
-        return self._with(self.weight * scale[:, None, None, None], offset)
+    def rescaled(self, scale: Tensor, shift: Tensor | None) -> Convolution:
+        weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+        return self._with(weight, _rescaled(self.shift, scale, shift, len(weight)))

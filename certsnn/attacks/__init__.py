@@ -1,6 +1,7 @@
 """Attacks on spiking networks: each proposes members of an input set, `Attack.__call__` decides for all."""
 
 from certsnn.attacks.base import Attack, AttackResult
+from certsnn.attacks.events import GreedyEvents
 from certsnn.attacks.exhaustive import ExhaustiveFlips
 from certsnn.attacks.fgsm import FGSM
 from certsnn.attacks.g2s import G2S
@@ -21,6 +22,7 @@ __all__ = [
     "AttackResult",
     "CrossEntropy",
     "ExhaustiveFlips",
+    "GreedyEvents",
     "GreedyFlips",
     "GreedyShifts",
     "Loss",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, final, get_args
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from certsnn.networks import SpikingNetwork
 from certsnn.products import ieee_products
 from certsnn.program import Program
 
+EVERY: frozenset[Domain] = frozenset(get_args(Domain))
 BOTH: frozenset[Domain] = frozenset({"image", "spikes"})
-IMAGES: frozenset[Domain] = frozenset({"image"})
+NUMBERS: frozenset[Domain] = frozenset({"image", "frames"})
 SPIKES: frozenset[Domain] = frozenset({"spikes"})
+FRAMES: frozenset[Domain] = frozenset({"frames"})
 
 
 @final
@@ -59,6 +61,8 @@ class Attack(ABC):
 
     domains: ClassVar[frozenset[Domain]]
     """The inputs of networks that the attack can change."""
+    grain: ClassVar[float] = 0.0
+    """The least change of an entry that it makes; sets of a smaller grain are not for it."""
 
     @abstractmethod
     def search(self, oracle: Oracle) -> None:
@@ -77,7 +81,7 @@ class Attack(ABC):
     @final
     def fits(self, input_set: InputSet) -> bool:
         """Whether the attack can search this input set."""
-        return input_set.domain in self.domains
+        return input_set.domain in self.domains and input_set.grain >= self.grain
 
     @final
     def describe(self) -> str:
@@ -108,7 +112,7 @@ class Attack(ABC):
 
         Args:
             network: attacked as it acts in eval mode; it is not changed.
-            x: its nominal input, images ``[B, ...]`` or spikes ``[T, B, ...]``.
+            x: its nominal input, images ``[B, ...]``, spikes or frames ``[T, B, ...]``.
             y: the labels ``[B]``, int64.
             input_set: the inputs that the adversary may choose, around x (`Threat.bind` gives both).
             targets: classes ``[B]``, int64, other than y: success then means that the network answers these.
@@ -144,10 +148,14 @@ class Attack(ABC):
                 f"{name} needs an input set, got {type(input_set).__name__}; bind the threat first: "
                 "x0, input_set = threat.bind(x, index)"
             )
-        if not self.fits(input_set):
+        if input_set.domain not in self.domains:
             raise ValueError(
                 f"{name} changes inputs of the kind {' or '.join(sorted(self.domains))}, but "
                 f"{input_set.describe()} is a set of the kind {input_set.domain}; choose another attack"
+            )
+        if not self.fits(input_set):
+            raise ValueError(
+                f"{name} changes whole numbers, but {input_set.describe()} holds others: choose another one"
             )
         if input_set.domain != network.input.kind:
             raise ValueError(

@@ -8,10 +8,10 @@ from typing import final
 
 import torch
 
-from certsnn.attacks.base import SPIKES, Attack
+from certsnn.attacks.base import FRAMES, SPIKES, Attack
 from certsnn.attacks.oracle import MEMORY, Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.program import Program
+from certsnn.settings import check_count
 
 CHUNK = 256
 """Members of each sample that are held at once."""
@@ -20,7 +20,8 @@ CHUNK = 256
 @final
 @dataclass(frozen=True)
 class ExhaustiveFlips(Attack):
-    """All members of a small set of spikes; a failure proves that there is no success (of this float32 run).
+    """All members of a small set of spikes or counts; a failure proves that there is no success (of this
+    float32 run).
 
     Members are tried in the order of `InputSet.enumerate`: fewer flips first where the set counts flips.
     Raises ValueError on sets with more than 2**20 members a sample. An iteration is `CHUNK` members.
@@ -29,7 +30,8 @@ class ExhaustiveFlips(Attack):
         memory: bytes that the activations of one forward pass may take.
     """
 
-    domains = SPIKES
+    domains = SPIKES | FRAMES
+    grain = 1.0
 
     memory: int = field(default=MEMORY, compare=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
-from certsnn.attacks.base import IMAGES, Attack
+from certsnn.attacks.base import NUMBERS, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.attacks.oracle import Oracle
@@ -16,7 +16,9 @@ from certsnn.surrogates import Surrogate
 @final
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """Each pixel at the end of its range that the sign of the gradient points to.
+    """Each entry at the end of its range that the sign of the gradient points to.
+
+    Where the set admits fewer changes than that, those with the steepest gradient stay.
 
     Source: Goodfellow et al., *Explaining and Harnessing Adversarial Examples*, 2015,
     https://arxiv.org/abs/1412.6572.
@@ -26,7 +28,7 @@ class FGSM(Attack):
         surrogate: the spikes' derivative; None is the network's own.
     """
 
-    domains = IMAGES
+    domains = NUMBERS
 
     loss: Loss = field(default_factory=CrossEntropy)
     surrogate: Surrogate | None = None
@@ -38,4 +40,4 @@ class FGSM(Attack):
         gradient = oracle.gradient(oracle.x0, self.loss)
         lower, upper = oracle.input_set.box(oracle.x0)
         x = oracle.x0.where(gradient <= 0, upper).where(gradient >= 0, lower)
-        oracle.attempt(x)
+        oracle.attempt(x, gradient.abs())

@@ -12,10 +12,10 @@ from certsnn.attacks.gradients import with_penultimate_threshold, with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss
 from certsnn.attacks.oracle import Oracle
 from certsnn.attacks.rsf import random_flips
-from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.attacks.spike_view import SPIKE_VIEWS, over_steps, ternary
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count, check_positive, check_share
 from certsnn.surrogates import Surrogate
 
 

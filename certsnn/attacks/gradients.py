@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from certsnn.inputs import SpikeInput
+from certsnn.inputs import FrameInput
 from certsnn.neurons import LEAST_THRESHOLD
 from certsnn.program import Program, Stage
 from certsnn.surrogates import Surrogate
@@ -42,8 +42,8 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
 
 
 def by_step(program: Program) -> Program:
-    """The program that takes its first layer's input of each step, ``[T, B, ...]``, 0/1 or not."""
-    return replace(program, input=SpikeInput())
+    """The program that takes its first layer's input of each step, ``[T, B, ...]``."""
+    return replace(program, input=FrameInput())
 
 
 def _changed(stage: Stage, **fields: Any) -> Stage:

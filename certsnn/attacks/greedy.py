@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -13,15 +14,15 @@ from certsnn.attacks.base import SPIKES, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import Loss, Margin
 from certsnn.attacks.oracle import MEMORY, Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count
 from certsnn.surrogates import Adaptive, Surrogate
 
 
 @dataclass(frozen=True)
 class GreedySearch(Attack, ABC):
-    """Single changes of a spike train, one after the other: ranked by gradient, the best ones measured.
+    """Single changes of spikes or counts, one after the other: ranked by gradient, the best ones measured.
 
     Args:
         candidates: changes that are measured in each round.
@@ -49,6 +50,30 @@ class GreedySearch(Attack, ABC):
     @final
     def view(self, program: Program) -> Program:
         return with_surrogate(program, self.surrogate)
+
+    @final
+    def reduce(self, oracle: Oracle, undone: Callable[[Oracle, Tensor], tuple[Tensor, Tensor]]) -> None:
+        """Undo changes of the broken samples, one at a time, as long as they stay broken.
+
+        Args:
+            oracle: of all samples.
+            undone: which entries of members can be taken back alone, and what each of them becomes then.
+        """
+        for turn in range(self.rounds):
+            broken, x = oracle.broken()
+            if not len(broken):
+                return
+            undoable, values = undone(broken, x)
+            places, real = best_places(
+                broken, torch.zeros_like(x), undoable, self.candidates, self.seed, self.rounds + turn
+            )
+            if not bool(real.any()):
+                return
+            before = x
+            broken.measure(changed(broken, x, values, places, real), self.memory)
+            _, x = oracle.broken()
+            if torch.equal(x, before):
+                return
 
 
 @final
@@ -80,30 +105,16 @@ class GreedyFlips(GreedySearch):
             barred = barred | ((best != x) & (x != oracle.x0))
             last = torch.where(oracle.aligned(adding), best != x, last)
             x = best
-        self._reduce(everyone)
+        self.reduce(everyone, _undone)
 
     def _best(self, oracle: Oracle, x: Tensor, gain: Tensor, possible: Tensor, turn: int) -> Tensor:
         """x with the best one of the possible flips; x itself where there is none."""
         places, real = best_places(oracle, gain, possible, self.candidates, self.seed, turn)
-        return nearest(oracle, flipped(oracle, x, places, real), real, self.memory)
+        return nearest(oracle, changed(oracle, x, 1 - x, places, real), real, self.memory)
 
-    def _reduce(self, oracle: Oracle) -> None:
-        """Undo flips of the broken samples, one at a time, as long as they stay broken."""
-        for turn in range(self.rounds):
-            broken, x = oracle.broken()
-            if not len(broken):
-                return
-            undoable = broken.input_set.flippable(broken.x0, x) & (x != broken.x0)
-            places, real = best_places(
-                broken, torch.zeros_like(x), undoable, self.candidates, self.seed, self.rounds + turn
-            )
-            if not bool(real.any()):
-                return
-            before = x
-            broken.measure(flipped(broken, x, places, real), self.memory)
-            _, x = oracle.broken()
-            if torch.equal(x, before):
-                return
+
+def _undone(oracle: Oracle, x: Tensor) -> tuple[Tensor, Tensor]:
+    return oracle.input_set.flippable(oracle.x0, x) & (x != oracle.x0), 1 - x
 
 
 def nearest(oracle: Oracle, members: Tensor, real: Tensor, memory: int) -> Tensor:
@@ -132,9 +143,10 @@ def best_places(
     return shuffled.gather(1, rank).T, possible.gather(1, rank).T
 
 
-def flipped(oracle: Oracle, x: Tensor, places: Tensor, real: Tensor) -> Tensor:
-    """Members ``[C, *x.shape]``, each x with one spike flipped; x itself where it is not real."""
+def changed(oracle: Oracle, x: Tensor, values: Tensor, places: Tensor, real: Tensor) -> Tensor:
+    """Inputs ``[C, *x.shape]``, each x with one entry as in ``values``; x itself where it is not real."""
     rows = oracle.per_sample(x).repeat(len(places), 1, 1)
     old = rows.gather(2, places[..., None])
-    rows.scatter_(2, places[..., None], torch.where(real[..., None], 1 - old, old))
+    new = oracle.per_sample(values).expand_as(rows).gather(2, places[..., None])
+    rows.scatter_(2, places[..., None], torch.where(real[..., None], new, old))
     return rows.view(*rows.shape[:2], len(x), *x.shape[2:]).movedim(2, 1)

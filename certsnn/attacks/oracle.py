@@ -50,7 +50,7 @@ class Oracle:
     Args:
         program: the network as it acts in eval mode.
         view: the network as the attack's gradient passes see it.
-        x0: the nominal input, images ``[B, ...]`` or spikes ``[T, B, ...]``.
+        x0: the nominal input, images ``[B, ...]``, spikes or frames ``[T, B, ...]``.
         criterion: of success.
         input_set: the inputs that the adversary may choose.
         keys: numbers ``[B]`` that samples draw their randomness by; see `sample_keys`.

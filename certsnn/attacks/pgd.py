@@ -1,4 +1,4 @@
-"""Projected gradient ascent on images, through surrogate gradients of several widths."""
+"""Projected gradient ascent on images and frames, through surrogate gradients of several widths."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from certsnn.attacks.base import IMAGES, Attack
+from certsnn.attacks.base import NUMBERS, Attack
 from certsnn.attacks.gradients import with_surrogate
 from certsnn.attacks.losses import CrossEntropy, Loss, Margin
 from certsnn.attacks.oracle import Oracle
-from certsnn.attacks.settings import check_count, check_positive, check_share
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count, check_positive, check_share
 from certsnn.surrogates import Adaptive, ArcTan, Rectangle, Surrogate
 
 
@@ -27,10 +27,11 @@ class PGD(Attack):
     .. math:: v \leftarrow \mu v + g / \mathrm{mean}|g|, \quad
         x \leftarrow \mathrm{project}(x + \alpha_i\, r\, \mathrm{sign}(v))
 
-    with r the radius of the set (the farthest that one pixel can move) and a step size that falls linearly,
-    :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. One run for each surrogate, in turn, as a spiking
-    network's gradient is only as good as its surrogate, with the next loss each time; the first run starts at
-    x, the others at random.
+    with r the radius of the set (the farthest that one entry can move) and a step size that falls linearly,
+    :math:`\alpha_i = \alpha (1 - i / \mathrm{iterations})`. Counts move by one event at least; where the set
+    admits fewer changes, those of the largest :math:`|v|` stay. One run for each surrogate, in turn, as a
+    spiking network's gradient is only as good as its surrogate, with the next loss each time; the first run
+    starts at x, the others at random.
     Sources: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
     https://arxiv.org/abs/1706.06083; momentum: Dong et al., *Boosting Adversarial Attacks with
     Momentum*, 2018, https://arxiv.org/abs/1710.06081.
@@ -45,7 +46,7 @@ class PGD(Attack):
         seed: of the random starts.
     """
 
-    domains = IMAGES
+    domains = NUMBERS
 
     iterations: int = 25
     restarts: int = 1
@@ -90,21 +91,23 @@ class PGD(Attack):
             if not len(oracle):
                 return
             gradient = oracle.gradient(x, loss, view)
-            mean = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
+            mean = oracle.per_sample(gradient.abs()).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
             velocity = self.momentum * velocity + gradient / oracle.aligned(mean)
             step = self.step_size * (1 - iteration / self.iterations)
-            x = oracle.attempt(x + step * radius * velocity.sign())
+            stride = (step * radius).clamp_min(oracle.input_set.grain)
+            x = oracle.attempt(x + stride * velocity.sign(), velocity.abs())
 
 
 def _random_start(oracle: Oracle, seed: int, run: int) -> Tensor:
-    """A point of each sample's box, uniformly at random."""
+    """A point of each sample's box, uniformly at random, and the member next to it."""
     lower, upper = oracle.input_set.box(oracle.x0)
-    noise = oracle.uniform(1, seed, run)[0].to(lower.dtype)
-    return lower + noise * (upper - lower)
+    frames = 1 if oracle.input_set.batch_axis == 0 else len(oracle.x0)
+    noise = oracle.uniform(frames, seed, run).to(lower.dtype).reshape(lower.shape)
+    return oracle.input_set.project(oracle.x0, lower + noise * (upper - lower), noise)
 
 
 def _radius(oracle: Oracle) -> Tensor:
-    """The farthest that a pixel of each sample can move, ``[B, 1, ...]``."""
+    """The farthest that an entry of each sample can move, shaped to broadcast against x0."""
     lower, upper = oracle.input_set.box(oracle.x0)
     reach = torch.maximum(upper - oracle.x0, oracle.x0 - lower)
-    return oracle.aligned(reach.flatten(1).amax(1))
+    return oracle.aligned(oracle.per_sample(reach).amax(1))

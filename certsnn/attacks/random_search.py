@@ -7,11 +7,11 @@ from typing import final
 
 import torch
 
-from certsnn.attacks.base import BOTH, Attack
+from certsnn.attacks.base import EVERY, Attack
 from certsnn.attacks.oracle import Oracle
-from certsnn.attacks.settings import check_count
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count
 
 
 @final
@@ -26,7 +26,7 @@ class RandomSearch(Attack):
         seed: of all randomness.
     """
 
-    domains = BOTH
+    domains = EVERY
 
     tries: int = 100
     seed: int = 0

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from certsnn.attacks.base import BOTH, Attack
 from certsnn.attacks.oracle import Oracle
-from certsnn.attacks.settings import check_count, check_share
 from certsnn.attacks.spike_view import SPIKE_VIEWS
 from certsnn.encoding import check_seed
 from certsnn.program import Program
+from certsnn.settings import check_count, check_share
 
 
 def random_flips(

@@ -6,7 +6,14 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from certsnn.cli import commands, launch
+from certsnn.cli import launch
+from certsnn.cli.commands.bench import Examination, bench
+from certsnn.cli.commands.common import Setting, prepared
+from certsnn.cli.commands.evaluate import Outputs, Suite, attack, evaluate
+from certsnn.cli.commands.merge import merge
+from certsnn.cli.commands.models import describe, models
+from certsnn.cli.commands.train import train
+from certsnn.cli.commands.verify import verify
 from certsnn.errors import UserError
 from certsnn.processes import Processes
 
@@ -17,33 +24,33 @@ Call = Callable[[Namespace, list[str]], int]
 def _computing(call: Callable[[Namespace, list[str], Processes], int]) -> Call:
     """The call with the processes that were launched."""
 
-    def prepared(options: Namespace, overrides: list[str]) -> int:
-        with commands.prepared(options.device, options.threads) as processes:
+    def computing(options: Namespace, overrides: list[str]) -> int:
+        with prepared(options.device, options.threads) as processes:
             return call(options, overrides, processes)
 
-    return prepared
+    return computing
 
 
 @_computing
 def _train(options: Namespace, overrides: list[str], processes: Processes) -> int:
     folder = options.run or Path("runs") / options.config.stem
-    return commands.train(options.config, overrides, folder, processes)
+    return train(options.config, overrides, folder, processes)
 
 
 @_computing
 def _verify(options: Namespace, overrides: list[str], processes: Processes) -> int:
     outputs = options.json, options.results
-    return commands.verify(
+    return verify(
         options.run, overrides, _setting(options, processes), options.samples, *outputs, options.shard
     )
 
 
 @_computing
 def _attack(options: Namespace, overrides: list[str], processes: Processes) -> int:
-    setting = commands.Setting(processes, batch_size=options.batch_size)
-    suite = commands.Suite(options.attacks, options.seed)
-    outputs = commands.Outputs(options.json, options.results)
-    return commands.attack(options.run, overrides, setting, suite, outputs, options.samples, options.shard)
+    setting = Setting(processes, batch_size=options.batch_size)
+    suite = Suite(options.attacks, options.seed)
+    outputs = Outputs(options.json, options.results)
+    return attack(options.run, overrides, setting, suite, outputs, options.samples, options.shard)
 
 
 @_computing
@@ -51,10 +58,10 @@ def _evaluate(options: Namespace, overrides: list[str], processes: Processes) ->
     page = options.report
     if page is None and Path(options.run).is_dir():
         page = Path(options.run) / "report.html"
-    setting, suite = _setting(options, processes), commands.Suite(options.attacks, options.seed)
-    outputs = commands.Outputs(options.json, options.results, page, options.evidence)
+    setting, suite = _setting(options, processes), Suite(options.attacks, options.seed)
+    outputs = Outputs(options.json, options.results, page, options.evidence)
     which = options.samples, options.sweep, options.shard
-    return commands.evaluate(options.run, overrides, setting, suite, outputs, *which)
+    return evaluate(options.run, overrides, setting, suite, outputs, *which)
 
 
 def _bench(options: Namespace, overrides: list[str]) -> int:
@@ -65,28 +72,28 @@ def _bench(options: Namespace, overrides: list[str]) -> int:
         )
     if options.seeds and any(word.partition("=")[0] == "--seed" for word in overrides):
         raise UserError("--seed and --seeds both name seeds; leave one of them out")
-    with commands.prepared(options.device, options.threads) as processes:
-        setting, suite = _setting(options, processes), commands.Suite(options.attacks)
-        examination = commands.Examination(setting, suite, options.attacked, options.evidence)
+    with prepared(options.device, options.threads) as processes:
+        setting, suite = _setting(options, processes), Suite(options.attacks)
+        examination = Examination(setting, suite, options.attacked, options.evidence)
         outputs = options.table, options.json
-        return commands.bench(options.configs, overrides, options.seeds, options.runs, examination, *outputs)
+        return bench(options.configs, overrides, options.seeds, options.runs, examination, *outputs)
 
 
 def _merge(options: Namespace, overrides: list[str]) -> int:
-    return commands.merge(options.files, options.results, options.samples)
+    return merge(options.files, options.results, options.samples)
 
 
 def _models(options: Namespace, overrides: list[str]) -> int:
-    return commands.models() if options.name is None else commands.describe(options.name)
+    return models() if options.name is None else describe(options.name)
 
 
-def _setting(options: Namespace, processes: Processes) -> commands.Setting:
+def _setting(options: Namespace, processes: Processes) -> Setting:
     """Every field of `BoundOptions` that has a flag is taken from it, where the flag was given."""
     from certsnn.bounds.options import BoundOptions
 
     given = {name: vars(options).get(name) for name in BoundOptions.__dataclass_fields__}
     bounds = BoundOptions(**{name: value for name, value in given.items() if value is not None})
-    return commands.Setting(processes, bounds, options.batch_size)
+    return Setting(processes, bounds, options.batch_size)
 
 
 CALLS: Mapping[str, Call] = {

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 
 from certsnn.evaluation.verification import SampleResult, certified_by_stage
+from certsnn.results.rates import percent
 from certsnn.train.monitor import Monitor, Row
 
 
@@ -33,11 +34,6 @@ def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def percent(value: float) -> str:
-    """An error in percent, as tables show it."""
-    return f"{value:.2f} %"
 
 
 def duration(seconds: float) -> str:

@@ -8,12 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from certsnn.data.base import Batch, ImageDataset, LabelledDataset, SpikeDataset, loader
+from certsnn.data.base import Batch, FrameDataset, ImageDataset, LabelledDataset, SpikeDataset, loader
 from certsnn.data.digits import digits
 from certsnn.data.events import Frames, Saccades
 from certsnn.data.events.nmnist import nmnist
 from certsnn.data.events.tonic import cifar10_dvs, dvs_gesture
-from certsnn.data.sources import Pictures, Recorded, Simulated, Source
+from certsnn.data.sources import Pictures, Recorded, Rows, Simulated, Source
 from certsnn.data.vision import cifar10, fashion_mnist, mnist
 from certsnn.errors import DataNotFound
 
@@ -21,6 +21,7 @@ __all__ = [
     "DATASETS",
     "DEFAULT_ROOT",
     "Batch",
+    "FrameDataset",
     "Frames",
     "ImageDataset",
     "LabelledDataset",
@@ -42,6 +43,9 @@ DATASETS: Mapping[str, Source] = {
     "mnist": Pictures(mnist),
     "fashion-mnist": Pictures(fashion_mnist),
     "cifar10": Pictures(cifar10),
+    "digits-rows": Rows(digits, 8),
+    "mnist-rows": Rows(mnist, 28),
+    "fashion-mnist-rows": Rows(fashion_mnist, 28),
     "digits-saccades": Simulated(digits),
     "mnist-saccades": Simulated(mnist),
     "fashion-mnist-saccades": Simulated(fashion_mnist),

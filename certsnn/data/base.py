@@ -1,4 +1,4 @@
-"""Labelled images and spike trains held in memory, and the loader that batches them.
+"""Labelled images, spike trains and frames held in memory, and the loader that batches them.
 
 Every batch carries its samples' positions in the data set they came from: a random encoding is
 keyed on them, so a sample meets the same noise in whatever batch or subset.
@@ -21,7 +21,7 @@ from certsnn.files import digest
 from certsnn.inputsets.base import Domain
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images [B, C, H, W] or spikes [T, B, C, H, W], labels [B], and positions in their data set [B]."""
+"""Images [B, C, H, W], spikes [T, B, C, H, W] or frames [T, B, ...], labels [B], and positions [B]."""
 
 
 class LabelledDataset(Dataset[Batch], ABC):
@@ -33,7 +33,7 @@ class LabelledDataset(Dataset[Batch], ABC):
     index: the samples' positions [N] in the data set as loaded: 0..N-1 there, some of them in a subset, a
         split or a head.
     whole: the number of samples in the published data set, where only some of them were loaded; else None.
-    domain: whether the samples are images or spikes.
+    domain: whether the samples are images, spikes or frames.
     """
 
     name: str
@@ -46,7 +46,7 @@ class LabelledDataset(Dataset[Batch], ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """The shape (C, H, W) of a sample, at one step."""
+        """The shape of a sample at one step: (C, H, W), but for frames of any other shape."""
 
     @final
     @property
@@ -234,6 +234,64 @@ class SpikeDataset(LabelledDataset):
     def _part(self, positions: Tensor) -> SpikeDataset:
         spikes, labels = self.spikes[positions], self.labels[positions]
         return SpikeDataset(self.name, spikes, labels, self.classes, self.whole)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FrameDataset(LabelledDataset):
+    """Sequences of frames with their labels; a batch is [T, B, ...], float32.
+
+    Args:
+        name: for reports and error messages.
+        frames: float32 [N, T, ...], finite; or counts of events, uint8.
+        labels: int64 [N], in [0, classes).
+        classes: the number of classes K.
+        whole: the number of samples in the published data set, where these are only some of them.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape, no samples, NaN or infinite values, or a label out of range.
+    """
+
+    domain: ClassVar[Domain] = "frames"
+
+    name: str
+    frames: Tensor
+    labels: Tensor
+    classes: int
+    whole: int | None = None
+    index: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype not in (torch.float32, torch.uint8):
+            raise TypeError(f"{self.name}: frames must be float32, or uint8 counts, not {self.frames.dtype}")
+        if self.frames.dim() < 3 or self.frames.numel() == 0:
+            shape = list(self.frames.shape)
+            raise ValueError(f"{self.name}: frames must be a non-empty [N, T, ...], not {shape}")
+        if not bool(self.frames.isfinite().all()):
+            raise ValueError(f"{self.name}: frames hold NaN or infinite values")
+        _check_labels(self.name, self.labels, len(self.frames), self.classes)
+        object.__setattr__(self, "index", torch.arange(len(self.frames)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.frames.shape[2:])
+
+    @property
+    def steps(self) -> int:
+        """The number of steps T of every sequence."""
+        return self.frames.shape[1]
+
+    @property
+    def _held(self) -> Tensor:
+        return self.frames
+
+    def _inputs(self, positions: Tensor) -> Tensor:
+        return self.frames[positions].transpose(0, 1).to(torch.float32).contiguous()
+
+    def _part(self, positions: Tensor) -> FrameDataset:
+        frames, labels = self.frames[positions], self.labels[positions]
+        return FrameDataset(self.name, frames, labels, self.classes, self.whole)
 
 
 def stratified(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from certsnn.data.base import ImageDataset, LabelledDataset, SpikeDataset
+from certsnn.data.base import FrameDataset, ImageDataset, LabelledDataset, SpikeDataset
 from certsnn.data.events.cache import Trains, cached
 from certsnn.data.events.frames import Frames
 from certsnn.data.events.saccades import Saccades
@@ -22,7 +22,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def domain(self) -> Domain:
-        """Whether its samples are images or spikes."""
+        """Whether its samples are images, spikes or frames."""
 
     @abstractmethod
     def steps(self, frames: Frames) -> int | None:
@@ -49,6 +49,30 @@ class Pictures(Source):
 
     def load(self, split: str, root: Path, download: bool, frames: Frames) -> ImageDataset:
         return self.read(split, root, download)
+
+
+@final
+@dataclass(frozen=True)
+class Rows(Source):
+    """Images as sequences of their rows, from the top, one row a step; ``read`` as in `Pictures`.
+
+    A row has the values of all channels. ``height`` of the images: the number of steps.
+    """
+
+    read: Callable[[str, Path, bool], ImageDataset]
+    height: int
+
+    @property
+    def domain(self) -> Domain:
+        return "frames"
+
+    def steps(self, frames: Frames) -> int | None:
+        return self.height
+
+    def load(self, split: str, root: Path, download: bool, frames: Frames) -> FrameDataset:
+        data = self.read(split, root, download)
+        rows = data.images.transpose(1, 2).flatten(2).contiguous()
+        return FrameDataset(f"{data.name} row by row", rows, data.labels, data.classes, data.whole)
 
 
 class EventSource(Source, ABC):

@@ -154,17 +154,8 @@ def attacked(
         margins = least_margins(network(result.adversarial), part.y)
     right = torch.ones(len(chosen), dtype=torch.bool)  # only these are attacked
     found = outcome(part.x0, right, part.input_set, result)
-    rows = zip(
-        found.success.tolist(),
-        margins.tolist(),
-        found.entry_change.tolist(),
-        found.pixel_change.tolist(),
-        found.queries.tolist(),
-        found.iterations.tolist(),
-        found.random.tolist(),
-        [share] * len(chosen),
-        strict=True,
-    )
+    columns = found.success, margins, found.entry_change, found.pixel_change, found.queries, found.iterations
+    rows = zip(*(column.tolist() for column in (*columns, found.random)), [share] * len(chosen), strict=True)
     return [Attempt(*row) for row in rows], result.adversarial
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from certsnn.attacks import FGSM, G2S, PGD, RSF, Attack, GreedyFlips, GreedyShifts, RandomSearch
+from certsnn.attacks import (
+    FGSM,
+    G2S,
+    PGD,
+    RSF,
+    Attack,
+    GreedyEvents,
+    GreedyFlips,
+    GreedyShifts,
+    RandomSearch,
+)
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
 
@@ -14,11 +24,18 @@ def default_suite(input_set: InputSet, seed: int = 0) -> tuple[Attack, ...]:
     """Attacks for an input set, the cheap ones first.
 
     Images: FGSM, PGD with restarts, G2S, random search. Spikes: G2S, RSF, random search, and a greedy
-    search for single flips, or for moves in time where the set allows no flip alone.
+    search for single flips, or for moves in time where the set allows no flip alone. Frames: FGSM, PGD with
+    restarts, random search, and a greedy search for single events where the frames are counts.
     """
     greedy = GreedyShifts(seed=seed) if input_set.reach else GreedyFlips(seed=seed)
     choice: Mapping[Domain, Sequence[Attack]] = {
         "image": (FGSM(), RandomSearch(seed=seed), G2S(seed=seed), PGD(restarts=2, seed=seed)),
+        "frames": (
+            FGSM(),
+            RandomSearch(seed=seed),
+            PGD(restarts=2, seed=seed),
+            GreedyEvents(seed=seed),
+        ),
         "spikes": (RandomSearch(seed=seed), RSF(seed=seed), G2S(seed=seed), greedy),
     }
     return tuple(attack for attack in choice[input_set.domain] if attack.fits(input_set))

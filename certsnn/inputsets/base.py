@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from certsnn.encoding import check_index
-
-Domain = Literal["image", "spikes"]
+from certsnn.inputs import Domain as Domain
 
 ENUMERATION_LIMIT = 2**20
 
@@ -20,7 +19,8 @@ ENUMERATION_LIMIT = 2**20
 class Threat(ABC):
     """The changes that an adversary may make, for any batch.
 
-    domain: the input of `bind`, "image" ([B, ...], raw units) or "spikes" ([T, B, ...], float 0/1).
+    domain: the input of `bind`, "image" ([B, ...], raw units), "spikes" ([T, B, ...], float 0/1) or
+        "frames" ([T, B, ...], raw units).
     network_input: the input of a network under this threat, the domain of the set that it binds to.
     size: the name of its size, "eps", "budget", "moved" or "density"; "" for sets of a given batch.
     """
@@ -60,8 +60,12 @@ class Threat(ABC):
 class InputSet(Threat, ABC):
     """The inputs that an adversary may choose for each sample of a batch; x0 is always one of them.
 
-    x0 must have passed `check`. The batch axis is 0 for images and 1 for spikes.
+    x0 must have passed `check`. The batch axis is 0 for images, 1 for spikes and frames.
+
+    grain: the least change of an entry: 1 where members hold whole numbers, 0 where any numbers.
     """
+
+    grain: ClassVar[float]
 
     @final
     def bind(self, x: Tensor, index: Tensor) -> tuple[Tensor, InputSet]:
@@ -99,7 +103,7 @@ class InputSet(Threat, ABC):
 
         Attained, or a lower bound of it where the class says so.
 
-        A is [S, B, ...] for images, [S, T, B, ...] for spikes. Evaluated in the wider of the two
+        A is [S, B, ...] for images, [S, T, B, ...] for spikes and frames. Evaluated in the wider of the two
         dtypes, as a sum of at most two terms for each entry of A, none larger than
         |A| * max(|lower|, |upper|) of the box: rounding is the caller's to account for. Raises
         ValueError on a wrong shape.
@@ -121,7 +125,7 @@ class InputSet(Threat, ABC):
     def flippable(self, x0: Tensor, x: Tensor) -> Tensor:
         """The spikes of the member x (shaped as x0) whose flip alone makes another member: bool.
 
-        Raises TypeError for a set of images, which have no spikes.
+        Raises TypeError for a set of images or frames, which have no spikes.
         """
 
     @property
@@ -139,7 +143,7 @@ class InputSet(Threat, ABC):
 
         A larger set where the class says so.
 
-        Raises ValueError unless the spikes have that many steps.
+        Raises ValueError unless the sequence has that many steps.
         """
 
     @abstractmethod
@@ -180,6 +184,19 @@ def check_spikes(x: Tensor, name: str = "spikes") -> None:
         raise ValueError(f"{name} must be binary (0 or 1): encode images first")
 
 
+def check_frames(x: Tensor, name: str = "frames") -> None:
+    """Raise TypeError or ValueError unless x is a sequence [T, B, ...], T >= 1, of finite floats."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a floating-point tensor, not {kind}: x.float()")
+    if x.dim() < 3 or x.shape[0] == 0:
+        raise ValueError(
+            f"{name} must have shape [T, B, ...] with T >= 1, not {list(x.shape)}: add the time or batch axis"
+        )
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{name} hold NaN or infinite values")
+
+
 def check_like(x: Tensor, x0: Tensor, name: str) -> None:
     """Raise ValueError unless x has x0's shape and device and no NaN."""
     check_place(x, x0, name)
@@ -210,9 +227,9 @@ def check_mask(mask: Tensor, batch: int) -> None:
 
 
 def check_first(x0: Tensor, steps: int) -> None:
-    """Raise ValueError unless the spikes x0 [T, B, ...] have 1 <= steps <= T."""
+    """Raise ValueError unless the sequence x0 [T, B, ...] has 1 <= steps <= T."""
     if not 1 <= steps <= len(x0):
-        raise ValueError(f"the first {steps} steps are asked for, these spikes have {len(x0)}")
+        raise ValueError(f"the first {steps} steps are asked for, these sequences have {len(x0)}")
 
 
 def check_enumerable(members: float) -> None:

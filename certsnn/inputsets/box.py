@@ -39,6 +39,7 @@ class SpikeBox(InputSet):
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
     size: ClassVar[str] = ""
+    grain: ClassVar[float] = 1.0
 
     lower: Tensor
     upper: Tensor

@@ -52,6 +52,7 @@ class NestedTrains(InputSet):
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
     size: ClassVar[str] = ""
+    grain: ClassVar[float] = 1.0
 
     noise: Tensor
     lower: Tensor

@@ -36,6 +36,7 @@ class SpikeFlips(InputSet):
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
     size: ClassVar[str] = "budget"
+    grain: ClassVar[float] = 1.0
 
     budget: int
     kind: Kind = "any"

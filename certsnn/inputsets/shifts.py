@@ -46,11 +46,10 @@ Change = tuple[tuple[int, ...], int]
 
 def shifted(x: Tensor, offset: int, fill: float, dim: int = 0) -> Tensor:
     """The values at the steps t + offset along a dimension, `fill` beyond its ends."""
-    steps = x.shape[dim]
-    found = torch.full_like(x, fill)
-    length = max(0, steps - abs(offset))
-    found.narrow(dim, max(0, -offset), length).copy_(x.narrow(dim, max(0, offset), length))
-    return found
+    gone = min(abs(offset), x.shape[dim])
+    edge = torch.full_like(x.narrow(dim, 0, gone), fill)
+    inner = x.narrow(dim, gone if offset > 0 else 0, x.shape[dim] - gone)
+    return torch.cat([edge, inner] if offset < 0 else [inner, edge], dim)
 
 
 def _near(x: Tensor, offsets: Sequence[int]) -> Tensor:
@@ -73,6 +72,7 @@ class SpikeShift(InputSet):
     domain: ClassVar[Domain] = "spikes"
     network_input: ClassVar[Domain] = "spikes"
     size: ClassVar[str] = "moved"
+    grain: ClassVar[float] = 1.0
 
     max_shift: int
     moved: int
@@ -132,8 +132,8 @@ class SpikeShift(InputSet):
         coming, going = A.masked_fill(closed, torch.inf), A.masked_fill(~spikes, -torch.inf)
         least, most = torch.full_like(A, torch.inf), torch.full_like(A, -torch.inf)
         for offset in self._offsets(x0):
-            least = torch.minimum(least, _shifted_form(coming, offset, torch.inf))
-            most = torch.maximum(most, _shifted_form(going, offset, -torch.inf))
+            least = torch.minimum(least, shifted(coming, offset, torch.inf, 1))
+            most = torch.maximum(most, shifted(going, offset, -torch.inf, 1))
         count = min(self.moved, count_bits(x0))
         sums = []
         for change in ((least - A).masked_fill(~spikes, 0), (A - most).masked_fill(closed, 0)):
@@ -267,14 +267,6 @@ class SpikeShift(InputSet):
     def _aligned(self, values: Tensor, x0: Tensor) -> Tensor:
         """Values ``[B]`` of samples, shaped to broadcast against x0."""
         return values.view(1, -1, *repeat(1, x0.dim() - 2))
-
-
-def _shifted_form(A: Tensor, offset: int, fill: float) -> Tensor:
-    """As `shifted` along the steps of coefficients [S, T, ...], differentiable."""
-    steps = A.shape[1]
-    inner = A.narrow(1, max(0, offset), steps - abs(offset))
-    edge = A.new_full((len(A), abs(offset), *A.shape[2:]), fill)
-    return torch.cat([edge, inner] if offset < 0 else [inner, edge], dim=1)
 
 
 def _moves(spikes: Tensor, others: Tensor, max_shift: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import final
@@ -88,33 +89,46 @@ def _(operator: Dense, batch: int, shape: Shape, like: Tensor) -> list[nn.Module
 @layers_of.register
 def _(operator: Convolution, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
     # The kernel is spread out instead of dilated: 0.3 confuses the two axes of a dilation.
-    weight, (down, right) = operator.weight, operator.dilation
+    row = [1] * (3 - len(shape))  # one axis is a map of one row
+    weight, (down, right) = operator.weight, (*row, *operator.dilation)
+    weight = weight.detach().reshape(*weight.shape[:2], *row, *weight.shape[2:])
     height, width = weight.shape[-2:]
     spread = weight.new_zeros(*weight.shape[:2], (height - 1) * down + 1, (width - 1) * right + 1)
-    spread[:, :, ::down, ::right] = weight.detach()
-    return [_convolution(spread, operator.shift, operator.stride, operator.padding, operator.groups)]
+    spread[:, :, ::down, ::right] = weight
+    padding = (*[0] * len(row), *operator.padding)
+    layer = _convolution(spread, operator.shift, (*row, *operator.stride), padding, operator.groups)
+    after = operator.apply(like.new_zeros(1, *shape)).shape[1:]
+    return [layer] if not row else [_row(batch, shape), layer, Reshaped((batch, *after))]
+
+
+def _row(batch: int, shape: Shape) -> Reshaped:
+    """Samples ``[C, ...]`` as maps ``[C, H, W]``, of one row where there are fewer axes."""
+    return Reshaped((batch, shape[0], *[1] * (3 - len(shape)), *shape[1:]))
 
 
 @layers_of.register(Pool)
 @layers_of.register(Padding)
 def _(operator: Pool | Padding, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
     # One kernel as large as the image for each output: right for every padding, rounding and divisor.
-    channels, height, width = shape
-    pixels = torch.eye(height * width, dtype=like.dtype, device=like.device)
-    pooled = operator.apply(pixels.reshape(-1, 1, height, width))
-    weight = pooled.flatten(1).t().reshape(-1, 1, height, width).repeat(channels, 1, 1, 1)
+    channels, *size = shape
+    pixels = torch.eye(math.prod(size), dtype=like.dtype, device=like.device)
+    pooled = operator.apply(pixels.reshape(-1, 1, *size))
+    kernels = pooled.flatten(1).t()
+    weight = kernels.reshape(-1, 1, *[1] * (2 - len(size)), *size).repeat(channels, 1, 1, 1)
     layer = _convolution(weight, None, (1, 1), (0, 0), channels)
-    return [layer, Reshaped((batch, channels, *pooled.shape[2:]))]
+    return [_row(batch, shape), layer, Reshaped((batch, channels, *pooled.shape[2:]))]
 
 
 @layers_of.register
 def _(operator: Diagonal, batch: int, shape: Shape, like: Tensor) -> list[nn.Module]:
-    scale, shift = (values.expand(shape[0]) for values in (operator.scale, operator.shift))
-    if operator.dims == 0:
+    scale = operator.scale.expand(shape[0])
+    shift = None if operator.shift is None else operator.shift.expand(shape[0])
+    if len(shape) == 1:
         return [_linear(scale.diag(), shift)]
-    if operator.dims == 2:
-        return [_convolution(scale.reshape(-1, 1, 1, 1), shift, (1, 1), (0, 0), shape[0])]
-    raise TypeError(f"auto-lirpa normalises [N, C] and [N, C, H, W], not {operator.dims} axes after C")
+    if len(shape) > 3:
+        raise TypeError(f"auto-lirpa normalises up to [N, C, H, W], not {len(shape) - 1} axes after C")
+    layer = _convolution(scale.reshape(-1, 1, 1, 1), shift, (1, 1), (0, 0), shape[0])
+    return [_row(batch, shape), layer, Reshaped((batch, *shape))]
 
 
 @layers_of.register

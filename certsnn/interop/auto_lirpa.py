@@ -5,8 +5,8 @@ The engine is optional: ``pip install --no-deps auto_LiRPA==0.3 tqdm appdirs``, 
 
 Boxes are all that it takes: images (`LinfBall`) and spikes between two trains (`SpikeBox`, and the box
 around `NestedTrains`). Its sets of flips ignore a layer's bounds and are unsound unless the first layer is
-linear, so a flip budget is refused. Neurons are relaxed separately for firing and carry, and rounding errors
-are not covered: these bounds are for comparison, not for certificates. Source: Xu et al.,
+linear, so a budget of flips or events is refused. Neurons are relaxed separately for firing and carry, and
+rounding errors are not covered: these bounds are for comparison, not for certificates. Source: Xu et al.,
 *Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond*, 2020 (auto_LiRPA),
 https://arxiv.org/abs/2002.12920.
 """
@@ -18,7 +18,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from certsnn.inputsets import InputSet, SpikeFlips
+from certsnn.inputsets import EventChanges, InputSet, SpikeFlips
 from certsnn.interop._lirpa_compat import borrowing, bounded_module, hosting, load
 from certsnn.interop._lirpa_module import Unrolled
 from certsnn.interop._lirpa_neurons import bound_classes
@@ -94,9 +94,9 @@ def check(input_set: InputSet, method: str) -> None:
     """Raise ValueError for an unknown method or a set that the engine has no sound bounds for."""
     if method not in _METHODS:
         raise ValueError(f"auto-lirpa has no method {method!r}; known: {', '.join(_METHODS)}")
-    if isinstance(input_set, SpikeFlips) and input_set.budget > 0:
+    if isinstance(input_set, (SpikeFlips, EventChanges)) and input_set.budget > 0:
         raise ValueError(
-            f"auto-lirpa has no sound bounds for {input_set.describe()}: use a box of spikes, or one of "
+            f"auto-lirpa has no sound bounds for {input_set.describe()}: use a box, or one of "
             "certsnn's own methods"
         )
 

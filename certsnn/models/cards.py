@@ -11,11 +11,19 @@ from typing import Any, final
 
 from torch import nn
 
-from certsnn.cli.console import percent
-from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.models.pretrained import Model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
+from certsnn.results.rates import percent
 from certsnn.train.config import DataConfig, RunConfig
 
 UNKNOWN = "not measured"
@@ -29,6 +37,7 @@ READOUTS = {
 }
 
 FLIPS = {"any": "flip", "add": "add", "drop": "drop"}
+EVENTS = {"any": "add or remove", "add": "add", "drop": "remove"}
 
 
 @final
@@ -59,6 +68,7 @@ def card(name: str, model: Model, size: int) -> Card:
         size: the bytes of its file.
     """
     config, known = model.config, model.facts
+    origin = known.get("origin") or known
     facts = {
         "data": data_text(config.data, known.get("samples"), known.get("tested")),
         "network": layers_text(config.network.architecture, model),
@@ -72,10 +82,10 @@ def card(name: str, model: Model, size: int) -> Card:
         "attack error": attack_text(known.get("attack")),
         "objective": f"`{brief(config.training.objective)}`",
         "training": training_text(config),
-        "trained with": origin_text(known.get("origin")),
+        "trained with": origin_text(origin),
         "file": f"{size / 1024:.0f} KiB of safetensors, with the whole config inside",
     }
-    return Card(name, facts, commands(name, config, known.get("origin")), limits(model))
+    return Card(name, facts, commands(name, config, origin), limits(model))
 
 
 def data_text(data: DataConfig, test: int | None, part: str | None = None) -> str:
@@ -114,10 +124,10 @@ def layer_text(layer: nn.Module) -> str:
             return ""
         case nn.Linear():
             return f"linear {layer.in_features}-{layer.out_features}"
-        case nn.Conv2d():
-            rows, columns = layer.kernel_size
-            stride = "" if layer.stride == (1, 1) else f" stride {layer.stride[0]}"
-            return f"{layer.out_channels} of {rows}x{columns} conv{stride}"
+        case nn.Conv1d() | nn.Conv2d():
+            kernel = "x".join(map(str, layer.kernel_size))
+            stride = "" if set(layer.stride) == {1} else f" stride {layer.stride[0]}"
+            return f"{layer.out_channels} of {kernel} conv{stride}"
         case nn.BatchNorm1d() | nn.BatchNorm2d():
             return "batch norm"
         case Neuron():
@@ -136,6 +146,11 @@ def threat_text(threat: Threat) -> str:
     match threat:
         case LinfBall():
             return f"every pixel may change by up to {threat.eps:g}"
+        case LinfFrames():
+            return f"every entry of every frame may change by up to {threat.eps:g}"
+        case EventChanges():
+            events = f"{EVENTS[threat.kind]} up to {threat.budget} events"
+            return f"the adversary may {events} anywhere in the recording, jointly over time and space"
         case SpikeFlips():
             flips = f"{FLIPS[threat.kind]} up to {threat.budget} spikes"
             return f"the adversary may {flips} anywhere in the train, jointly over time and space"
@@ -193,16 +208,17 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def origin_text(origin: Mapping[str, Any] | None) -> str:
-    """The versions, threads and machine of the training."""
-    if origin is None:
+def origin_text(origin: Mapping[str, Any]) -> str:
+    """The versions and threads of the training, and its log where that is on record."""
+    if "versions" not in origin:
         return "not recorded"
     versions = origin["versions"]
     what = f"certsnn {versions['certsnn']}, torch {versions['torch']}, Python {versions['python']}"
-    return f"{what}, {origin['threads']} thread(s); log: `{origin['log']}`"
+    log = f"; log: `{origin['log']}`" if "log" in origin else ""
+    return f"{what}, {origin['threads']} thread(s){log}"
 
 
-def commands(name: str, config: RunConfig, origin: Mapping[str, Any] | None) -> Mapping[str, str]:
+def commands(name: str, config: RunConfig, origin: Mapping[str, Any]) -> Mapping[str, str]:
     """The commands that train the model, and that prove its errors again, by their purposes."""
     data = "" if config.data.name.startswith("digits") else " --data.root DIR --data.download true"
     verify = f"certsnn verify {name}{data}"
@@ -210,7 +226,7 @@ def commands(name: str, config: RunConfig, origin: Mapping[str, Any] | None) -> 
         "proves the verified error again": verify,
         "tries more, for longer": f"{verify} --method auto --seconds 30",
     }
-    if origin is None or origin["config"] is None:
+    if origin.get("config") is None:
         return found
     train = f"certsnn train {origin['config']} --seed {config.seed} --threads {origin['threads']}{data}"
     return {"trains it, in a clone": train, **found}

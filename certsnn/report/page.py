@@ -57,30 +57,13 @@ def page(findings: Findings) -> str:
     """The page as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(_text("page.html"))
-    report = findings.report
-    counts = report.summary
-    statuses = [(name, getattr(counts, name)) for name in STATUSES]
-    return template.render(
-        title=findings.title,
-        style=Markup(_text("page.css")),
-        data=findings.data,
-        samples=findings.samples,
-        how=findings.how,
-        report=report,
-        statuses=[(name, count) for name, count in statuses if count],
-        stages=list(counts.by_stage.items()),
-        by_attack=report.by_attack(),
-        by_class=report.by_class(),
-        flips=findings.flips,
-        size_name=findings.size_name,
-        sweep=findings.sweep,
-        layers=findings.layers,
-        stability_samples=findings.layers_samples,
-        examples=[_shown(example, number) for number, example in enumerate(findings.examples)],
-        origin=list(findings.origin.items()),
-        config=findings.config,
-        **_charts(findings),
-    )
+    statuses = [(name, getattr(findings.report.summary, name)) for name in STATUSES]
+    own = {
+        "style": Markup(_text("page.css")),
+        "statuses": [(name, count) for name, count in statuses if count],
+        "examples": [_shown(example, number) for number, example in enumerate(findings.examples)],
+    }
+    return template.render(vars(findings) | own | _charts(findings))
 
 
 def _text(name: str) -> str:

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 
+def percent(value: float) -> str:
+    """An error in percent, as tables show it."""
+    return f"{value:.2f} %"
+
+
 @final
 @dataclass(frozen=True)
 class Rate:

@@ -139,6 +139,8 @@ def strong(threat_input: str) -> list[Attack]:
         RSF(iterations=3, gamma=0.3),
         RandomSearch(tries=10),
     ]
+    if threat_input == "frames":
+        return [RandomSearch(tries=10), FGSM(), PGD(iterations=4)]
     if threat_input == "image":
         return [*both, FGSM(), PGD(iterations=4)]
     return [*both, GreedyFlips(rounds=6)]

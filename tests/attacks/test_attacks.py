@@ -19,6 +19,7 @@ from certsnn.attacks import (
     Attack,
     AttackResult,
     ExhaustiveFlips,
+    GreedyEvents,
     GreedyFlips,
     GreedyShifts,
     Margin,
@@ -29,9 +30,11 @@ from certsnn.attacks import (
 from certsnn.attacks.base import BOTH, SPIKES
 from certsnn.inputsets import (
     CoupledBernoulli,
+    EventChanges,
     FreeSpikes,
     InputSet,
     LinfBall,
+    LinfFrames,
     SpikeBox,
     SpikeFlips,
     SpikeShift,
@@ -56,6 +59,8 @@ ATTACKS: list[Attack] = [
     GreedyFlips(candidates=3, rounds=4, memory=1),
     GreedyShifts(),
     GreedyShifts(candidates=3, rounds=4, memory=1),
+    GreedyEvents(),
+    GreedyEvents(candidates=3, rounds=4, memory=1),
     ExhaustiveFlips(),
 ]
 FREE_BITS = (torch.arange(STEPS * BATCH * FEATURES).view(STEPS, BATCH, FEATURES) % 5 == 0).float()
@@ -71,6 +76,12 @@ THREATS: dict[str, Threat] = {
     "box": SpikeBox(torch.zeros_like(FREE_BITS), FREE_BITS),
     "free": FreeSpikes(0.3),
     "free-0": FreeSpikes(0.0),
+    "frames": LinfFrames(0.3, -1, 2),
+    "frames-0": LinfFrames(0.0, -1, 2),
+    "events": EventChanges(3),
+    "events-add": EventChanges(2, "add", most=3),
+    "events-drop": EventChanges(2, "drop"),
+    "events-0": EventChanges(0),
     "coupled": CoupledBernoulli(0.2, STEPS),
     "coupled-0": CoupledBernoulli(0.0, STEPS),
 }
@@ -109,6 +120,10 @@ def make_case(name: str, batch: int = BATCH) -> Case:
         if threat.domain == "image"
         else (images > torch.rand(STEPS, 1, 1, generator=generator)).float()
     )
+    if threat.network_input == "frames":
+        x = (2 * images * torch.rand(STEPS, batch, FEATURES, generator=generator) - 0.5).clamp(-1, 2)
+    if isinstance(threat, EventChanges):
+        x = (x.relu().ceil() * 2).clamp(max=3)
     if name == "box":
         x = FREE_BITS[:, :batch] * x
         threat = SpikeBox(torch.zeros_like(x), FREE_BITS[:, :batch])
@@ -121,11 +136,12 @@ def make_case(name: str, batch: int = BATCH) -> Case:
     return Case(network.train(), x0, y, input_set)
 
 
+GRAINS = {name: threat.grain for name, threat in THREATS.items() if isinstance(threat, InputSet)}
 PAIRS = [
     pytest.param(attack, name, id=f"{attack.describe()}-{name}")
     for attack in ATTACKS
     for name, threat in THREATS.items()
-    if threat.network_input in attack.domains
+    if threat.network_input in attack.domains and attack.grain <= GRAINS.get(name, 1.0)
 ]
 
 
@@ -139,7 +155,7 @@ def check_result(case: Case, result: AttackResult, goal: Callable[[Tensor], Tens
     batch = x0.shape[axis]
     assert result.adversarial.shape == x0.shape and result.adversarial.dtype == x0.dtype
     assert case.input_set.contains(x0, result.adversarial).all()
-    if axis == 1:
+    if case.input_set.domain == "spikes":
         assert ((result.adversarial == 0) | (result.adversarial == 1)).all()
     evaluated = copy.deepcopy(case.network).eval()
     success = goal(evaluated(result.adversarial))
@@ -225,9 +241,13 @@ def test_samples_do_not_depend_on_their_batch(attack: Attack, name: str) -> None
     assert torch.equal(part.adversarial, kept)
 
 
+def _kind(name: str) -> str:
+    return THREATS[name].network_input
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=Attack.describe)
 def test_attacks_break_what_can_be_broken(attack: Attack) -> None:
-    case = make_case("ball" if "image" in attack.domains else "flips")
+    case = make_case(next(name for name in ("ball", "flips", "events") if _kind(name) in attack.domains))
     result = attack(case.network, case.x0, case.y, case.input_set)
     assert result.success[1:].any()
 
@@ -305,8 +325,13 @@ def _call(name: str = "flips", attack: Attack | None = None, **changes: Any) -> 
         (ValueError, "exceeds the 24 bits", _call(input_set=lambda case: SpikeFlips(25))),
         (TypeError, "bind the threat first", _call(input_set=lambda case: FreeSpikes(0.1))),
         (ValueError, "needs a network with input='image'", _call(input_set=lambda case: LinfBall(0.1))),
-        (ValueError, r"PGD changes .* image, but SpikeFlips", _call(attack=PGD())),
+        (ValueError, r"PGD changes .* frames or image, but SpikeFlips", _call(attack=PGD())),
         (ValueError, r"GreedyFlips changes .* spikes, but LinfBall", _call("ball", attack=GreedyFlips())),
+        (
+            ValueError,
+            r"GreedyEvents changes whole numbers, but LinfFrames.* holds others",
+            _call("frames", attack=GreedyEvents()),
+        ),
         (
             ValueError,
             "more than 1048576 members",

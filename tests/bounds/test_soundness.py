@@ -45,6 +45,7 @@ from certsnn.bounds import (
 )
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.layers import Spikes, layer_of
+from certsnn.bounds.interval.propagate import layers_of
 from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
 from certsnn.bounds.interval.topk import FlippedSpikes, feasible_flips
 from certsnn.bounds.linear.intermediate import Refinement
@@ -94,7 +95,7 @@ def test_executed_traces_lie_within_the_refined_layers(
 
     def refined(arithmetic: Arithmetic, sample: int) -> list[LayerBounds]:
         part = problem_of(case, arithmetic).groups(1)[sample]
-        layers = Refinement(part, RELAXATIONS[relaxation], options).layers
+        layers = layers_of(Refinement(part, RELAXATIONS[relaxation], options).sources)
         return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
 
     for sample in range(len(case.y)):
@@ -153,7 +154,7 @@ def test_currents_under_a_flip_budget_are_the_enumerated_extremes(
 
 
 @pytest.mark.parametrize("kind", ["any", "add", "drop"])
-@pytest.mark.parametrize("name", ["linear", "convolution", "strided", "grouped"])
+@pytest.mark.parametrize("name", ["linear", "convolution", "strided", "grouped", "one axis", "padded"])
 def test_the_ranking_in_small_pieces_is_the_same(
     name: str, kind: Literal["any", "add", "drop"], monkeypatch: pytest.MonkeyPatch
 ) -> None:

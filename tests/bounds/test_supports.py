@@ -22,9 +22,11 @@ from certsnn.bounds.search.model import Model
 from certsnn.bounds.supports import FreeSpikesBox, support_of
 from certsnn.inputsets import (
     CoupledBernoulli,
+    EventChanges,
     FreeSpikes,
     InputSet,
     LinfBall,
+    LinfFrames,
     SpikeBox,
     SpikeFlips,
     SpikeShift,
@@ -38,6 +40,8 @@ SPIKES = (torch.arange(STEPS * BATCH * SIZE) % 3 == 0).float().view(STEPS, BATCH
 IMAGES = torch.linspace(0.1, 0.9, BATCH * SIZE).view(BATCH, SIZE)
 THREATS: Mapping[str, Threat] = {
     "LinfBall": LinfBall(0.1),
+    "LinfFrames": LinfFrames(0.1),
+    "EventChanges": EventChanges(2),
     "CoupledBernoulli": CoupledBernoulli(0.1, STEPS),
     "FreeSpikes": FreeSpikes(0.3),
     "SpikeBox": SpikeBox(SPIKES * 0, SPIKES),

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from command_line import module_of, process_of, refused, stopped, wait_for_lines
+from command_line import process_of, refused, stopped, wait_for_lines
 from stand_in import StandIn
 from torch import Tensor
 
@@ -22,6 +22,10 @@ from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.supports import support_of
 from certsnn.cli.app import main
+from certsnn.cli.commands import bench as command
+from certsnn.cli.commands import evaluate
+from certsnn.data import load
+from certsnn.errors import DataNotFound
 from certsnn.evaluation import evaluation, verification
 from certsnn.evaluation.verification import Attempt, SampleResult
 from certsnn.inputsets import LinfBall
@@ -124,11 +128,11 @@ def test_the_papers_error_is_the_worst_of_their_attacks() -> None:
     for index, breaks in enumerate([*names, ""], 1):
         tried = {name: Attempt(name == breaks, -1.0, 0.0, 0.0, 1, 1, False, 0.0) for name in names}
         results.append(SampleResult(index, 0, True, "unknown", -2.0, "s-ibp", attacks=tried))
-    found = module_of("bench").attacked(Report("x", "s-ibp", True, tuple(names), tuple(results)), suite)
+    found = command.attacked(Report("x", "s-ibp", True, tuple(names), tuple(results)), suite)
     assert (found["errors"]["attack"]["count"], found["papers"]["count"]) == (4, 3)
     assert [found["attacks"][name]["error"]["count"] for name in names] == [2, 2, 2]
     alone = Report("x", "s-ibp", True, (names[2],), tuple(results))
-    assert module_of("bench").attacked(alone, suite[2:])["papers"] is None
+    assert command.attacked(alone, suite[2:])["papers"] is None
 
 
 def test_a_table_has_a_line_for_each_config(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +149,7 @@ def test_a_table_has_a_line_for_each_config(finished: Path, capsys: pytest.Captu
 def test_finished_rows_are_not_computed_again(
     finished: Path, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module_of("bench"), "computed", None)
+    monkeypatch.setattr(command, "computed", None)
     to = tmp_path / "rows.json"
     bench(configs, "--seeds", "0,3", "--runs", finished, "--json", to)
     assert rows(to) == rows(finished / "rows.json")
@@ -167,7 +171,7 @@ def test_the_command_of_a_row_computes_it_again(
     ("module", "whole", "done"),
     [
         (verification, verification.verify, "256 of 450"),
-        (module_of("evaluate"), evaluation.evaluated, "64 of 70"),
+        (evaluate, evaluation.evaluated, "64 of 70"),
     ],
     ids=["verify", "evaluate"],
 )
@@ -309,6 +313,34 @@ def test_refused(finished: Path, configs: Path, tmp_path: Path, capsys: pytest.C
     for content in ("", "[]", "{}", '{"config_name": 3}', '{"config_name": "a", "seed": 0, "not_run": ""}'):
         row.write_text(content)
         assert "is not a row of `certsnn bench`. Remove it" in said(natural)
+
+
+def test_a_row_of_other_data_or_another_device_is_refused(
+    finished: Path, configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[str | Path] = [
+        configs / "natural.yaml",
+        "--runs",
+        finished,
+        "--attacked",
+        str(ATTACKED),
+        *QUICK,
+    ]
+    digest = load("digits", "test").digest
+    assert rows(finished / "rows.json")[0]["examination"]["data"] == digest
+    with monkeypatch.context() as patched:
+        patched.setattr("certsnn.cli.commands.bench.device_name", lambda device: "NVIDIA H100")
+        assert 'device is "cpu" there and "NVIDIA H100" here. Remove it' in refused(capsys, "bench", *words)
+    part = load("digits", "test").head(449)
+    with monkeypatch.context() as patched:
+        patched.setattr("certsnn.cli.commands.common.load", lambda *arguments: part)
+        assert f'data is "{digest}" there and "{part.digest}" here' in refused(capsys, "bench", *words)
+
+    def absent(*arguments: object) -> None:
+        raise DataNotFound("no data")
+
+    monkeypatch.setattr("certsnn.cli.commands.common.load", absent)
+    bench(*words[:3])  # what is finished is shown without them
 
 
 def test_several_processes_are_refused(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import lines, module_of, process_of, refused, stopped, wait_for_lines
+from command_line import lines, process_of, refused, stopped, wait_for_lines
 from safetensors.torch import load_file
 from stand_in import StandIn
 from torch import Tensor
@@ -19,6 +19,7 @@ from certsnn.bounds import METHODS
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.cli.app import main
+from certsnn.cli.commands import evaluate
 from certsnn.evaluation import evaluation
 from certsnn.evaluation.verification import SampleResult
 from certsnn.models.pretrained import MODEL, pretrained
@@ -154,7 +155,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         yield from islice(whole(*args, **keywords), batches)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module_of("evaluate"), "evaluated", part)
+    monkeypatch.setattr(evaluate, "evaluated", part)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "attack"])

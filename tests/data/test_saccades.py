@@ -78,7 +78,7 @@ def test_a_still_image_has_no_events_and_a_moving_one_both_polarities() -> None:
     "settings", [{"threshold": 0.0}, {"floor": 1.0}, {"reach": 1.0}, {"jitter": -0.1}, {"moments": 0}]
 )
 def test_cameras_out_of_range(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings)) if "moments" not in settings else "steps"):
+    with pytest.raises(ValueError, match=next(iter(settings))):
         Saccades(**settings)  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ def test_frames_are_kept_whole_and_by_their_settings(cache: Path) -> None:
     assert torch.equal(found.spikes, made.spikes) and torch.equal(found.labels, made.labels)
     assert cached({**WHAT, "frames": "g"}, lambda: other) is other
     whole = file.read_bytes()
-    for damaged in (whole[:-3], b"", b"{}" * 30):
+    for damaged in (whole[:-3], b"", b"{}" * 30, whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
         assert cached(WHAT, lambda: other) is other
         assert torch.equal(cached(WHAT, lambda: made).spikes, other.spikes)

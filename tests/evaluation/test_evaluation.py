@@ -18,7 +18,7 @@ from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
-from certsnn.attacks.base import BOTH
+from certsnn.attacks.base import EVERY
 from certsnn.bounds import METHODS, certify
 from certsnn.bounds.methods import SIBP
 from certsnn.bounds.options import BoundOptions
@@ -28,7 +28,16 @@ from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.evaluation import clean_only, evaluate, evaluated, least_margins, refuted_by
 from certsnn.evaluation.suites import default_suite
 from certsnn.evaluation.verification import Attempt, SampleResult
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.program import Program
@@ -45,7 +54,7 @@ class Corner(Attack):
 
     rounds: int = 1
 
-    domains = BOTH
+    domains = EVERY
 
     def view(self, program: Program) -> Program:
         return program
@@ -62,7 +71,7 @@ class Idle(Attack):
 
     rounds: int = 0
 
-    domains = BOTH
+    domains = EVERY
 
     def view(self, program: Program) -> Program:
         return program
@@ -82,6 +91,8 @@ def threshold_network() -> SpikingNetwork:
 
 
 PIXELS = [0.2, 0.45, 0.9, 0.9, 0.55]
+
+
 LABELS = [0, 0, 0, 1, 1]
 
 
@@ -317,26 +328,6 @@ def test_errors_grow_with_the_threat() -> None:
         assert errors[0] < errors[1] < errors[-1] == 100
 
 
-@pytest.mark.parametrize(
-    ("count", "total", "low", "high"),
-    # Clopper & Pearson: closed forms for none and all, (alpha/2)^(1/n); and the textbook's 5 of 20.
-    [
-        (0, 10, 0.0, 100 * (1 - 0.025 ** (1 / 10))),
-        (10, 10, 100 * 0.025 ** (1 / 10), 100.0),
-        (5, 20, 8.657, 49.105),
-    ],
-)
-def test_intervals(count: int, total: int, low: float, high: float) -> None:
-    assert Rate(count, total).interval == pytest.approx((low, high), abs=1e-3)
-    assert Rate(count, total).percent == 100 * count / total
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 2)])
-def test_no_share(count: int, total: int) -> None:
-    with pytest.raises(ValueError, match=r"no samples|is not a share"):
-        Rate(count, total)
-
-
 def test_least_margins() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]])
     assert least_margins(logits, torch.tensor([1, 0])).tolist() == [1.0, 0.0]
@@ -377,6 +368,8 @@ def test_a_network_that_gets_nothing_right() -> None:
         (SpikeShift(1, 1), ["RandomSearch", "RSF", "G2S", "GreedyShifts"]),
         (SpikeFlips(1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
         (FreeSpikes(0.1), ["RandomSearch", "RSF", "G2S", "GreedyFlips"]),
+        (LinfFrames(0.1), ["FGSM", "RandomSearch", "PGD"]),
+        (EventChanges(1), ["FGSM", "RandomSearch", "PGD", "GreedyEvents"]),
     ],
 )
 def test_the_default_suite_fits(threat: Threat, names: list[str]) -> None:

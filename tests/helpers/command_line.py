@@ -1,4 +1,4 @@
-"""What the tests of commands share: refusals, files of results, and processes that are stopped."""
+"""What the tests of commands share: a config, refusals, files of results, and processes that are stopped."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from certsnn.cli.app import main
+
+EPOCHS = 12
+"""Of `CONFIG`."""
+CONFIG = f"""
+data: {{name: digits}}
+network: {{steps: 2, neuron: {{class_path: IF, init_args: {{initial: 0.5}}}}}}
+threat: {{class_path: LinfBall, init_args: {{eps: 0.02}}}}
+training:
+  objective: {{class_path: Certified, init_args: {{ramp: {{start: 1, length: 3}}}}}}
+  epochs: {EPOCHS}
+  batch_size: 128
+"""
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -28,9 +38,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     return shown.err
 
 
-def module_of(command: str) -> ModuleType:
-    """The module of a command; as an attribute of its package, the name is the function's."""
-    return import_module(f"certsnn.cli.commands.{command}")
+def verified(
+    capsys: pytest.CaptureFixture[str], *words: str | Path, samples: int = 60, method: str = "auto"
+) -> dict[str, Any]:
+    """The report of a verification of a pretrained model's first samples."""
+    capsys.readouterr()
+    own = ["verify", "digits-eps0.05", "--samples", str(samples), "--method", method, "--json", "-"]
+    assert main([*own, *map(str, words)]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dynamics import changed
 from torch import Tensor, nn
 
 from certsnn.bounds.interval.propagate import others
-from certsnn.layers import Normalize
+from certsnn.layers import Normalize, Scale, SumPool2d
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Dynamics, Neuron
 
@@ -59,5 +59,9 @@ OPERATORS = {
     "batch norm first": [normalised(nn.BatchNorm2d(2), 2)],
     "batch norm of features": [nn.Flatten(), normalised(nn.BatchNorm1d(60), 60), nn.Dropout()],
     "nothing": [],
+    "one axis": [nn.Flatten(2), nn.Conv1d(2, 4, 3, stride=2, padding=1, dilation=2, groups=2, bias=False)],
+    "pool over one axis": [nn.Flatten(2), nn.AvgPool1d(3, padding=1), normalised(nn.BatchNorm1d(2), 2)],
+    "padding of one axis": [nn.Flatten(2), nn.ZeroPad1d((1, -2)), nn.AdaptiveAvgPool1d(4)],
+    "sums and a gain": [SumPool2d(2), Scale(-0.3), nn.Flatten(), nn.Unflatten(1, (3, 4)), Scale(2.0)],
     "partial flatten": [nn.Flatten(2, 3), nn.Flatten(1, 2), nn.Linear(60, 3)],
 }

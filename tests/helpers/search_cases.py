@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +74,36 @@ class Case:
         return logits[:, problem.y] - logits[:, rivals], last.double().sum(0).flatten(1)
 
 
+def draw_input(draw: st.DrawFn, network: SpikingNetwork, way: str, generator: torch.Generator) -> Case:
+    """An input set of some kind, and its centre, for a network."""
+    shape = (1, 1, 2, 2)
+    if way == "image":
+        x = (torch.rand(shape, generator=generator) * 16).round() / 16
+        return Case(network, LinfBall(draw(st.sampled_from([1 / 16, 0.2, 0.0]))), x)
+    x = (torch.rand(network.steps, *shape, generator=generator) < 0.5).float()
+    if way == "flips":
+        return Case(
+            network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
+        )
+    if way == "shifts":
+        return Case(network, SpikeShift(draw(st.integers(1, 2)), draw(st.integers(0, 2))), x)
+    free = (torch.rand(x.shape, generator=generator) < 0.4).float()
+    return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
+
+
+def _hidden(way: str, neuron: Callable[[], nn.Module]) -> list[nn.Module]:
+    """A hidden layer of four, and what is around it."""
+    if way == "spikes":
+        return [Residual([nn.Linear(4, 4), neuron()])]
+    if way == "currents":
+        return [Residual(nn.Linear(4, 4), nn.Linear(4, 4)), neuron()]
+    if way == "membrane":
+        return [nn.Linear(4, 4), Residual([neuron(), nn.Linear(4, 4)]), neuron()]
+    if way == "branches":
+        return [Branches([nn.Linear(4, 2), neuron()], []), nn.Linear(6, 4), neuron()]
+    return [nn.Linear(4, 4), neuron()]
+
+
 @st.composite
 def cases(
     draw: st.DrawFn,
@@ -104,19 +135,6 @@ def cases(
             else LIF(threshold, 1.0, reset, initial)
         )
 
-    def wired() -> list[nn.Module]:
-        """A hidden layer of four, and what is around it."""
-        way = draw(st.sampled_from(WIRED)) if graphs else "chain"
-        if way == "spikes":
-            return [Residual([nn.Linear(4, 4), neuron()])]
-        if way == "currents":
-            return [Residual(nn.Linear(4, 4), nn.Linear(4, 4)), neuron()]
-        if way == "membrane":
-            return [nn.Linear(4, 4), Residual([neuron(), nn.Linear(4, 4)]), neuron()]
-        if way == "branches":
-            return [Branches([nn.Linear(4, 2), neuron()], []), nn.Linear(6, 4), neuron()]
-        return [nn.Linear(4, 4), neuron()]
-
     layers: list[nn.Module] = []
     if graphs and draw(st.booleans()):
         layers += [Residual(nn.Conv2d(1, 1, 1))]
@@ -124,7 +142,7 @@ def cases(
         layers += [nn.Conv2d(1, 2, 2, padding=1, stride=2), neuron()]
     layers += [nn.Flatten(), nn.Linear(8 if spatial else 4, 4), neuron()]
     if graphs or draw(st.booleans()):
-        layers += wired()
+        layers += _hidden(draw(st.sampled_from(WIRED)) if graphs else "chain", neuron)
     layers += [nn.Linear(4, 3)] if readout == "membrane" else [nn.Linear(4, 3), neuron()]
     if readout == "rate" and graphs and draw(st.booleans()):
         layers += [Residual([nn.Linear(3, 3), neuron()])]
@@ -133,19 +151,7 @@ def cases(
             for parameter in layer.parameters():
                 parameter.data = weights(parameter.shape)
     network = SpikingNetwork(layers, steps, readout, "image" if way == "image" else "spikes").eval()
-    shape = (1, 1, 2, 2)
-    if way == "image":
-        x = (torch.rand(shape, generator=generator) * 16).round() / 16
-        return Case(network, LinfBall(draw(st.sampled_from([1 / 16, 0.2, 0.0]))), x)
-    x = (torch.rand(steps, *shape, generator=generator) < 0.5).float()
-    if way == "flips":
-        return Case(
-            network, SpikeFlips(draw(st.integers(0, 2)), draw(st.sampled_from(["any", "add", "drop"]))), x
-        )
-    if way == "shifts":
-        return Case(network, SpikeShift(draw(st.integers(1, 2)), draw(st.integers(0, 2))), x)
-    free = (torch.rand(x.shape, generator=generator) < 0.4).float()
-    return Case(network, SpikeBox(x * (1 - free), torch.maximum(x, free)), x)
+    return draw_input(draw, network, way, generator)
 
 
 def check_executed(case: Case, members: Tensor) -> None:

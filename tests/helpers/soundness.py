@@ -31,7 +31,8 @@ from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
-from certsnn.inputsets import InputSet, LinfBall
+from certsnn.inputsets import InputSet
+from certsnn.layers import Scale, SumPool2d
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Reset, Trace
 
@@ -111,7 +112,7 @@ def members(case: Bound) -> Iterator[Tensor]:
         yield input_set.project(x0, x)
     for _ in range(SAMPLED):
         x = input_set.sample(x0, generator)
-        if case.example.exact and isinstance(input_set, LinfBall):
+        if case.example.exact and input_set.grain == 0:
             x = ((x / PIXEL).round() * PIXEL).clamp(lower, upper)  # stay exactly computable
         yield x
     for _ in range(ATTACKED):
@@ -295,6 +296,11 @@ FIRST_LAYERS: dict[str, Callable[[], list[nn.Module]]] = {
     "pooled convolution": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.Conv2d(1, 2, 2)],
     "pooled": lambda: [nn.AvgPool2d(2, stride=1)],
     "pooled linear": lambda: [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(2, 2)],
+    "one axis": lambda: [nn.Flatten(2), nn.Conv1d(1, 2, 3, stride=2, padding=1)],
+    "grouped, one axis": lambda: [nn.Flatten(1), nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2, groups=2)],
+    "padded": lambda: [nn.ZeroPad2d((1, 0, -1, 1)), nn.Conv2d(1, 2, 2)],
+    "scaled": lambda: [Scale(-0.5), nn.Conv2d(1, 2, 2)],
+    "sums": lambda: [SumPool2d(2, stride=1, padding=1), nn.Flatten(), nn.Linear(12, 2)],
 }
 
 

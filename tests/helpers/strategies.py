@@ -22,14 +22,26 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeBox, SpikeFlips, SpikeShift, Threat
+from certsnn.inputs import Domain
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeBox,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset
 
 Numbers = Literal["smooth", "dyadic", "grid"]
-Way = Literal["linf", "flips", "free", "box", "coupled", "shifts"]
-WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled", "shifts")
+Way = Literal["linf", "flips", "free", "box", "coupled", "shifts", "frames", "events"]
+FRAMES: tuple[Way, ...] = ("frames", "events")
+WAYS: tuple[Way, ...] = ("linf", "flips", "free", "linf", "flips", "box", "coupled", "shifts", *FRAMES)
 PIXEL = 1 / 16
 """Dyadic images and radii are multiples of this."""
 
@@ -226,6 +238,18 @@ def _wired(
 
 
 @st.composite
+def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+    """The layer of the classes, and what may follow it."""
+    classes = nn.Linear(inputs, draw(st.integers(2, 3)), bias=draw(st.booleans()))
+    final = [_weighted(classes, numbers)]
+    if not exact and draw(st.booleans()):
+        final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
+    if draw(st.booleans()):
+        final.append(nn.Dropout(0.5))
+    return final
+
+
+@st.composite
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
@@ -239,7 +263,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     numbers = _Numbers(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
-    input_kind: Literal["image", "spikes"] = "image" if way == "linf" else "spikes"
+    input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
     shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
     if draw(st.booleans()):
         shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
@@ -264,12 +288,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
             if len(shape) == 3:
                 block.append(nn.Flatten())
                 shape = (math.prod(shape),)
-            classes = nn.Linear(shape[0], draw(st.integers(2, 3)), bias=draw(st.booleans()))
-            final = [_weighted(classes, numbers)]
-            if not exact and draw(st.booleans()):
-                final.append(_batch_norm(nn.BatchNorm1d(classes.out_features), numbers))
-            if draw(st.booleans()):
-                final.append(nn.Dropout(0.5))
+            final = draw(_classes(numbers, shape[0], exact))
             block += final if readout == "rate" else [neuron, *final]
             layers += block if readout == "membrane" else [*block, neuron]
         else:
@@ -297,6 +316,18 @@ def _threats(
         limits: list[dict[str, Any]] = [{}, {"low": None, "high": None}]
         ball = LinfBall(draw(st.sampled_from(eps)), **draw(st.sampled_from(limits)))
         return ball, numbers.images((batch, *shape))
+    if way == "frames":
+        ends = draw(st.sampled_from([(None, None), (-1.0, 1.0), (-1.0, None)]))
+        radius: list[float] = [PIXEL, 0.0, 4 * PIXEL] if numbers.kind == "dyadic" else [0.03, 0.0, 0.2]
+        return LinfFrames(draw(st.sampled_from(radius)), *ends), 2 * numbers.images(
+            (steps, batch, *shape)
+        ) - 1
+    if way == "events":
+        sparse = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 1.0])))
+        budget = draw(st.sampled_from([1, 0, 2, 3, 9]))
+        kind = draw(st.sampled_from(["any", "add", "drop"]))
+        counts = sparse * (3 * numbers.uniform(steps, batch, *shape)).ceil()
+        return EventChanges(budget, kind, draw(st.sampled_from([None, 3, 4]))), counts
     x = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 0.0, 1.0])))
     if way == "flips":
         budget = min(draw(st.sampled_from([1, 0, 2, 3, 100])), steps * math.prod(shape))

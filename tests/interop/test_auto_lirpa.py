@@ -235,7 +235,7 @@ def test_bounds_hold_for_members(example: Example) -> None:
             slack = TOLERANCE * (1 + margins.abs() + bounds[method].abs())
             assert (bounds[method] <= margins + slack).all(), method
     # Intervals are the same arithmetic, unless ours count spikes or leave a layer unmerged.
-    merged = network.readout == "rate" or isinstance(network.freeze().readout[-1], Dense)
+    merged = network.readout == "rate" or isinstance(network.freeze().readout.operators[-1], Dense)
     lossless = any(stage.neuron.lossless for stage in network.freeze().stages)
     if merged and not lossless and example.numbers != "grid":
         own = own_bounds(network, example.x, y, example.threat)

@@ -9,10 +9,20 @@ import pytest
 import torch
 from scripts import benchmark
 
+from certsnn import __version__
 from certsnn.cli.app import main
 from certsnn.configuration import override
 from certsnn.data import load
-from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets import (
+    CoupledBernoulli,
+    EventChanges,
+    FreeSpikes,
+    LinfBall,
+    LinfFrames,
+    SpikeFlips,
+    SpikeShift,
+    Threat,
+)
 from certsnn.models.cards import TRAINING, UNKNOWN, brief, card, data_text, layers_text, threat_text
 from certsnn.models.pretrained import Model, build_network, load_model, pretrained, save_model
 from certsnn.train.config import DataConfig
@@ -72,6 +82,14 @@ def test_what_is_not_known_is_said_to_be_so() -> None:
     assert any("Not attacked" in limit for limit in shown.limits)
 
 
+def test_the_card_of_a_run_says_where_it_was_trained(finished: Path) -> None:
+    shown = card(str(finished), load_model(finished), 1)
+    assert shown.facts["trained with"].startswith(
+        f"certsnn {__version__}, torch {torch.__version__}, Python 3"
+    )
+    assert shown.facts["trained with"].endswith("thread(s)")
+
+
 def test_an_attack_on_a_subset_is_shown_as_one() -> None:
     shown = card("mnist-cnn-eps0.1", load_model("mnist-cnn-eps0.1"), 1)
     assert shown.facts["attack error"].startswith("5.00 % on the first 1000 of 10000 (clean 2.10 %")
@@ -94,6 +112,8 @@ def test_layers_and_weights() -> None:
     [
         (LinfBall(0.1), "up to 0.1"),
         (SpikeFlips(3, "add"), "may add up to 3 spikes"),
+        (LinfFrames(0.1), "every entry of every frame may change by up to 0.1"),
+        (EventChanges(3), "may add or remove up to 3 events"),
         (SpikeShift(2, 5), "up to 5 spikes may be delayed or advanced by at most 2 steps"),
         (CoupledBernoulli(0.05, 8), "up to 0.05 before the image becomes 8 steps"),
         (FreeSpikes(0.1), "certsnn.inputsets"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.affine import (
@@ -13,12 +14,14 @@ from certsnn.affine import (
     Convolution,
     Dense,
     Diagonal,
-    Reshape,
+    Flattened,
     Weighted,
     apply_chain,
     fold,
+    per_channel,
 )
-from certsnn.layers import Normalize, as_affine
+from certsnn.bounds.interval.arithmetic import RIGOROUS, Interval
+from certsnn.layers import Normalize, Scale, SumPool1d, SumPool2d, as_affine
 
 DOUBLE = torch.float64
 
@@ -75,6 +78,37 @@ LAYERS: dict[str, Case] = {
     "pool adaptive, one axis": (lambda: nn.AdaptiveAvgPool2d((None, 1)), (2, 5, 4)),
     "padding": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), (2, 3, 4)),
     "padding that crops": (lambda: nn.ZeroPad2d((-1, 0, 2, -1)), (2, 3, 4)),
+    "conv 1d": (lambda: nn.Conv1d(2, 3, 3), (2, 7)),
+    "conv 1d without bias": (lambda: nn.Conv1d(2, 3, 2, bias=False), (2, 5)),
+    "conv 1d everything": (
+        lambda: nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2),
+        (4, 8),
+    ),
+    "conv 1d depthwise": (lambda: nn.Conv1d(3, 6, 2, groups=3), (3, 4)),
+    "conv 1d same": (lambda: nn.Conv1d(2, 3, 5, padding="same", dilation=2), (2, 6)),
+    "conv 1d same, even": (lambda: nn.Conv1d(2, 3, 4, padding="same"), (2, 6)),
+    "conv 1d valid": (lambda: nn.Conv1d(2, 3, 2, padding="valid"), (2, 5)),
+    "pool 1d": (lambda: nn.AvgPool1d(2), (2, 6)),
+    "pool 1d stride": (lambda: nn.AvgPool1d(3, stride=1), (2, 6)),
+    "pool 1d padding": (lambda: nn.AvgPool1d(3, stride=2, padding=1), (2, 6)),
+    "pool 1d ceil": (lambda: nn.AvgPool1d(2, ceil_mode=True, count_include_pad=False, padding=1), (2, 6)),
+    "pool 1d adaptive": (lambda: nn.AdaptiveAvgPool1d(3), (2, 6)),
+    "pool 1d adaptive, uneven": (lambda: nn.AdaptiveAvgPool1d(3), (2, 5)),
+    "pool adaptive, larger": (lambda: nn.AdaptiveAvgPool2d((5, 3)), (2, 3, 4)),
+    "sums": (lambda: SumPool2d(2, stride=1), (2, 3, 4)),
+    "sums padded": (lambda: SumPool2d((3, 2), stride=(2, 1), padding=1, ceil_mode=True), (2, 4, 5)),
+    "sums 1d": (lambda: SumPool1d(3, padding=1), (2, 6)),
+    "batch norm 1d over a length": (lambda: nn.BatchNorm1d(3), (3, 4)),
+    "scale": (lambda: Scale(-2.5), (2, 3)),
+    "scale of maps": (lambda: Scale(0.3), (2, 3, 4)),
+    "scale of features": (lambda: Scale(0.0), (5,)),
+    "unflatten": (lambda: nn.Unflatten(1, (2, 3)), (6,)),
+    "unflatten, one size open": (lambda: nn.Unflatten(-1, (2, -1)), (3, 6)),
+    "padding 1d": (lambda: nn.ZeroPad1d((1, 2)), (2, 3)),
+    "padding 1d that crops": (lambda: nn.ConstantPad1d((-1, 2), 0.0), (2, 3)),
+    "padding with the constant 0": (lambda: nn.ConstantPad2d((1, 2, 0, 3), 0), (2, 3, 4)),
+    "dropout of a length": (lambda: nn.Dropout1d(0.9), (2, 3)),
+    "dropout of volumes": (lambda: nn.Dropout3d(0.9), (2, 3, 2, 2)),
 }
 WEIGHTED = [name for name in LAYERS if name.startswith(("linear", "conv"))]
 
@@ -100,6 +134,53 @@ def test_apply_is_the_torch_layer(name: str) -> None:
     torch.testing.assert_close(operator.apply(x), module(x))
 
 
+# Batch norm is computed in another order than torch's, and "same" with an even kernel on a wider one.
+@pytest.mark.parametrize("name", [name for name in LAYERS if "norm" not in name and "same, even" not in name])
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")
+def test_float32_outputs_are_those_of_torch_bit_for_bit(name: str) -> None:
+    module, _, x = case(name)
+    x = x.float()
+    assert torch.equal(as_affine(module.float()).apply(x), module(x))
+
+
+def test_layers_of_certsnn_are_what_torch_would_do() -> None:
+    """Their forward is the operator itself, so they are compared with torch's own functions."""
+    x, row = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 7)
+    sums = F.avg_pool2d(x, (3, 2), 2, 1, ceil_mode=True, divisor_override=1)
+    assert torch.equal(SumPool2d((3, 2), 2, 1, ceil_mode=True)(x), sums)
+    torch.testing.assert_close(SumPool1d(2)(row), row.unfold(2, 2, 2).sum(-1))
+    assert SumPool1d(2).stride == (2,) and SumPool2d(2, 1).stride == (1, 1)
+    for factor in (10.0, -0.3, 0.0):
+        for inputs in (x, row, row[:, :, 0]):
+            assert torch.equal(Scale(factor)(inputs), inputs * factor)
+    with pytest.raises(ValueError, match="finite"):
+        Scale(float("inf"))
+    assert list(Scale(2.0).state_dict()) == ["factor"] and not list(Scale(2.0).parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gain_is_at_least_that_of_the_dense_matrix(name: str) -> None:
+    module, operator, x = case(name)
+    A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
+    assert operator.gain >= float(A.detach().abs().sum(1).max()) * (1 - 1e-12)
+    assert operator.summed(x.shape[1:]) >= operator.gain * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")
+def test_rounding_is_within_its_bound(name: str) -> None:
+    """Layers executed in float32 beside the same numbers in float64."""
+    module, _, _ = case(name)
+    operator = as_affine(module.float())
+    x = 100 * torch.randn(50, *LAYERS[name][1], generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        exact = operator.to(DOUBLE).apply(x.double())
+        off = (operator.apply(x).double() - exact).abs()
+        assert (off <= RIGOROUS.lost([operator], x.abs())).all()
+        interval = RIGOROUS.chain([operator], Interval(x, x))
+    assert (interval.lower <= exact - off).all() and (exact + off <= interval.upper).all()
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_linear_bias_and_magnitude_are_those_of_the_dense_matrix(name: str) -> None:
     module, operator, x = case(name)
@@ -109,7 +190,7 @@ def test_linear_bias_and_magnitude_are_those_of_the_dense_matrix(name: str) -> N
     torch.testing.assert_close(operator.linear(x).flatten(1), (A @ columns).T)
     torch.testing.assert_close(operator.magnitude(x).flatten(1), (A.abs() @ columns).T)
     bias = torch.zeros((), dtype=DOUBLE) if operator.bias is None else operator.bias
-    torch.testing.assert_close(bias.expand_as(zero), zero)
+    torch.testing.assert_close(per_channel(bias, zero).expand_as(zero), zero)
 
 
 TRANSPOSED: dict[str, Case] = LAYERS | {
@@ -172,7 +253,7 @@ def test_transposed_is_differentiable_in_its_argument_and_the_weights(name: str)
 def test_terms_count_the_products_of_one_output(name: str) -> None:
     module, operator, x = case(name)
     A = matrix(lambda basis: module(basis) - module(torch.zeros_like(basis)), x.shape[1:])
-    if name.startswith(("flatten", "dropout", "identity")):
+    if name.startswith(("flatten", "unflatten", "dropout", "identity")):
         assert operator.terms(x.shape[1:]) == 0
         assert torch.equal(A, torch.eye(len(A), dtype=DOUBLE))
     elif name.startswith("padding"):  # each output is an input, or 0
@@ -214,7 +295,8 @@ def test_rescaled(name: str) -> None:
     assert isinstance(operator, Weighted)
     y = operator.apply(x)
     scale, shift = (torch.randn(y.shape[1], dtype=DOUBLE) for _ in range(2))
-    after = Diagonal(scale, shift, y.ndim - 2)
+    after = Diagonal(scale, shift, (y.ndim - 2,))
+    assert operator.fits(after)
     torch.testing.assert_close(operator.rescaled(scale, shift).apply(x), after.apply(y))
 
 
@@ -240,15 +322,21 @@ def test_by_hand() -> None:
         ([nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.BatchNorm1d(3)], (4,), [Dense]),
         ([nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2)], (1, 3, 3), [Convolution]),
         ([nn.Conv2d(2, 4, 2, groups=2, bias=False), nn.BatchNorm2d(4)], (2, 3, 3), [Convolution]),
+        ([nn.Conv1d(2, 4, 2), nn.BatchNorm1d(4)], (2, 3), [Convolution]),
+        ([nn.Conv1d(2, 4, 2, bias=False), Scale(3.0), nn.BatchNorm1d(4)], (2, 3), [Convolution]),
+        ([nn.Conv2d(2, 4, 2), Scale(3.0)], (2, 3, 3), [Convolution]),
+        ([nn.Linear(4, 3), Scale(-2.0), nn.BatchNorm1d(3)], (4,), [Dense]),
+        ([nn.Conv2d(2, 2, 2, bias=False), Normalize([0.5], [0.3])], (2, 3, 3), [Convolution]),
+        ([nn.BatchNorm1d(2), nn.Conv1d(2, 2, 2)], (2, 3), [Diagonal, Convolution]),
         (
             [nn.Conv2d(1, 2, 2), nn.Flatten(), nn.BatchNorm1d(8)],
             (1, 3, 3),
-            [Convolution, Reshape, Diagonal],
+            [Convolution, Flattened, Diagonal],
         ),
         (
             [Normalize([0.5], [0.5]), nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten()],
             (1, 3, 3),
-            [Diagonal, Convolution, Reshape],
+            [Diagonal, Convolution, Flattened],
         ),
     ],
     ids=lambda value: "-".join(type(v).__name__ for v in value) if isinstance(value, list) else "",
@@ -281,7 +369,12 @@ class Odd(nn.Module):
         (Odd(), "Odd"),
         (nn.ReLU(), "ReLU"),
         (nn.MaxPool2d(2), "MaxPool2d"),
-        (nn.Conv1d(1, 1, 1), "Conv1d"),
+        (nn.Conv3d(1, 1, 1), "Conv3d"),
+        (nn.ConstantPad2d(1, 0.5), "value 0 only, not 0.5"),
+        (nn.ReflectionPad1d(1), "ReflectionPad1d"),
+        (nn.Unflatten(0, (1, 1)), "axis 0"),
+        (nn.Conv1d(1, 1, 2, padding="same", dilation=3), "ZeroPad1d"),
+        (nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), "padding"),
         (nn.Conv2d(1, 1, 2, padding="same", dilation=3), "ZeroPad2d"),
         (nn.Flatten(0), "axis 0"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding"),
@@ -291,6 +384,13 @@ class Odd(nn.Module):
 )
 def test_layers_without_a_bound_are_named(layer: nn.Module, message: str) -> None:
     with pytest.raises(TypeError, match=message):
+        as_affine(layer)
+
+
+def test_an_axis_by_name_is_refused() -> None:
+    layer = nn.Unflatten(1, (1, 1))
+    layer.dim = "features"  # as earlier versions of torch allow
+    with pytest.raises(TypeError, match="by number"):
         as_affine(layer)
 
 

@@ -1,7 +1,8 @@
-"""Rules that every module keeps: public names are documented, and a class is abstract or final."""
+"""Rules of every module: names documented, classes abstract or final, files and functions short."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
 from abc import ABC
@@ -73,8 +74,36 @@ def closed(cls: type) -> bool:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing.final leaves no mark before Python 3.11")
-@pytest.mark.parametrize("module", [name for name in modules() if not name.startswith("certsnn.bounds")])
+@pytest.mark.parametrize("module", modules())
 def test_classes_are_abstract_or_final(module: str) -> None:
     import_module("certsnn.results.counterexample")  # derives from an error
     classes = {name: value for name, value in defined(module) if inspect.isclass(value)}
     assert not [name for name, cls in classes.items() if not closed(cls)]
+
+
+PUBLIC = {"certsnn.bounds.certify", "certsnn.data.digits", "certsnn.models.pretrained"}
+"""Functions of the public interface that bear the names of their modules."""
+
+
+def test_no_name_hides_the_module_of_that_name() -> None:
+    found = {name: import_module(name) for name in modules()}
+    packages = {name: name.rpartition(".") for name in found if "." in name}
+    hidden = {
+        name
+        for name, (package, _, own) in packages.items()
+        if getattr(found[package], own) is not found[name]
+    }
+    assert hidden == PUBLIC
+
+
+@pytest.mark.parametrize("place", [*PLACES, "tests", "benchmarks"])
+def test_files_and_functions_are_short(place: str) -> None:
+    found = {path: path.read_text(encoding="utf-8") for path in (ROOT / place).rglob("*.py")}
+    assert not [path for path, text in found.items() if text.count("\n") > 400]
+    functions = [
+        (path, node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for path, text in found.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert not [function for function in functions if function[-1] > 50]

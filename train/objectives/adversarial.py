@@ -14,6 +14,7 @@ from certsnn.batches import BatchStatistics
 from certsnn.bounds.certify import bind
 from certsnn.inputsets import InputSet, Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.settings import check_count, check_share
 from certsnn.train.objectives.base import Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.schedules import Moment, Ramp
 
@@ -32,9 +33,9 @@ def ascend(
     Source: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018,
     https://arxiv.org/abs/1706.06083.
 
-    Images move by ``step_size`` times the widest interval of the set's box in the direction of the gradient's
-    sign. Spikes are set to the value that the gradient asks for; where the set admits fewer changes, those
-    with the steepest gradient stay.
+    Images and frames move by ``step_size`` times the widest interval of the set's box in the direction of the
+    gradient's sign, counts by one event at least. Spikes are set to the value that the gradient asks for;
+    where the set admits fewer changes, those with the steepest gradient stay.
 
     Args:
         logits: of a batch shaped as x0, ``[B, K]``.
@@ -46,9 +47,9 @@ def ascend(
         batch: that the samples are all or a share of.
     """
     lower, upper = input_set.box(x0)
-    # A spike is 0 or 1: a whole step sets it, and the projection rounds and picks.
+    # A whole step sets a spike, and the projection rounds and picks.
     widest = float(batch.greatest((upper - lower).max()))
-    step = 1.0 if input_set.domain == "spikes" else step_size * widest
+    step = max(step_size * widest, input_set.grain)
     x = x0
     for _ in range(iterations):
         x = x.detach().requires_grad_()
@@ -76,10 +77,8 @@ class Adversarial(Objective):
     kappa_end: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not 0 <= self.kappa_end <= 1:
-            raise ValueError(f"kappa_end must lie in [0, 1], got {self.kappa_end}")
+        check_count("iterations", self.iterations)
+        check_share("kappa_end", self.kappa_end)
 
     def settled(self, epochs: int) -> float:
         return self.ramp.end(epochs)

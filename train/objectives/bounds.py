@@ -28,6 +28,7 @@ from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.problem import Problem
 from certsnn.inputs import ImageInput
 from certsnn.program import Program
+from certsnn.settings import check_share
 
 
 class Bounded(NamedTuple):
@@ -78,8 +79,7 @@ class CrownMargins(MarginBound):
 
     def __post_init__(self) -> None:
         for name in ("beta_start", "beta_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+            check_share(name, getattr(self, name))
 
     def beta(self, share: float) -> float:
         """S-CROWN's part when this share of the ramp is done."""

@@ -27,6 +27,7 @@ from certsnn.bounds.problem import Problem
 from certsnn.bounds.supports import support_of
 from certsnn.inputsets import Threat
 from certsnn.networks import SpikingNetwork
+from certsnn.settings import check_count, check_share
 from certsnn.train.objectives.base import CleanPass, Objective, Samples, Terms, error_rate, mixed
 from certsnn.train.objectives.bound_surrogates import BoundSurrogate, Own
 from certsnn.train.objectives.bounds import IntervalMargins, MarginBound, shortened
@@ -64,12 +65,11 @@ class Certified(Objective):
     surrogate: BoundSurrogate = field(default_factory=Own)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.kappa_end <= 1:
-            raise ValueError(f"kappa_end must lie in [0, 1], got {self.kappa_end}")
+        check_share("kappa_end", self.kappa_end)
         if not self.size > 0:
             raise ValueError(f"size must be > 0, got {self.size}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps is not None:
+            check_count("steps", self.steps)
 
     def settled(self, epochs: int) -> float:
         return self.ramp.end(epochs)

@@ -9,6 +9,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
+from certsnn.settings import check_count
 from certsnn.train.objectives.adversarial import ascend
 from certsnn.train.objectives.base import CleanPass
 
@@ -46,8 +47,7 @@ class AttackLoss(CleanTerm):
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        check_count("iterations", self.iterations)
 
     def __call__(self, clean: CleanPass) -> Tensor:
         run, y = clean.program.run, clean.samples.y

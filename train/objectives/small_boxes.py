@@ -9,6 +9,7 @@ from typing import final
 from torch import Tensor
 
 from certsnn.inputsets import InputSet
+from certsnn.settings import check_count
 from certsnn.train.objectives.adversarial import ascend
 from certsnn.train.objectives.base import CleanPass
 
@@ -52,8 +53,7 @@ class SmallBoxes(Region):
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {self.share}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        check_count("iterations", self.iterations)
 
     def __call__(self, clean: CleanPass) -> tuple[Tensor, InputSet]:
         threat, (_, y, positions) = clean.threat, clean.samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from certsnn.attacks import G2S, RSF, Attack
+from certsnn.bounds.cascade import device_name
 from certsnn.bounds.options import STANDARD
 from certsnn.cli.commands.common import (
     DONE,
@@ -30,13 +32,14 @@ from certsnn.cli.commands.evaluate import Judging, Outputs, Suite, examined
 from certsnn.cli.commands.train import trained
 from certsnn.cli.commands.verify import verified, write_json
 from certsnn.configuration import read_config
-from certsnn.errors import UserError
+from certsnn.errors import DataNotFound, UserError
 from certsnn.evaluation.evaluation import UNSOUND, Judge
 from certsnn.evaluation.verification import Bound, SampleResult
 from certsnn.files import check_writable, write_text
 from certsnn.networks import SpikingNetwork
 from certsnn.report.bench import COLUMNS, BenchRow, NotRun, heading, lines, markdown, row_from
 from certsnn.results.counterexample import FACTS
+from certsnn.results.differences import differences
 from certsnn.results.rates import Rate
 from certsnn.results.shards import kept
 from certsnn.results.summary import Report
@@ -73,8 +76,9 @@ class Examination:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a row depends on beside its config."""
-        return self.setting.bounds.identity | {"attacks": self.suite.named, "attacked": self.attacked}
+        """What a row depends on beside its config and data."""
+        asked = {"attacks": self.suite.named, "attacked": self.attacked}
+        return self.setting.bounds.identity | asked | {"device": device_name(self.setting.device)}
 
     @property
     def flags(self) -> list[str]:
@@ -183,14 +187,12 @@ def finished_row(entry: Entry, examination: Examination) -> dict[str, Any] | Non
         raise UserError(f"{path} is not a row of `certsnn bench`. {advice}") from error
     if config != yaml.safe_load(entry.text):
         raise UserError(f"{path} is a row of another config. {advice}")
-    here = examination.identity
-    differ = [name for name in here if there.get(name) != here[name]]
+    here = examination.identity | {"data": there.get("data")}
+    with suppress(DataNotFound):  # a table needs no data
+        here["data"] = test_set(entry.config, examination.setting.processes).digest
+    differ = differences(there, here)
     if differ:
-        how = ", ".join(
-            f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here[name])} here"
-            for name in differ
-        )
-        raise UserError(f"{path} is a row of another examination: {how}. {advice}")
+        raise UserError(f"{path} is a row of another examination: {differ}. {advice}")
     return row
 
 
@@ -225,7 +227,7 @@ def computed(entry: Entry, overrides: Sequence[str], examination: Examination) -
         "config_name": entry.source.stem,
         "seed": config.seed,
         "command": shlex.join(["certsnn", "bench", str(entry.source), "--seeds", str(config.seed), *flags]),
-        "examination": examination.identity,
+        "examination": examination.identity | {"data": test.digest},
         "samples": len(test),
         "extent": test.extent,
         "subset": test.whole is not None,

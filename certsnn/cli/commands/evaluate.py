@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, final
 
@@ -27,7 +28,7 @@ from certsnn.cli.commands.common import (
     task,
 )
 from certsnn.cli.commands.verify import statuses, write_json
-from certsnn.cli.console import duration, facts_table, percent, rows_table, samples_progress
+from certsnn.cli.console import duration, facts_table, rows_table, samples_progress
 from certsnn.configuration import instances, override
 from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
@@ -37,7 +38,7 @@ from certsnn.evaluation.verification import SampleResult, judge
 from certsnn.files import check_writable
 from certsnn.results.counterexample import FACTS, saving
 from certsnn.results.journal import Journal, read
-from certsnn.results.rates import Rate
+from certsnn.results.rates import Rate, percent
 from certsnn.results.schema import row
 from certsnn.results.shards import Shard, kept
 from certsnn.results.summary import AttackSummary, Report, nested
@@ -166,19 +167,15 @@ def evaluate(
         if (place := outputs.results_of(work, first)) is not None:
             read(place, depends_of(work, setting, attacks, judging))
     reports = [examined(work, first, setting, attacks, outputs, judging) for work in works]
-    order = sorted(range(len(works)), key=lambda number: size_of(works[number]) if sweep else 0.0)
-    nested([reports[number] for number in order])
+    rows = sorted(zip(map(size_of, works), reports, strict=True), key=itemgetter(0)) if sweep else []
+    nested([report for _, report in rows])
     screen = console(outputs.json, outputs.page)
     screen.print(facts_table(first.title, _facts(first, reports[0], setting)))
     screen.print(attacks_table(reports[0].by_attack()))
-    rows = [(size_of(works[number]), reports[number]) for number in order] if sweep else []
     if sweep:
         screen.print(sweep_table(size_name(first), rows))
-    values = reports[0].as_dict() | {
+    values = described(reports[0], first, setting, attacks) | {
         **setting.bounds.facts,
-        "suite": [repr(attack) for attack in attacks],
-        "subset": first.subset,
-        **surroundings(first.model, first.text, setting.device),
         "sweep": [{"size": size, **report.as_dict()} for size, report in rows],
         "samples": [row(result) for result in reports[0].results],
     }
@@ -221,14 +218,19 @@ def attack(
     screen.print(facts_table(work.title, facts))
     screen.print(attacks_table(report.by_attack()))
     if outputs.json is not None:
-        values = report.as_dict() | {
-            "suite": [repr(attack) for attack in attacks],
-            "subset": work.subset,
-            **surroundings(work.model, work.text, setting.device),
-            "samples": [_without_bounds(result) for result in report.results],
-        }
+        samples_done = [_without_bounds(result) for result in report.results]
+        values = described(report, work, setting, attacks) | {"samples": samples_done}
         setting.processes.once(partial(write_json, outputs.json, values))
     return DONE
+
+
+def described(report: Report, work: Task, setting: Setting, attacks: Sequence[Attack]) -> dict[str, Any]:
+    """A report for JSON, less its samples."""
+    return report.as_dict() | {
+        "suite": [repr(attack) for attack in attacks],
+        "subset": work.subset,
+        **surroundings(work.model, work.text, setting.device),
+    }
 
 
 def swept(work: Task, sizes: Sequence[str]) -> list[Task]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from certsnn.cli.commands.common import DONE, check_outputs
-from certsnn.cli.console import facts_table, percent
+from certsnn.cli.console import facts_table
 from certsnn.errors import UserError
 from certsnn.evaluation.verification import summarise
 from certsnn.results.journal import write
+from certsnn.results.rates import percent
 from certsnn.results.shards import merged, ranges
 
 

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from certsnn.cli.commands.common import DONE
-from certsnn.cli.console import percent, rows_table
+from certsnn.cli.console import rows_table
 from certsnn.models.cards import card
 from certsnn.models.pretrained import load_model, locate, pretrained
+from certsnn.results.rates import percent
 
 
 def describe(name: str) -> int:

@@ -22,13 +22,14 @@ from certsnn.cli.commands.common import (
     surroundings,
     task,
 )
-from certsnn.cli.console import facts_table, percent, samples_progress
+from certsnn.cli.console import facts_table, samples_progress
 from certsnn.data import Batch, LabelledDataset
 from certsnn.evaluation import verification
 from certsnn.evaluation.verification import SampleResult, summarise
 from certsnn.files import write_text
 from certsnn.models.pretrained import Model
 from certsnn.results.journal import Journal
+from certsnn.results.rates import percent
 from certsnn.results.schema import row
 from certsnn.results.shards import Shard, kept
 from certsnn.train.config import RunConfig

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from certsnn.files import portable, read_tensors, replacing
+from certsnn.files import read_whole_tensors, write_tensors
 
-VERSION = "1"
-"""Of the frames that the same events make."""
+VERSION = "2"
+"""Of the frames that the same events make, and of their files."""
 
 
 class Trains(NamedTuple):
@@ -59,7 +58,7 @@ def cached(what: Mapping[str, str], make: Callable[[], Trains]) -> Trains:
 def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
     """The trains in a file; None where it is missing, damaged or keeps others."""
     try:
-        tensors, facts = read_tensors(path)
+        tensors, facts = read_whole_tensors(path)
         shape = json.loads(facts.pop("shape"))
         if facts != what:
             return None
@@ -73,5 +72,4 @@ def _write(path: Path, what: Mapping[str, str], trains: Trains) -> None:
     """Keep trains in a file; raises OSError or SafetensorError."""
     packed = torch.from_numpy(np.packbits(trains.spikes.flatten().numpy()))
     facts = {**what, "shape": json.dumps(list(trains.spikes.shape))}
-    with replacing(path) as temporary:
-        save_file(portable({"packed": packed, "labels": trains.labels}), temporary, facts)
+    write_tensors(path, {"packed": packed, "labels": trains.labels}, facts)

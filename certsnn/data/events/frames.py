@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certsnn.encoding import check_steps
+from certsnn.settings import check_count
 
 Polarity = Literal["both", "merged"]
 
@@ -81,10 +82,7 @@ class Frames:
             raise ValueError(
                 f"polarity must be one of {', '.join(get_args(Polarity))}, not {self.polarity!r}"
             )
-        if isinstance(self.downsampling, bool) or not isinstance(self.downsampling, int):
-            raise TypeError(f"downsampling must be an integer, not {type(self.downsampling).__name__}")
-        if self.downsampling < 1:
-            raise ValueError(f"downsampling must be at least 1, not {self.downsampling}")
+        check_count("downsampling", self.downsampling)
 
     @property
     def channels(self) -> int:

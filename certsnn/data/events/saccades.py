@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from certsnn.data.events.frames import Events, Frames
-from certsnn.encoding import check_images, check_index, check_seed, check_steps, keyed_uniform
+from certsnn.encoding import check_images, check_index, check_seed, keyed_uniform
+from certsnn.settings import check_count
 
 CHUNK = 256
 """Images that are simulated together."""
@@ -74,7 +75,7 @@ class Saccades:
         for name in ("reach", "margin", "jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        check_steps(self.moments)
+        check_count("moments", self.moments)
         check_seed(self.seed)
 
     @property

@@ -1,76 +1,38 @@
-"""Rounding: bounds hold for the float32 network in any order of its sums.
-
-Weights lie on a grid of the threshold (multiples of a tenth of 0.1, 0.3, 0.7). Membranes then meet
-the threshold in exact arithmetic, and the order of a float32 sum decides on which side it falls.
-"""
+"""Rounding: bounds hold for the float32 network in any order of its sums."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice, pairwise, permutations
-from typing import Any, Literal
+from itertools import islice
+from typing import Literal
 
 import pytest
 import torch
+from orders import (
+    NEURONS,
+    ORDERS,
+    STEPS,
+    grid,
+    inside,
+    network_on_the_grid,
+    run_one_by_one,
+    spikes_for,
+    sums_one_by_one,
+)
 from torch import Tensor, nn
 
-from certsnn.affine import Affine, Dense
-from certsnn.bounds import METHODS, Interval, LayerBounds, certify, layer_bounds, margin_bounds
-from certsnn.bounds.certify import pose
-from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS
+from certsnn.affine import Affine, Dense, per_channel
+from certsnn.bounds import Interval, LayerBounds, certify, layer_bounds, margin_bounds
+from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, RIGOROUS
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
 from certsnn.bounds.interval.topk import FlippedSpikes, Ranking, any_weights, feasible_flips
 from certsnn.bounds.linear.backward import membrane_error
-from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Reset, Trace, scan
-
-STEPS = 16
-BACKWARD = [name for name in METHODS if name != "s-ibp" and not name.startswith("auto-lirpa")]
-"""Methods that go beyond S-IBP; all but the search on counts by a backward pass."""
-NEURONS: dict[str, Callable[[float], Neuron]] = {
-    "IF subtract": lambda threshold: IF(threshold),
-    "IF zero": lambda threshold: IF(threshold, "zero"),
-    "IF excited": lambda threshold: IF(threshold, (1.0, threshold / 10)),
-    "LIF zero": lambda threshold: LIF(threshold, 0.5),
-    "LIF subtract": lambda threshold: LIF(threshold, 0.5, "subtract"),
-    "LIF value": lambda threshold: LIF(threshold, 0.9, threshold * 0.3),
-}
-
-
-def grid(shape: tuple[int, ...], threshold: float, generator: torch.Generator) -> Tensor:
-    """Multiples of threshold / 10, rounded to float32."""
-    return torch.randint(-4, 6, shape, generator=generator) * (threshold / 10)
-
-
-def network_on_the_grid(
-    make: Callable[[float], Neuron],
-    threshold: float,
-    seed: int,
-    readout: Literal["rate", "membrane"] = "rate",
-    sizes: tuple[int, ...] = (40, 24, 12, 3),
-) -> SpikingNetwork:
-    generator = torch.Generator().manual_seed(seed)
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        linear = nn.Linear(inputs, outputs)
-        linear.weight.data = grid((outputs, inputs), threshold, generator)
-        linear.bias.data = grid((outputs,), threshold, generator)
-        layers += [linear, make(threshold)]
-    if readout == "membrane":
-        layers = layers[:-1]
-    return SpikingNetwork(layers, STEPS, readout, "spikes").eval()
-
-
-def spikes_for(network: SpikingNetwork, seed: int, batch: int = 6) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = network.layers[0].in_features
-    assert isinstance(inputs, int)
-    return (torch.rand(STEPS, batch, inputs, generator=generator) < 0.3).float()
 
 
 def shuffled(network: SpikingNetwork, generator: torch.Generator) -> tuple[SpikingNetwork, Tensor]:
@@ -93,53 +55,6 @@ def shuffled(network: SpikingNetwork, generator: torch.Generator) -> tuple[Spiki
         else:
             layers.append(layer)
     return SpikingNetwork(layers, STEPS, network.readout, "spikes").eval(), orders[0]
-
-
-Order = Literal["given", "reversed", "ascending", "descending", "by magnitude"]
-ORDERS: tuple[Order, ...] = ("given", "reversed", "ascending", "descending", "by magnitude")
-
-
-def sums_one_by_one(dense: Dense, x: Tensor, order: Order) -> Tensor:
-    """``W x + b`` on ``[N, in]`` in float32, one product added after the other."""
-    products = dense.weight * x[:, None]
-    key = {
-        "given": torch.arange(products.shape[-1]).expand_as(products),
-        "reversed": -torch.arange(products.shape[-1]).expand_as(products),
-        "ascending": products,
-        "descending": -products,
-        "by magnitude": products.abs(),
-    }[order]
-    ordered = products.gather(-1, key.argsort(dim=-1, stable=True))
-    total = torch.zeros_like(ordered[..., 0])
-    for product in ordered.unbind(-1):
-        total = total + product
-    return total if dense.shift is None else total + dense.shift
-
-
-def run_one_by_one(network: SpikingNetwork, x: Tensor, order: Order) -> tuple[list[Trace], Tensor]:
-    """The traces and logits of a network of Linear layers whose sums are taken in a given order."""
-    program = network.freeze()
-    traces: list[Trace] = []
-    for stage in program.stages:
-        (dense,) = stage.link.operators
-        assert isinstance(dense, Dense)
-        currents = sums_one_by_one(dense, x.flatten(0, 1), order).unflatten(0, x.shape[:2])
-        traces.append(scan(currents, stage.neuron))
-        x = traces[-1].spikes
-    rate = x.sum(0) / len(x)
-    for dense in program.readout.operators:
-        assert isinstance(dense, Dense)
-        rate = sums_one_by_one(dense, rate, order)
-    return traces, rate
-
-
-def inside(bounds: list[LayerBounds], traces: list[Trace]) -> bool:
-    return all(
-        bool((interval.lower.double() <= values.double()).all())
-        and bool((values.double() <= interval.upper.double()).all())
-        for layer, trace in zip(bounds, traces, strict=True)
-        for interval, values in zip(layer, trace, strict=True)
-    )
 
 
 @contextmanager
@@ -228,7 +143,7 @@ def a_priori(operators: list[Affine], x: Tensor) -> tuple[Tensor, Tensor]:
         if operator.terms(x.shape[1:]):
             k = (operator.terms(x.shape[1:]) + 1) * FLOAT32_UNIT
             size = operator.magnitude(x.abs() + error)
-            size = size if operator.bias is None else size + operator.bias.abs()
+            size = size if operator.bias is None else size + per_channel(operator.bias.abs(), size)
             error = operator.magnitude(error) + k / (1 - k) * size
         else:
             error = operator.magnitude(error)
@@ -309,165 +224,6 @@ def test_without_the_rounding_terms_a_bound_is_wrong(name: str) -> None:
             violated += not inside(spikes, [Trace(t.spikes, t.spikes) for t in traces])
             assert inside(rigorous, traces)
     assert violated > 0
-
-
-# Three or four weights, in tenths of the threshold, that sum up to it in exact arithmetic.
-TIES = [
-    (0.1, (-4, 6, 8)),
-    (0.1, (-3, 4, 9)),
-    (0.3, (-3, 5, 8)),
-    (0.3, (-1, 3, 8)),
-    (0.7, (-2, 6, 6)),
-    (0.7, (-4, -1, 6, 9)),
-]
-
-
-@pytest.mark.parametrize(("threshold", "tenths"), TIES, ids=str)
-@pytest.mark.parametrize("name", NEURONS)
-@torch.no_grad()
-def test_a_tie_that_rounding_decides_is_certified_without_the_rounding_terms_only(
-    name: str, threshold: float, tenths: tuple[int, ...]
-) -> None:
-    """Neuron 0 meets its threshold exactly, neuron 1 rests: class 0 wins if the order is kind.
-
-    The same network, its inputs in another order: a wrong certificate with rounding=False.
-    """
-    x = torch.ones(1, 1, len(tenths))
-    y = torch.tensor([0])
-    claims, outcomes = [], []
-    for order in permutations(tenths):
-        linear = nn.Linear(len(tenths), 2, bias=False)
-        row = [tenth * (threshold / 10) for tenth in order]
-        linear.weight.data = torch.tensor([row, [0.0] * len(row)])
-        network = SpikingNetwork([linear, NEURONS[name](threshold)], 1, "rate", "spikes").eval()
-        claims.append(bool(certify(network, x, y, SpikeFlips(0), rounding=False).certified))
-        assert not certify(network, x, y, SpikeFlips(0), rounding=True).certified
-        for way in ORDERS:
-            outcomes.append(run_one_by_one(network, x, way)[1].tolist() == [[1.0, 0.0]])
-        outcomes.append(network(x).tolist() == [[1.0, 0.0]])
-    assert set(outcomes) == {True, False}, "the order decides"
-    assert any(claims), "the plain bound claims a win that another order takes away"
-
-
-SOME_TIES = TIES[1:4]
-
-
-def tie(
-    make: Callable[[float], Neuron], threshold: float, tenths: tuple[int, ...], hidden: int
-) -> SpikingNetwork:
-    """Neuron 0 meets its threshold exactly, neuron 1 rests; ``hidden`` layers hand their spikes on."""
-    linear = nn.Linear(len(tenths), 2, bias=False)
-    row = [tenth * (threshold / 10) for tenth in tenths]
-    linear.weight.data = torch.tensor([row, [0.0] * len(row)])
-    layers: list[nn.Module] = [linear, make(threshold)]
-    for _ in range(hidden):
-        relay = nn.Linear(2, 2, bias=False)
-        relay.weight.data = 2 * threshold * torch.eye(2)
-        layers += [relay, make(threshold)]
-    return SpikingNetwork(layers, 1, "rate", "spikes").eval()
-
-
-def fires_in_every_order(network: SpikingNetwork, x: Tensor) -> bool:
-    wins = [run_one_by_one(network, x, way)[1].tolist() == [[1.0, 0.0]] for way in ORDERS]
-    return all([*wins, network(x).tolist() == [[1.0, 0.0]]])
-
-
-def quick_bound(network: SpikingNetwork, x: Tensor, y: Tensor, method: str, rounding: bool) -> Tensor:
-    """Margins under no threat; slopes are hardly optimised: none may be unsound."""
-    problem = pose(network.freeze(), x, y, SpikeFlips(0), RIGOROUS if rounding else PLAIN)
-    return METHODS[method](problem, BoundOptions(iterations=1))
-
-
-@pytest.mark.parametrize("hidden", [0, 1])
-@pytest.mark.parametrize("name", ["IF subtract", "LIF zero", "LIF value"])
-@pytest.mark.parametrize("method", BACKWARD)
-@torch.no_grad()
-def test_no_method_certifies_a_tie_that_rounding_decides(method: str, name: str, hidden: int) -> None:
-    """Wrong with rounding=False: the same sum in another order takes the certified win away."""
-    y = torch.tensor([0])
-    wrong = 0
-    for threshold, tenths in SOME_TIES:
-        x = torch.ones(1, 1, len(tenths))
-        networks = [tie(NEURONS[name], threshold, order, hidden) for order in permutations(tenths)]
-        kind = all(fires_in_every_order(network, x) for network in networks)
-        assert not kind, "the order decides"
-        for network in networks:
-            assert not (quick_bound(network, x, y, method, rounding=True) > 0).any()
-            wrong += int(quick_bound(network, x, y, method, rounding=False) > 0)
-    assert wrong > 0, "the plain bound claims a win that another order takes away"
-
-
-@pytest.mark.parametrize("name", ["IF subtract", "LIF zero"])
-@pytest.mark.parametrize("method", [name for name in BACKWARD if name != "branch-and-bound"])
-@torch.no_grad()
-def test_the_errors_of_the_membranes_are_what_keeps_ties_open(
-    method: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bounds of the layer cover rounding, but a line that is as steep as they are close does not."""
-
-    def nothing(*args: Any) -> Tensor | None:
-        found = membrane_error(*args)
-        return None if found is None else torch.zeros_like(found)
-
-    for module in ("linear.margins", "linear.intermediate"):
-        monkeypatch.setattr(f"certsnn.bounds.{module}.membrane_error", nothing)
-    y = torch.tensor([0])
-    wrong = 0
-    for threshold, tenths in SOME_TIES:
-        x = torch.ones(1, 1, len(tenths))
-        for order in permutations(tenths):
-            network = tie(NEURONS[name], threshold, order, 0)
-            wrong += int(quick_bound(network, x, y, method, rounding=True) > 0)
-    assert wrong > 0
-
-
-@pytest.mark.parametrize("name", NEURONS)
-@pytest.mark.parametrize("method", BACKWARD)
-@torch.no_grad()
-def test_every_order_of_the_sums_honours_the_margins_of_every_method(method: str, name: str) -> None:
-    readouts: tuple[Literal["rate", "membrane"], ...] = ("rate", "membrane")
-    for seed, readout in enumerate(readouts):
-        network = network_on_the_grid(NEURONS[name], 0.3, seed, readout, (8, 6, 4, 3))
-        x = spikes_for(network, seed, 3)[:6]
-        y = network(x).argmax(1)
-        rivals = torch.tensor([[j for j in range(3) if j != label] for label in y.tolist()])
-        claimed = quick_bound(network, x, y, method, rounding=True)
-        assert claimed.isfinite().all()
-        for order in ORDERS:
-            logits = run_one_by_one(network, x, order)[1].double()
-            assert (logits.gather(1, y[:, None]) - logits.gather(1, rivals) >= claimed).all(), order
-
-
-@torch.no_grad()
-def test_an_exact_tie_of_two_logits_is_never_certified() -> None:
-    """Rows with the same weights in another order: the logits tie, but float32 sums differ."""
-    noise = []
-    for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
-        row = torch.randn(60, generator=generator)
-        linear, last = nn.Linear(60, 60, bias=False), nn.Linear(60, 2, bias=False)
-        linear.weight.data = torch.eye(60)
-        last.weight.data = torch.stack([row, row[torch.randperm(60, generator=generator)]])
-        network = SpikingNetwork([linear, LIF(0.5), last], 3, "membrane", "spikes").eval()
-        x = torch.ones(3, 1, 60)
-        for label in (0, 1):
-            y = torch.tensor([label])
-            assert not certify(network, x, y, SpikeFlips(0)).certified
-            noise.append(bool(certify(network, x, y, SpikeFlips(0), rounding=False).certified))
-    assert any(noise), "without the rounding terms noise is taken for a margin"
-
-
-@pytest.mark.parametrize("name", NEURONS)
-def test_an_exact_tie_of_two_rates_is_never_certified(name: str) -> None:
-    linear = nn.Linear(4, 2)
-    linear.weight.data[1] = linear.weight.data[0]
-    linear.bias.data[1] = linear.bias.data[0]
-    network = SpikingNetwork([linear, NEURONS[name](0.3)], 4).eval()
-    x = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
-    for label in (0, 1):
-        y = torch.full((8,), label)
-        for rounding in (False, True):
-            assert not certify(network, x, y, LinfBall(0.0), rounding=rounding).certified.any()
 
 
 @torch.no_grad()

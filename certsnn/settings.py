@@ -1,16 +1,16 @@
-"""Checks of attacks' settings."""
+"""Checks of the settings of attacks, encodings and training."""
 
 from __future__ import annotations
 
 import math
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise TypeError or ValueError unless value is an integer of at least 1."""
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise TypeError or ValueError unless value is an integer of at least this size."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_share(name: str, value: float) -> None:
