@@ -18,7 +18,7 @@ from certsnn.bounds.search.branch_and_bound import PROVED
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeFlips
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron
+from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
 
 
 @settings(max_examples=80)
@@ -61,7 +61,7 @@ def _conserving(layer: nn.Module) -> nn.Module:
         setattr(layer, name, _conserving(child))
     if isinstance(layer, LIF | IF):
         dynamics = layer.dynamics()
-        return IF(float(dynamics.threshold), initial=float(dynamics.initial))
+        return IF(max(float(dynamics.threshold), LEAST_THRESHOLD), initial=float(dynamics.initial))
     return layer
 
 
