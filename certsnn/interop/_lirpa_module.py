@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import final
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
 from certsnn.neurons import Dynamics
-from certsnn.program import Program
+from certsnn.program import Concatenation, Node, Program, Stage, Sum
 
 Shape = tuple[int, ...]
 
@@ -147,6 +147,86 @@ def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) 
 
 
 @final
+class Neurons(nn.Module):
+    """A layer of neurons, the ``stage``-th: the spikes of T steps from the currents."""
+
+    def __init__(self, dynamics: Dynamics, stage: int, steps: int, shape: Shape) -> None:
+        super().__init__()
+        self.stage, self.steps = stage, steps
+        for name, values in zip(Dynamics._fields, dynamics[:5], strict=False):
+            self.register_buffer(name, values.detach().clone())
+        # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
+        started = bool(dynamics.initial.any())
+        self.start = _parameter(dynamics.initial.expand(shape)) if started else None
+
+    def forward(self, currents: list[Tensor]) -> list[Tensor]:
+        """A single current is that of every step."""
+        numbers = [getattr(self, name) for name in Dynamics._fields[:5]]
+        u = currents[0]
+        if self.start is not None:
+            u = self.start + u
+        spikes = [Operator.apply(u, *numbers, FIRE, self.stage)]
+        for t in range(1, self.steps):
+            u = Operator.apply(u, *numbers, CARRY, self.stage) + currents[t % len(currents)]
+            spikes.append(Operator.apply(u, *numbers, FIRE, self.stage))
+        return spikes
+
+
+@final
+class Added(nn.Module):
+    """The sum of several links' outputs, step by step."""
+
+    def forward(self, *parts: list[Tensor]) -> list[Tensor]:
+        """A link of a single frame has that one at every step."""
+        return [reduce(torch.add, together) for together in _steps(parts)]
+
+
+@final
+class Joined(nn.Module):
+    """Several links' outputs side by side, step by step."""
+
+    def forward(self, *parts: list[Tensor]) -> list[Tensor]:
+        """A link of a single frame has that one at every step."""
+        return [torch.cat(together, 1) for together in _steps(parts)]
+
+
+def _steps(parts: Sequence[list[Tensor]]) -> list[list[Tensor]]:
+    frames = max(map(len, parts))
+    return [[part[t % len(part)] for part in parts] for t in range(frames)]
+
+
+@singledispatch
+def module_of(node: Node, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    """What makes a node's frames of those of its links.
+
+    Args:
+        node: the node.
+        stage: how many layers of neurons come before.
+        steps: T.
+        shapes: of one output of each link.
+
+    Raises:
+        TypeError: for a node that has no such module.
+    """
+    raise TypeError(f"auto-lirpa has no layer for {type(node).__name__} ({node.name})")
+
+
+@module_of.register
+def _(node: Stage, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Neurons(node.neuron, stage, steps, shapes[0])
+
+
+@module_of.register
+def _(node: Sum, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Added()
+
+
+@module_of.register
+def _(node: Concatenation, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Joined()
+
+
+@final
 class Unrolled(nn.Module):
     """A program as a function of its frames: one image ``[B, ...]``, or T tensors of spikes ``[B, ...]``.
 
@@ -155,40 +235,32 @@ class Unrolled(nn.Module):
     Args:
         program: the network.
         x0: a batch as the network takes it; the module works for its shape only.
+
+    Raises:
+        TypeError: for a node or an operator that has no layers.
     """
 
     def __init__(self, program: Program, x0: Tensor) -> None:
         super().__init__()
         frames, self.steps = program.input.frames(x0, None)
-        batch, shape = frames.shape[1], tuple(frames.shape[2:])
-        self.chains, self.initials = nn.ModuleList(), nn.ParameterDict()
-        for number, stage in enumerate(program.stages):
-            chain, shape = _chain(stage.link.operators, batch, shape, x0)
-            self.chains.append(chain)
-            for name, values in zip(Dynamics._fields, stage.neuron[:5], strict=False):
-                self.register_buffer(f"{name}{number}", values.detach().clone())
-            # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
-            if bool(stage.neuron.initial.any()):
-                self.initials[str(number)] = _parameter(stage.neuron.initial.expand(shape))
-        self.readout, _ = _chain(program.readout.operators, batch, shape, x0)
+        batch = frames.shape[1]
+        shapes = [tuple(value.shape[2:]) for value in program.values(x0)]
+        self.links = [[link.source for link in node.links] for node in program.nodes]
+        self.last = program.readout.source
+        self.chains, self.nodes = nn.ModuleList(), nn.ModuleList()
+        stage = 0
+        for node in program.nodes:
+            ends = [_chain(link.operators, batch, shapes[link.source], x0) for link in node.links]
+            self.chains.append(nn.ModuleList(chain for chain, _ in ends))
+            self.nodes.append(module_of(node, stage, self.steps, [shape for _, shape in ends]))
+            stage += isinstance(node, Stage)
+        self.readout, _ = _chain(program.readout.operators, batch, shapes[self.last], x0)
 
     def forward(self, *frames: Tensor) -> Tensor:
-        for number in range(len(self.chains)):
-            frames = tuple(self._spikes(number, [self.chains[number](frame) for frame in frames]))
-        total = frames[0]
-        for spikes in frames[1:]:
-            total = total + spikes
-        logits: Tensor = self.readout(total / self.steps)
+        values = [list(frames)]
+        for sources, chains, node in zip(self.links, self.chains, self.nodes, strict=True):
+            taken = zip(sources, chains, strict=True)
+            values.append(node(*([chain(frame) for frame in values[k]] for k, chain in taken)))
+        last = values[self.last]
+        logits: Tensor = self.readout(reduce(torch.add, last) / len(last))
         return logits
-
-    def _spikes(self, number: int, currents: list[Tensor]) -> list[Tensor]:
-        """The spikes of all steps; a single current is that of every step."""
-        numbers = [getattr(self, f"{name}{number}") for name in Dynamics._fields[:5]]
-        u = currents[0]
-        if str(number) in self.initials:
-            u = self.initials[str(number)] + u
-        spikes = [Operator.apply(u, *numbers, FIRE, number)]
-        for t in range(1, self.steps):
-            u = Operator.apply(u, *numbers, CARRY, number) + currents[t % len(currents)]
-            spikes.append(Operator.apply(u, *numbers, FIRE, number))
-        return spikes

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from certsnn.bounds import certify, margin_bounds
 from certsnn.bounds.search.branch_and_bound import PROVED
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import LinfBall, SpikeFlips
+from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
 
@@ -103,6 +103,48 @@ def identity(scale: float, size: int = 1) -> nn.Linear:
     layer = nn.Linear(size, size, bias=False)
     layer.weight.data = scale * torch.eye(size)
     return layer
+
+
+def cancelling(seed: int) -> Residual:
+    """Thirteen inputs times up to 1000, which nearly cancel, as the first term of a sum."""
+    generator = torch.Generator().manual_seed(seed)
+    half, rest = 1000 * torch.rand(6, generator=generator), torch.rand(7, generator=generator)
+    large, nothing = nn.Linear(13, 1, bias=False), nn.Linear(13, 1, bias=False)
+    large.weight.data = torch.cat([half, -half + rest[:6], rest[6:]])[None]
+    nothing.weight.data.zero_()
+    return Residual(large, nothing)
+
+
+def one_free(size: int = 13) -> tuple[Tensor, SpikeBox]:
+    """A step of spikes everywhere, of which the last may be missing."""
+    x = torch.ones(1, 1, size)
+    free = torch.zeros_like(x)
+    free[..., -1] = 1
+    return x, SpikeBox(x - free, x)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("joint", ["sum", "concatenation"])
+@torch.no_grad()
+def test_rounding_before_a_sum_reaches_the_neurons_after_it(seed: int, joint: str) -> None:
+    """The threshold is met exactly as executed; computed exactly, the sum is a little off it."""
+    x, box = one_free()
+    body: list[nn.Module] = [cancelling(seed)] if joint == "sum" else [Branches(cancelling(seed).body)]
+    current = float(SpikingNetwork([*body, IF(1.0)], 1, "rate", "spikes").eval().freeze().values(x)[-2])
+    network = SpikingNetwork([*body, IF(current)], 1, "rate", "spikes").eval()
+    check_executed(Case(network, box, x), x)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@torch.no_grad()
+def test_rounding_before_a_sum_reaches_the_margin(seed: int) -> None:
+    """Without the free spike the classes tie as executed; computed exactly, the margin may be positive."""
+    x, box = one_free()
+    last = nn.Linear(1, 2)
+    last.weight.copy_(torch.tensor([[1.0], [0.0]]))
+    network = SpikingNetwork([identity(1.0, 13), IF(0.5), cancelling(seed), last], 1, "membrane", "spikes")
+    last.bias.copy_(torch.tensor([0.0, float(network.eval().freeze().values(box.lower)[-1])]))
+    assert certify(network, x, torch.tensor([0]), box, "branch-and-bound").status == ["unknown"]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7, 0.1])
