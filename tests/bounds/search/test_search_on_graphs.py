@@ -124,15 +124,32 @@ def one_free(size: int = 13) -> tuple[Tensor, SpikeBox]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("joint", ["sum", "concatenation"])
+@pytest.mark.parametrize("joint", ["sum", "sum of a sum", "concatenation"])
 @torch.no_grad()
 def test_rounding_before_a_sum_reaches_the_neurons_after_it(seed: int, joint: str) -> None:
     """The threshold is met exactly as executed; computed exactly, the sum is a little off it."""
     x, box = one_free()
-    body: list[nn.Module] = [cancelling(seed)] if joint == "sum" else [Branches(cancelling(seed).body)]
+    first = cancelling(seed)
+    body: list[nn.Module] = [Branches(first.body)] if joint == "concatenation" else [first]
+    if joint == "sum of a sum":
+        body.append(Residual(identity(1.0), identity(0.0)))
     current = float(SpikingNetwork([*body, IF(1.0)], 1, "rate", "spikes").eval().freeze().values(x)[-2])
     network = SpikingNetwork([*body, IF(current)], 1, "rate", "spikes").eval()
     check_executed(Case(network, box, x), x)
+
+
+@torch.no_grad()
+def test_rounding_before_a_sum_adds_up_over_time() -> None:
+    """A current of 1 is lost in each of 32 steps, while a step alone may lose about 10."""
+    large, nothing = nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False)
+    large.weight.data = torch.tensor([[2.0**24, 1.0, -(2.0**24), 8.0]])
+    nothing.weight.data.zero_()
+    x = torch.ones(32, 1, 4)
+    x[:-1, :, 3] = 0
+    free = torch.zeros_like(x)
+    free[-1, :, 3] = 1
+    network = SpikingNetwork([Residual(large, nothing), IF(8.0)], 32, "rate", "spikes").eval()
+    check_executed(Case(network, SpikeBox(x - free, x), x), x[:, 0][None])
 
 
 @pytest.mark.parametrize("seed", range(20))
