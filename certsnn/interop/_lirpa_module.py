@@ -8,12 +8,13 @@ from functools import reduce, singledispatch
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
 from certsnn.neurons import Dynamics
-from certsnn.program import Concatenation, Node, Program, Stage, Sum
+from certsnn.program import Concatenation, Maximum, Node, Program, Stage, Sum
 
 Shape = tuple[int, ...]
 
@@ -190,6 +191,19 @@ class Joined(nn.Module):
         return [torch.cat(together, 1) for together in _steps(parts)]
 
 
+@final
+class Pooled(nn.Module):
+    """Maxima over windows that tile a map, step by step."""
+
+    def __init__(self, kernel: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, frames: list[Tensor]) -> list[Tensor]:
+        """Every frame on its own."""
+        return [F.max_pool2d(frame, self.kernel) for frame in frames]
+
+
 def _steps(parts: Sequence[list[Tensor]]) -> list[list[Tensor]]:
     frames = max(map(len, parts))
     return [[part[t % len(part)] for part in parts] for t in range(frames)]
@@ -224,6 +238,18 @@ def _(node: Sum, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
 @module_of.register
 def _(node: Concatenation, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
     return Joined()
+
+
+@module_of.register
+def _(node: Maximum, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    pool, maps = node.pool, shapes[0][1:]
+    tiled = pool.stride == pool.kernel and not any(pool.padding) and set(pool.dilation) == {1}
+    if len(maps) != 2 or not tiled or any(size % k for size, k in zip(maps, pool.kernel, strict=True)):
+        raise TypeError(
+            f"auto-lirpa takes maxima over windows that tile a map, not those of {node.name} "
+            f"on {list(shapes[0])}"
+        )
+    return Pooled(pool.kernel)
 
 
 @final
