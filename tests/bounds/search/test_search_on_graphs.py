@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from search_cases import Case, cases, check_executed
 from soundness import bound, check_method, members, outcome
 from strategies import Example, examples
@@ -21,11 +22,13 @@ from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
 
 
-@settings(max_examples=80)
-@given(cases(graphs=True))
+@pytest.mark.parametrize("way", ["image", "box", "flips", "shifts"])
+@settings(max_examples=30)
+@given(data=st.data())
 @torch.no_grad()
-def test_what_is_executed_fulfils_the_constraints(case: Case) -> None:
-    check_executed(case, case.members(6)[:16])
+def test_what_is_executed_fulfils_the_constraints(way: str, data: st.DataObject) -> None:
+    case = data.draw(cases((way,), graphs=True))
+    check_executed(case, case.members(6)[:12])
 
 
 @settings(max_examples=20)
