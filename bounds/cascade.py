@@ -73,11 +73,14 @@ def decide(problem: Problem, cascade: Sequence[Method], options: BoundOptions) -
 
     Args:
         problem: a batch.
-        cascade: the methods, first to last; those that run on one sample at a time run after the others.
+        cascade: the methods, first to last; those that run on one sample at a time run after the others. Of
+            several, those that do not suit the network are left out.
         options: for every method; the deadline is set here, from the limit of each sample. Samples that run
             together share the sum of what is left to each.
     """
     everyone = range(len(problem.y))
+    if len(cascade) > 1:
+        cascade = [method for method in cascade if method.suits(problem)]
     right = _right(problem) if len(cascade) > 1 else [True for _ in everyone]
     ledger = _Ledger(problem, right, math.inf if options.seconds is None else options.seconds)
     for method in cascade:

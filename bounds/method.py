@@ -39,3 +39,7 @@ class Method(ABC):
     def stages(self) -> Sequence[Method]:
         """The methods that a verdict tries one after the other: itself, or those that it is made of."""
         return (self,)
+
+    def suits(self, problem: Problem) -> bool:
+        """Whether a cascade should try the method on such a network."""
+        return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.propagate import margins_of
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
+from certsnn.bounds.linear.levels import check_levels, has_level
 from certsnn.bounds.linear.margins import backward_margins, in_groups, interval_bounds, row_bytes
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.memory import TEMPORARIES, packed
@@ -42,13 +43,17 @@ class SCrownIBP(Method):
     help = "one linear backward pass over S-IBP's bounds of the layers"
 
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         relaxation = RELAXATIONS[options.relaxation]
 
-        def bound(part: Problem) -> Tensor:
+        def bound(part: Problem, rows: int) -> Tensor:
             found, sources = interval_bounds(part)
-            return torch.maximum(found, backward_margins(part, sources, relaxation))
+            return torch.maximum(found, backward_margins(part, sources, relaxation, rows))
 
         return in_groups(problem, options, bound)
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -61,6 +66,7 @@ class SCrown(Method):
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, sources = interval_bounds(problem)
         sizes = sample_sizes(problem, sources) + TEMPORARIES * row_bytes(problem) * (problem.classes - 1)
         half = max(options.memory // 2, 1)
@@ -69,6 +75,9 @@ class SCrown(Method):
             refined = refined_margins(part, replace(options, iterations=0, memory=half))
             found[group] = torch.maximum(found[group], refined)
         return found
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -81,10 +90,14 @@ class AlphaSCrown(Method):
 
     @torch.no_grad()
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_levels(problem.program)
         found, _ = interval_bounds(problem)
         for sample, part in enumerate(problem.groups(1)):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
         return found
+
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
 
 
 @final
@@ -144,6 +157,8 @@ class Auto(Method):
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         best = problem.nothing_known()
         for method in self._stages:
+            if not method.suits(problem):
+                continue
             rest = (~(best > 0).all(1)).nonzero().squeeze(1)
             if len(rest) == 0:
                 break

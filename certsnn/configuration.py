@@ -372,7 +372,8 @@ def _named(hint: Any) -> str:
     if base is not None:
         return " | ".join(_concrete(base))
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_named(part) for part in get_args(hint))
+        # A tensor is for Python alone: plain data give numbers.
+        return " or ".join(_named(part) for part in get_args(hint) if part is not Tensor)
     if get_origin(hint) is Literal:
         return " or ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:

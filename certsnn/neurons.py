@@ -1,230 +1,48 @@
-r"""Spiking neurons: one two-branch model that the forward pass, the bounds and the attacks share.
-
-.. math::
-    u_t &= v_{t-1} + I_t, \qquad v_0 = \mathrm{initial} \\
-    s_t &= 1[u_t \ge \mathrm{threshold}] \\
-    v_t &= \mathrm{decay} \cdot u_t              \quad\text{below the threshold} \\
-        &= \mathrm{gain} \cdot u_t + \mathrm{offset} \quad\text{from the threshold on}
-
-IF is ``decay = 1``. The upper branch ``(gain, offset)`` is the reset: ``(0, 0)`` to zero, ``(0, decay x)``
-to the value x, ``(decay, -decay threshold)`` by subtraction. A model that fires on a strict ``>`` is the
-same neuron with the next larger threshold.
-
-The order of the floating-point operations in `integrate`, `carry_below` and `carry_above` is part of the
-semantics that certificates speak about: the interval bounds call the same functions, and since rounding is
-monotone they need no widening there (see ``certsnn.bounds.interval``).
-"""
+"""Layers of spiking neurons, as modules of a network; what they compute is in `certsnn.dynamics`."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC
-from typing import Any, Literal, NamedTuple, final
+from collections.abc import Sequence
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from certsnn.dynamics import ORDERS, RESET_FIRST
+from certsnn.dynamics import Dynamics as Dynamics
+from certsnn.dynamics import Trace as Trace
+from certsnn.dynamics import scan as scan
 from certsnn.layers import check_hooks
 from certsnn.surrogates import Rectangle, Surrogate
 
 LEAST_THRESHOLD = 1e-6
-Reset = Literal["zero", "subtract"] | float | tuple[float, float]
+Number = float | Tensor
+"""One number for all neurons of a layer, or one for each channel or neuron."""
+OrderName = Literal["reset-first", "current-first"]
+Reset = Literal["zero", "subtract"] | Number | tuple[Number, Number]
 
 
-class Dynamics(NamedTuple):
-    """The parameters of a layer of neurons, for the forward pass and the bounds.
-
-    The tensors are scalars: one number for all neurons of the layer. ``lossless`` says that the neuron
-    conserves charge (decay = gain = 1), so that ``u_t = initial + sum of currents + offset * (spikes so
-    far)``: the condition for bounds in the count domain.
-    """
-
-    threshold: Tensor
-    decay: Tensor
-    initial: Tensor
-    gain: Tensor
-    offset: Tensor
-    lossless: bool
-    surrogate: Surrogate
+def _finite(name: str, value: Number) -> Number:
+    """A float, or a copy of a tensor in the default dtype; raises ValueError for NaN and infinity."""
+    found = torch.as_tensor(value)
+    if not bool(found.isfinite().all()):
+        shown = "a tensor with others" if isinstance(value, Tensor) else value
+        raise ValueError(f"{name} must be a finite number, got {shown}")
+    return (
+        found.detach().to(torch.get_default_dtype(), copy=True) if isinstance(value, Tensor) else float(value)
+    )
 
 
-def integrate(v: Tensor, current: Tensor, out: Tensor | None = None) -> Tensor:
-    """``u_t = v_{t-1} + I_t``, written to ``out`` where it is given."""
-    return torch.add(v, current, out=out)
-
-
-def carry_below(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """The potential that a silent neuron carries to the next step."""
-    return dynamics.decay * u
-
-
-def carry_above(u: Tensor, dynamics: Dynamics) -> Tensor:
-    """The potential that a neuron carries to the next step when it has fired."""
-    return dynamics.gain * u + dynamics.offset
-
-
-def fires(u: Tensor, dynamics: Dynamics, out: Tensor | None = None) -> Tensor:
-    """``1[u >= threshold]`` in the dtype of u, written to ``out`` where it is given; without a gradient."""
-    u, threshold = u.detach(), dynamics.threshold.detach()
-    return torch.ge(u, threshold, out=torch.empty_like(u) if out is None else out)
-
-
-def choose(below: Tensor, above: Tensor, mask: Tensor) -> Tensor:
-    """``above`` where the mask (floats, 0 or 1) is 1, else ``below``; as they are, bit for bit.
-
-    At the weights 0 and 1 `torch.lerp` returns its ends. On spikes, which no processor can predict, it takes
-    a tenth of the time of `torch.where`, which branches on every element.
-    """
-    return torch.lerp(below, above, mask)
-
-
-def carry(u: Tensor, fired: Tensor, dynamics: Dynamics) -> Tensor:
-    """`carry_above` where ``fired`` (floats, 0 or 1) is 1, else `carry_below`: the same numbers."""
-    if dynamics.lossless:  # both are u but for the offset, and the products are exact
-        return torch.addcmul(u, dynamics.offset, fired)
-    return choose(carry_below(u, dynamics), carry_above(u, dynamics), fired)
-
-
-class Pulled(NamedTuple):
-    """Gradients towards a membrane: in all, and through the spike alone."""
-
-    to_u: Tensor
-    through_spike: Tensor
-
-
-def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | None, to_v: Tensor) -> Pulled:
-    """The gradient towards u, through `fires` and `carry`; not to be differentiated again.
-
-    With a and c the gradients towards the spike (None: zero) and towards the carried potential:
-    ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
-    """
-    slope = dynamics.surrogate.derivative(u - dynamics.threshold)
-    rise = dynamics.gain - dynamics.decay
-    jump = torch.addcmul(dynamics.offset, rise, u)  # also where rise is 0: a NaN must not pass unseen
-    kept = to_v if dynamics.lossless else torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
-    through = jump.mul_(to_v) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
-    through = through.mul_(slope)
-    return Pulled(through + kept, through)
-
-
-def parameter_gradients(
-    u: Tensor, fired: Tensor, dynamics: Dynamics, through_spike: Tensor, to_v: Tensor
-) -> list[Tensor]:
-    """Gradients towards the first five fields of the dynamics, through `fires` and `carry`."""
-    above = to_v * fired
-    terms = (-through_spike, (to_v - above) * u, torch.zeros_like(u), above * u, above)
-    return [t.sum_to_size(p.shape) for t, p in zip(terms, dynamics[:5], strict=True)]
-
-
-@final
-class _Fire(torch.autograd.Function):
-    """`fires` and `carry` for membranes of a single step."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dynamics: Dynamics, *parameters: Tensor) -> Any:
-        spikes = fires(u, dynamics)
-        ctx.save_for_backward(u, spikes)
-        ctx.dynamics = dynamics
-        return spikes, carry(u, spikes, dynamics)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        to_spikes, to_v = gradients
-        u, spikes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        to_u, through = pull_back(u, spikes, ctx.dynamics, to_spikes, to_v)
-        if not any(wanted):
-            return to_u, None, *(None for _ in wanted)
-        return to_u, None, *parameter_gradients(u, spikes, ctx.dynamics, through, to_v)
-
-
-def fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
-    """One step from the membrane on.
-
-    Args:
-        u: membranes before firing ``[B, ...]``.
-        dynamics: the neurons.
-
-    Returns:
-        ``(spikes, v)``: spikes (0 or 1, with the surrogate's gradient) and the potential carried on.
-    """
-    spikes, carried = _Fire.apply(u, dynamics, *dynamics[:5])
-    return spikes, carried
-
-
-class Trace(NamedTuple):
-    """A layer of neurons over time: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
-
-    membranes: Tensor
-    spikes: Tensor
-
-
-@final
-class _Scan(torch.autograd.Function):
-    """All steps at once, keeping membranes and spikes alone: the graph of single steps is never built."""
-
-    @staticmethod
-    def forward(ctx: Any, currents: Tensor, steps: int, dynamics: Dynamics, *parameters: Tensor) -> Any:
-        held = currents.expand(steps, *currents.shape[1:])
-        v = dynamics.initial.expand(currents.shape[1:])
-        membranes, spikes = torch.empty_like(held), torch.empty_like(held)
-        for t, current in enumerate(held):
-            u = integrate(v, current, out=membranes[t])
-            fires(u, dynamics, out=spikes[t])
-            if t < steps - 1:
-                v = carry(u, spikes[t], dynamics)
-        ctx.save_for_backward(membranes, spikes)
-        ctx.set_materialize_grads(False)
-        ctx.dynamics, ctx.frames = dynamics, len(currents)
-        return membranes, spikes
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        to_membranes, to_spikes = gradients
-        membranes, spikes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
-        to_v = torch.zeros_like(membranes[0])
-        to_currents = torch.empty_like(membranes) if ctx.frames > 1 else torch.zeros_like(membranes[:1])
-        sums: list[Tensor] = []
-        for t in reversed(range(len(membranes))):
-            u, fired = membranes[t], spikes[t]
-            to_u, through = pull_back(
-                u, fired, ctx.dynamics, None if to_spikes is None else to_spikes[t], to_v
-            )
-            if any(wanted):
-                found = parameter_gradients(u, fired, ctx.dynamics, through, to_v)
-                sums = [s + f for s, f in zip(sums, found, strict=True)] if sums else found
-            to_v = to_u if to_membranes is None else to_u.add_(to_membranes[t])
-            if ctx.frames > 1:
-                to_currents[t] = to_v
-            else:
-                to_currents[0] += to_v
-        if sums:
-            sums[2] = to_v.sum_to_size(sums[2].shape)  # the initial potential enters step 1
-        return to_currents, None, None, *(sums or (None for _ in wanted))
-
-
-def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None) -> Trace:
-    """Run a layer of neurons over time.
-
-    Args:
-        currents: ``[T, B, ...]``, or ``[1, B, ...]`` to hold for ``steps`` steps.
-        dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
-        steps: T; the length of the currents if None.
-    """
-    steps = len(currents) if steps is None else steps
-    membranes, spikes = _Scan.apply(currents, steps, dynamics, *dynamics[:5])
-    return Trace(membranes, spikes)
-
-
-def _finite(name: str, value: float) -> float:
-    """The value as a float; raises ValueError for NaN and infinity."""
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value}")
-    return float(value)
+def _within(name: str, value: Number, least: float, most: float, message: str) -> Tensor:
+    """The value as a tensor; raises ValueError, with the message, where it leaves the range."""
+    found = torch.as_tensor(_finite(name, value), dtype=torch.get_default_dtype())
+    exact = found if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    outside = (exact < least) | (exact > most)
+    if bool(outside.any()):
+        raise ValueError(f"{name} must {message}, got {float(exact[outside][0]):g}")
+    return found
 
 
 def _checked_reset(reset: Reset) -> Reset:
@@ -232,7 +50,7 @@ def _checked_reset(reset: Reset) -> Reset:
     if isinstance(reset, str):
         if reset not in ("zero", "subtract"):
             raise ValueError(
-                f"reset must be 'zero', 'subtract', a float or a pair (gain, offset), got {reset!r}"
+                f"reset must be 'zero', 'subtract', a number or a pair (gain, offset), got {reset!r}"
             )
         return reset
     if not isinstance(reset, (tuple, list)):
@@ -240,23 +58,40 @@ def _checked_reset(reset: Reset) -> Reset:
     if len(reset) != 2:
         raise ValueError(f"reset as a pair is (gain, offset), got {reset!r}")
     gain, offset = (_finite("reset", value) for value in reset)
-    if gain < 0:
+    if bool((torch.as_tensor(gain) < 0).any()):
         raise ValueError(f"the gain of the upper branch must be >= 0, got {gain}")
     return gain, offset
 
 
+def _shown(value: Reset) -> str:
+    """A parameter in a representation: a number, or the shape and the range of several."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.numel() == 1:
+        return f"{float(value):g}"
+    return f"{list(value.shape)} in [{float(value.min()):g}, {float(value.max()):g}]"
+
+
 class Neuron(nn.Module, ABC):
-    """A layer of neurons with common parameters: the base class of `LIF` and `IF`.
+    """A layer of neurons: the base class of `LIF` and `IF`.
+
+    A parameter is one number for all neurons of the layer, or a tensor with as many axes as one sample's
+    membranes: ``[C, 1, 1]`` for each channel of ``[C, H, W]``, ``[n]`` or ``[C, H, W]`` for each neuron.
 
     Args:
         threshold: firing threshold, at least `LEAST_THRESHOLD`.
         decay: share of the membrane potential that is kept from step to step, in [0, 1].
-        reset: ``"zero"``, ``"subtract"``, a float (reset to that potential, before decay), or the pair
+        reset: ``"zero"``, ``"subtract"``, a number (reset to that potential, before decay), or the pair
             ``(gain, offset)`` of the upper branch with gain >= 0.
         initial: potential before the first step.
         surrogate: gradient of the spike.
         learn_threshold: train the threshold (used clamped to at least `LEAST_THRESHOLD`).
         learn_decay: train the decay (used clamped to [0, 1]).
+        order: of a step's operations. ``"reset-first"``: decay and reset, then the current.
+            ``"current-first"`` (snnTorch's): decay, then the current, then the offset of the reset, which is
+            the whole threshold for ``"subtract"``.
 
     Raises:
         ValueError: for parameters outside the ranges above.
@@ -266,33 +101,53 @@ class Neuron(nn.Module, ABC):
 
     def __init__(
         self,
-        threshold: float,
-        decay: float,
+        threshold: Number,
+        decay: Number,
         reset: Reset,
-        initial: float,
+        initial: Number,
         surrogate: Surrogate | None,
         learn_threshold: bool,
         learn_decay: bool,
+        order: OrderName = "reset-first",
     ) -> None:
         super().__init__()
-        if not _finite("threshold", threshold) >= LEAST_THRESHOLD:
-            raise ValueError(f"threshold must be at least {LEAST_THRESHOLD}, got {threshold}")
-        if not 0 <= _finite("decay", decay) <= 1:
-            raise ValueError(f"decay must lie in [0, 1], got {decay}")
-        self.threshold = nn.Parameter(torch.tensor(float(threshold)), requires_grad=learn_threshold)
-        self.decay = nn.Parameter(torch.tensor(float(decay)), requires_grad=learn_decay)
-        self.register_buffer("initial", torch.tensor(_finite("initial", initial)))
+        if order not in ORDERS:
+            raise ValueError(
+                f"order must be 'reset-first' or 'current-first', got {order!r}. (snnTorch's "
+                "reset_delay=False is 'reset-first' for a reset to zero. For 'subtract' it is neither: it "
+                "takes the reset before back wherever the membrane stays above the threshold.)"
+            )
+        self.order = ORDERS[order]
+        least = f"be at least {LEAST_THRESHOLD}"
+        threshold = _within("threshold", threshold, LEAST_THRESHOLD, math.inf, least)
+        decay = _within("decay", decay, 0, 1, "lie in [0, 1]")
+        self.threshold = nn.Parameter(threshold, requires_grad=learn_threshold)
+        self.decay = nn.Parameter(decay, requires_grad=learn_decay)
+        self.register_buffer("initial", _within("initial", initial, -math.inf, math.inf, "be finite"))
         self.surrogate = Rectangle() if surrogate is None else surrogate
         self.reset = reset
 
     @property
     def reset(self) -> Reset:
         """The reset, as the class takes it."""
-        return self._reset
+        parts = tuple(getattr(self, name) for name in self._reset_parts)
+        found: Reset = parts if len(parts) == 2 else parts[0]
+        return found
 
     @reset.setter
     def reset(self, reset: Reset) -> None:
-        self._reset = _checked_reset(reset)
+        checked = _checked_reset(reset)
+        for name in ("reset_to", "reset_gain", "reset_offset"):
+            if hasattr(self, name):
+                delattr(self, name)
+        parts: Sequence[Reset] = checked if isinstance(checked, tuple) else (checked,)
+        self._reset_parts = ("reset_to",) if len(parts) == 1 else ("reset_gain", "reset_offset")
+        for name, part in zip(self._reset_parts, parts, strict=True):
+            # Tensors move with the network and are saved with it; numbers are part of its description.
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
 
     @final
     def check_plain(self) -> None:
@@ -311,39 +166,36 @@ class Neuron(nn.Module, ABC):
         """The neuron's current parameters, differentiable where they are trained.
 
         Raises:
-            ValueError: if one was replaced by a tensor of several numbers.
+            ValueError: for parameters whose shapes do not fit each other.
         """
-        for name in ("threshold", "decay", "initial"):
-            if getattr(self, name).ndim:
-                raise ValueError(f"{name} must be one number for all neurons of a layer, not several")
         threshold, decay = self.threshold.clamp_min(LEAST_THRESHOLD), self.decay.clamp(0, 1)
-        gain, offset = self._upper_branch(threshold, decay)
-        lossless = float(decay.detach()) == 1 and float(gain.detach()) == 1
-        return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate)
+        try:
+            gain, offset = self._upper_branch(threshold, decay)
+        except RuntimeError as error:
+            raise ValueError(f"the shapes of parameters do not fit each other: {self}") from error
+        lossless = bool((decay.detach() == 1).all()) and bool((gain.detach() == 1).all())
+        return Dynamics(threshold, decay, self.initial, gain, offset, lossless, self.surrogate, self.order)
 
     def _upper_branch(self, threshold: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-        """``(gain, offset)`` of the upper branch, scalars."""
-        zero = torch.zeros_like(decay)
-        if self.reset == "zero":
+        """``(gain, offset)`` of the upper branch."""
+        zero, reset = decay.new_zeros(()), self.reset
+        if reset == "zero":
             return zero, zero
-        if self.reset == "subtract":
-            return decay, -(decay * threshold)
-        if isinstance(self.reset, tuple):
-            gain, offset = self.reset
+        if reset == "subtract":
+            return decay, self.order.subtraction(threshold, decay)
+        if isinstance(reset, tuple):
+            gain, offset = reset
             return zero + gain, zero + offset
-        return zero, decay * float(self.reset)
+        return zero, decay * reset
 
     def forward(self, currents: Tensor) -> Tensor:
         """Spikes ``[T, B, ...]`` of the currents ``[T, B, ...]``."""
         return scan(currents, self.dynamics()).spikes
 
     def extra_repr(self) -> str:
-        numbers = {name: getattr(self, name).detach() for name in ("threshold", "decay", "initial")}
-        shown = {name: f"{float(x):g}" if x.numel() == 1 else "several" for name, x in numbers.items()}
-        return (
-            f"threshold={shown['threshold']}, decay={shown['decay']}, reset={self.reset!r}, "
-            f"initial={shown['initial']}"
-        )
+        names = ("threshold", "decay", "reset", "initial")
+        shown = [f"{name}={_shown(getattr(self, name))}" for name in names]
+        return ", ".join(shown if self.order is RESET_FIRST else [*shown, f"order={self.order.name!r}"])
 
 
 @final
@@ -352,15 +204,16 @@ class LIF(Neuron):
 
     def __init__(
         self,
-        threshold: float = 1.0,
-        decay: float = 0.5,
+        threshold: Number = 1.0,
+        decay: Number = 0.5,
         reset: Reset = "zero",
-        initial: float = 0.0,
+        initial: Number = 0.0,
         surrogate: Surrogate | None = None,
         learn_threshold: bool = False,
         learn_decay: bool = False,
+        order: OrderName = "reset-first",
     ) -> None:
-        super().__init__(threshold, decay, reset, initial, surrogate, learn_threshold, learn_decay)
+        super().__init__(threshold, decay, reset, initial, surrogate, learn_threshold, learn_decay, order)
 
 
 @final
@@ -369,10 +222,11 @@ class IF(Neuron):
 
     def __init__(
         self,
-        threshold: float = 1.0,
+        threshold: Number = 1.0,
         reset: Reset = "subtract",
-        initial: float = 0.0,
+        initial: Number = 0.0,
         surrogate: Surrogate | None = None,
         learn_threshold: bool = False,
+        order: OrderName = "reset-first",
     ) -> None:
-        super().__init__(threshold, 1.0, reset, initial, surrogate, learn_threshold, False)
+        super().__init__(threshold, 1.0, reset, initial, surrogate, learn_threshold, False, order)

@@ -81,7 +81,7 @@ class Stage(Node):
 
     def trace(self, currents: Tensor, steps: int) -> Trace:
         """Membranes and spikes ``[T, B, ...]``."""
-        return scan(currents, self.neuron, steps)
+        return scan(currents, self.neuron, steps, self.name)
 
     def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
         return self.trace(parts[0], steps).spikes

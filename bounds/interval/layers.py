@@ -29,7 +29,7 @@ from certsnn.bounds.interval.scans import (
     scan_steps,
     steps_of_counts,
 )
-from certsnn.bounds.linear.lines import Neuronwise, Pulled
+from certsnn.bounds.linear.lines import Neuronwise, Pulled, at_neuron
 from certsnn.neurons import Dynamics
 from certsnn.program import hold
 
@@ -264,7 +264,8 @@ class SteppedLayer(Layer):
     def reaching(self, lines: Neuronwise, t: int, column: Tensor, sign: Tensor) -> Pulled:
         # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
         if t == 0:
-            return Pulled(sign[:, None], (sign * self.dynamics.initial).squeeze(2))
+            initial = at_neuron(self.dynamics.initial, self.driven_by.lower.shape[2:], column)
+            return Pulled(sign[:, None], (sign * initial).squeeze(2))
         before = lines.until(t).at(column).pull_carried(None, sign)
         return Pulled(torch.cat([before.currents, sign[:, None]], 1), before.constant)
 

@@ -132,9 +132,10 @@ def check_float_model(network: Layout, steps: int) -> None:
                 f"{MOST_TERMS}; use smaller layers, or rounding=False"
             )
     for stage in network.program.stages:
-        threshold, decay, initial, gain, offset = _numbers(stage)
+        _, _, _, gain, _ = _numbers(stage)
         least = torch.finfo(torch.float32).tiny
-        if any(0 < value < least for value in (threshold, decay, initial, gain, offset)):
+        sizes = (number.detach().abs() for number in stage.neuron.numbers())
+        if any(bool(((size > 0) & (size < least)).any()) for size in sizes):
             raise ValueError(
                 f"a parameter of {stage.name} is subnormal, which some processors take as 0; set it to 0"
             )
@@ -146,8 +147,8 @@ def check_float_model(network: Layout, steps: int) -> None:
 
 
 def _numbers(stage: Stage) -> list[float]:
-    """The magnitudes of threshold, decay, initial potential, gain and offset."""
-    found = [float(value.detach().abs()) for value in stage.neuron[:5]]
+    """The largest magnitudes of threshold, decay, initial potential, gain and offset over the neurons."""
+    found = [float(number.detach().abs().max()) for number in stage.neuron.numbers()]
     if not all(math.isfinite(value) for value in found):
         raise ValueError(f"a parameter of {stage.name} is NaN or infinite")
     return found

@@ -29,13 +29,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval, intersect
-from certsnn.neurons import (
+from certsnn.dynamics import (
+    NUMBERS,
     Dynamics,
-    carry,
+    Ends,
+    added,
     carry_above,
     carry_below,
-    choose,
-    fire,
+    edges_of,
     fires,
     integrate,
     parameter_gradients,
@@ -56,26 +57,55 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
 
     ``within`` are other bounds of the membranes: each step goes on from what lies in both.
     """
-    least_fired = carry_above(dynamics.threshold, dynamics)
-    most_silent = carry_below(dynamics.threshold, dynamics)
+    least_fired, most_silent = edges_of(dynamics)
+    parameters = (least_fired, most_silent, dynamics, *dynamics.numbers())
     if within is None:
-        u_low, u_high, s_low, s_high = _Steps.apply(
-            *currents, least_fired, most_silent, dynamics, *dynamics[:5]
-        )
+        u_low, u_high, s_low, s_high = _Steps.apply(*currents, *parameters)
         return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
-    v_low = v_high = dynamics.initial.expand(currents.lower.shape[1:])
+    u = Interval(*(integrate(dynamics.initial, end[0]) for end in currents))
+    # What follows the last step is left.
+    after = (torch.cat([end[1:], end[:1]]) for end in currents)
     rows = []
-    for t, (low, high) in enumerate(zip(*currents, strict=True)):
-        u_low, u_high = integrate(v_low, low), integrate(v_high, high)
-        u_low, u_high = intersect(Interval(u_low, u_high), Interval(within.lower[t], within.upper[t]))
-        s_low, v_low = fire(u_low, dynamics)
-        s_high, v_high = fire(u_high, dynamics)
-        unstable = (s_low - s_high).detach().abs()
-        v_low = choose(v_low, torch.minimum(v_low, least_fired), unstable)
-        v_high = choose(v_high, torch.maximum(v_high, most_silent), unstable)
-        rows.append((u_low, u_high, s_low, s_high))
+    for low, high, least, most in zip(*after, *within, strict=True):
+        known = intersect(u, Interval(least, most))
+        s_low, s_high, *ends = _Step.apply(*known, low, high, *parameters)
+        rows.append((*known, s_low, s_high))
+        u = Interval(*ends)
     u_low, u_high, s_low, s_high = (torch.stack(column) for column in zip(*rows, strict=True))
     return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
+
+
+@final
+class _Step(torch.autograd.Function):
+    """The spikes of bounds ``u_low, u_high`` of the membranes, and those of the next step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u_low: Tensor,
+        u_high: Tensor,
+        low: Tensor,
+        high: Tensor,
+        least_fired: Tensor,
+        most_silent: Tensor,
+        dynamics: Dynamics,
+        *parameters: Tensor,
+    ) -> Any:
+        u, edges = (u_low, u_high), (least_fired, most_silent)
+        spikes = fires(u_low, dynamics), fires(u_high, dynamics)
+        after = torch.empty_like(u_low), torch.empty_like(u_high)
+        dynamics.order.advance_ends(u, spikes, (low, high), edges, dynamics, after)
+        ctx.save_for_backward(*u, *spikes, *edges)
+        ctx.dynamics = dynamics
+        return *spikes, *after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        *ends, least_fired, most_silent = ctx.saved_tensors
+        pull = _Pull(ctx.dynamics, (least_fired, most_silent), any(ctx.needs_input_grad[4:]))
+        to_u = pull.step(ends[:2], ends[2:], gradients[:2], gradients[2:])
+        return *to_u, *gradients[2:], *pull.towards_parameters()
 
 
 @final
@@ -93,19 +123,17 @@ class _Steps(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Any:
         u_low, u_high, s_low, s_high = (torch.empty_like(end) for end in (low, high, low, high))
-        v_low = v_high = dynamics.initial.expand(low.shape[1:])
-        unstable = torch.empty_like(low[0])
         for t in range(len(low)):
-            integrate(v_low, low[t], out=u_low[t])
-            integrate(v_high, high[t], out=u_high[t])
+            u, currents = (u_low[t], u_high[t]), (low[t], high[t])
+            if t == 0:
+                for end, current in zip(u, currents, strict=True):
+                    integrate(dynamics.initial, current, out=end)
+            else:
+                before = (u_low[t - 1], u_high[t - 1]), (s_low[t - 1], s_high[t - 1])
+                edges = (least_fired, most_silent)
+                dynamics.order.advance_ends(*before, currents, edges, dynamics, out=u)
             fires(u_low[t], dynamics, out=s_low[t])
             fires(u_high[t], dynamics, out=s_high[t])
-            if t == len(low) - 1:
-                break
-            torch.ne(s_low[t], s_high[t], out=unstable)
-            v_low, v_high = carry(u_low[t], s_low[t], dynamics), carry(u_high[t], s_high[t], dynamics)
-            v_low = choose(v_low, torch.minimum(v_low, least_fired), unstable)
-            v_high = choose(v_high, torch.maximum(v_high, most_silent), unstable)
         ctx.save_for_backward(u_low, u_high, s_low, s_high, least_fired, most_silent)
         ctx.set_materialize_grads(False)
         ctx.dynamics = dynamics
@@ -115,30 +143,59 @@ class _Steps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         *ends, least_fired, most_silent = ctx.saved_tensors
-        membranes, spikes, edges = ends[:2], ends[2:], (least_fired, most_silent)
+        membranes, spikes = ends[:2], ends[2:]
         to_membranes, to_spikes = gradients[:2], gradients[2:]
-        dynamics: Dynamics = ctx.dynamics
-        wanted = any(ctx.needs_input_grad[2:])
+        pull = _Pull(ctx.dynamics, (least_fired, most_silent), any(ctx.needs_input_grad[2:]))
         to_currents = [torch.empty_like(end) for end in membranes]
         carried = [torch.zeros_like(end[0]) for end in membranes]
-        to_edges = [torch.zeros_like(edge) for edge in edges]
-        sums = [torch.zeros_like(parameter) for parameter in dynamics[:5]]
         for t in reversed(range(len(membranes[0]))):
-            for end, replaced in enumerate(_replaced(membranes, spikes, edges, t, dynamics)):
-                u, fired, to_v = membranes[end][t], spikes[end][t], carried[end]
-                kept = torch.addcmul(to_v, to_v, replaced, value=-1)
-                to_u, through = pull_back(u, fired, dynamics, _at(to_spikes[end], t), kept)
-                if wanted:
-                    to_edges[end] += (to_v - kept).sum_to_size(edges[end].shape)
-                    found = parameter_gradients(u, fired, dynamics, through, kept)
-                    sums = [s + f for s, f in zip(sums, found, strict=True)]
+            here = ([x[t] for x in membranes], [x[t] for x in spikes], [_at(x, t) for x in to_spikes])
+            for end, to_u in enumerate(pull.step(*here, carried)):
                 direct = _at(to_membranes[end], t)
                 carried[end] = to_u if direct is None else to_u.add_(direct)
                 to_currents[end][t] = carried[end]
-        if not wanted:
-            return *to_currents, *[None] * 8
-        sums[2] = (carried[0] + carried[1]).sum_to_size(sums[2].shape)  # what step 1 carries
-        return *to_currents, *to_edges, None, *sums
+        pull.enter(carried)
+        return *to_currents, *pull.towards_parameters()
+
+
+@final
+class _Pull:
+    """Gradients of a scan of bounds, step by step from the last; those towards its parameters add up."""
+
+    def __init__(self, dynamics: Dynamics, edges: Ends, wanted: bool) -> None:
+        self.dynamics, self.edges, self.wanted = dynamics, edges, wanted
+        self.to_edges = [torch.zeros_like(edge) for edge in edges]
+        self.sums = {name: torch.zeros_like(getattr(dynamics, name)) for name in NUMBERS}
+
+    def step(
+        self,
+        membranes: Sequence[Tensor],
+        spikes: Sequence[Tensor],
+        to_spikes: Sequence[Tensor | None],
+        to_next: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Gradients towards one step's membranes, from those towards its spikes and the next membranes."""
+        found = []
+        for end, replaced in enumerate(_replaced(membranes, spikes, self.edges, self.dynamics)):
+            u, fired, to_v = membranes[end], spikes[end], to_next[end]
+            kept = torch.addcmul(to_v, to_v, replaced, value=-1)
+            to_u, through = pull_back(u, fired, self.dynamics, to_spikes[end], kept)
+            if self.wanted:
+                self.to_edges[end] += (to_v - kept).sum_to_size(self.edges[end].shape)
+                self.sums = added(self.sums, parameter_gradients(u, fired, self.dynamics, through, kept))
+            found.append(to_u)
+        return found
+
+    def enter(self, to_first: Sequence[Tensor]) -> None:
+        """The gradients towards the first membranes, which the initial potential enters."""
+        if self.wanted:
+            self.sums["initial"] = (to_first[0] + to_first[1]).sum_to_size(self.dynamics.initial.shape)
+
+    def towards_parameters(self) -> tuple[Tensor | None, ...]:
+        """Gradients towards the edges, the dynamics (none) and their numbers."""
+        if not self.wanted:
+            return (None,) * (3 + len(self.sums))
+        return (*self.to_edges, None, *self.sums.values())
 
 
 def _at(gradient: Tensor | None, t: int) -> Tensor | None:
@@ -146,19 +203,15 @@ def _at(gradient: Tensor | None, t: int) -> Tensor | None:
 
 
 def _replaced(
-    membranes: Sequence[Tensor],
-    spikes: Sequence[Tensor],
-    edges: tuple[Tensor, Tensor],
-    t: int,
-    dynamics: Dynamics,
+    membranes: Sequence[Tensor], spikes: Sequence[Tensor], edges: Ends, dynamics: Dynamics
 ) -> tuple[Tensor, Tensor]:
     """Where a carried lower and upper bound is the one that the other branch has at the threshold (0 or 1).
 
     Only where the neuron is unstable: there the lower membrane is silent, and the upper one fires. (Bounds
     that cross by noise are left alone.)
     """
-    unstable = torch.lt(spikes[0][t], spikes[1][t], out=torch.empty_like(spikes[0][t]))
-    silent, fired = carry_below(membranes[0][t], dynamics), carry_above(membranes[1][t], dynamics)
+    unstable = torch.lt(spikes[0], spikes[1], out=torch.empty_like(spikes[0]))
+    silent, fired = carry_below(membranes[0], dynamics), carry_above(membranes[1], dynamics)
     low = torch.gt(silent, edges[0], out=torch.empty_like(silent)).mul_(unstable)
     return low, torch.lt(fired, edges[1], out=torch.empty_like(fired)).mul_(unstable)
 
@@ -294,8 +347,9 @@ def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Ten
     r"""A bound ``[T, B, ...]`` of a membrane's rounding error, from a bound of its charge's magnitude.
 
     Up to step t there are t additions of currents and t - 1 of the reset. Each is off by at most ``unit``
-    times its result, which the largest charge so far and t resets bound (``|v| <= |u| + |offset|``). This is
-    doubled to cover the errors' own effect on the results, and the float64 arithmetic of these bounds:
+    times its result, which the largest charge so far and t resets bound: what lies between the two additions
+    of a step, in either order, is a membrane but for one reset. This is doubled to cover the errors' own
+    effect on the results, and the float64 arithmetic of these bounds:
 
     .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
     """

@@ -10,6 +10,7 @@ their coefficients on currents are 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
-from certsnn.bounds.linear.backward import PIECE, Chain, Coupling, Entry, Forms, Whole
+from certsnn.bounds.linear.backward import PIECE, Chain, Coupling, Entry, Forms, Level, Spread, Whole
 from certsnn.inputsets import InputSet
 from certsnn.neurons import Dynamics
 
@@ -25,14 +26,29 @@ from certsnn.neurons import Dynamics
 @final
 @dataclass(frozen=True)
 class Selection:
-    """Some of the inputs of a stage at each frame, ``index [F, B, m]`` (flattened), and the others' values.
+    """Some of a node's values at each frame, ``index [F, B, m]`` (flattened), and what the others are.
 
-    ``fixed [F, B, ...]`` is shaped as inputs of the stage, 0 at the selected ones. One frame stands for all
-    steps where these are selected alike.
+    ``fixed [F, B, ...]`` is shaped as the values, 0 at the selected ones. One frame of either stands for all
+    steps where these are selected alike, or are the same.
     """
 
     index: Tensor
     fixed: Tensor
+
+    def split(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Of coefficients ``[S, F, B, ...]``, flattened: those of selected values, and the others' terms."""
+        a, frames = a.flatten(3), a.shape[1]
+        kept = a.gather(3, self._places(a))
+        return kept, a * self.fixed.flatten(2)[:frames]
+
+    def whole(self, a: Tensor) -> Tensor:
+        """Coefficients ``[S, F, B, m]`` of selected values as those of all, 0 at the others."""
+        sample = self.fixed.shape[2:]
+        flat = a.new_zeros(*a.shape[:3], sample.numel()).scatter(3, self._places(a), a)
+        return flat.reshape(*a.shape[:3], *sample)
+
+    def _places(self, a: Tensor) -> Tensor:
+        return self.index[: a.shape[1]].expand(*a.shape[:2], -1, -1)
 
 
 @final
@@ -92,6 +108,13 @@ def select(wanted: Tensor, values: Tensor) -> Selection:
     return Selection(index, values.flatten(2).scatter(2, index, 0.0).view_as(values))
 
 
+def loose(values: Interval, arithmetic: Arithmetic) -> Selection:
+    """The values ``[F, B, ...]`` that are not known at every step."""
+    low, high = (arithmetic.raised(end) for end in values)
+    index = positions((low != high).any(0, keepdim=True).flatten(2))
+    return Selection(index, low.flatten(2).scatter(2, index.expand(len(low), -1, -1), 0.0).view_as(low))
+
+
 def active(membranes: Interval, dynamics: Dynamics) -> Tensor:
     """``bool [T, B, n]``: the neurons that are unstable, or reach a later step at which they are.
 
@@ -108,6 +131,28 @@ def active(membranes: Interval, dynamics: Dynamics) -> Tensor:
     return found.flatten(2)
 
 
+@final
+@dataclass(frozen=True)
+class Scattered(Level):
+    """A level of whole values, between selections of its own values and of those of the nodes before it."""
+
+    level: Level
+    own: Selection
+    sources: Sequence[Selection]
+
+    def pull(self, forms: Forms) -> Spread:
+        a, constant, error = forms
+        carried, constant, error = self.level.pull(Forms(self.own.whole(a), constant, error))
+        found = []
+        for source, more in carried:
+            kept, terms = self.sources[source].split(more)
+            constant = constant + terms.sum((1, 3))
+            # Of fixed values: the rounding of this sum in float64.
+            error = error + 2.0**-44 * terms.abs().sum((1, 3))
+            found.append((source, kept))
+        return Spread(found, constant, error)
+
+
 def follow(index: Tensor, neurons: int) -> list[Tensor]:
     """Where the selected neurons ``[T, B, m]`` of each step are at the next; see `lines.scan_back`."""
     steps, batch, size = index.shape
@@ -122,7 +167,8 @@ def follow(index: Tensor, neurons: int) -> list[Tensor]:
 class Rows:
     """The rows of a stage's matrix that may be needed, at the selected inputs of each frame.
 
-    ``matrix [F, B, u, m]``, ``shift [F, B, u]``; ``place [B, n]``: the row of each neuron.
+    ``matrix [F, B, u, m]``, ``shift [F, B, u]``, of either all frames or one for all of them;
+    ``place [B, n]``: the row of each neuron.
     """
 
     matrix: Tensor
@@ -133,9 +179,12 @@ class Rows:
         """The operators into selected neurons ``index [F, B, k]``."""
         frames, batch, _ = index.shape
         rows = self.place.expand(frames, -1, -1).gather(2, index)
-        frame = torch.arange(frames, device=rows.device)[:, None, None].clamp_max(len(self.matrix) - 1)
+        frame = torch.arange(frames, device=rows.device)[:, None, None]
         sample = torch.arange(batch, device=rows.device)[:, None]
-        return Gathered(self.matrix[frame, sample, rows], self.shift[frame, sample, rows])
+        matrix, shift = (
+            part[frame.clamp_max(len(part) - 1), sample, rows] for part in (self.matrix, self.shift)
+        )
+        return Gathered(matrix, shift)
 
     def single(self, column: Tensor, steps: int) -> Gathered:
         """The operators into one neuron for each form, ``column [S, B]``, at the first steps.
@@ -160,6 +209,7 @@ def rows_of(chain: Chain, neurons: Tensor, inputs: Selection) -> Rows:
     shift = inputs.fixed.flatten(0, 1)
     for operator in chain.operators:
         shift = operator.apply(shift)
+    frames = len(inputs.fixed)
     shift = shift.reshape(frames, len(neurons), count).gather(2, neurons.expand(frames, -1, -1))
     place = torch.zeros(len(neurons), count, dtype=torch.long, device=neurons.device)
     order = torch.arange(neurons.shape[1], device=neurons.device)

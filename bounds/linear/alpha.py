@@ -6,7 +6,7 @@ Verifiers*, 2021, https://arxiv.org/abs/2011.13824, optimise the slopes of ReLU;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.linear.alpha_scan import ChosenScan
-from certsnn.bounds.linear.lines import Pulled, Stepwise, aligned, exactly, least_width
-from certsnn.neurons import Dynamics
+from certsnn.bounds.linear.lines import Pulled, Stepwise, aligned, by_step, exactly, least_width, some_steps
+from certsnn.dynamics import Dynamics
 
 
 @final
@@ -42,7 +42,9 @@ class Chosen(Stepwise):
     Any slope is sound, for `constant` takes the least intercept over the ends of both pieces.
     """
 
-    dynamics: Dynamics
+    initial: Tensor
+    numbers: Dynamics
+    """As `by_step` gives them."""
     low: Tensor
     high: Tensor
     silent: Tensor
@@ -55,7 +57,7 @@ class Chosen(Stepwise):
         return len(self.low)
 
     def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
-        low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
+        low, high, (threshold, decay, gain, offset) = self.low[t], self.high[t], self._numbers(t)
         spike = torch.zeros_like(c) if a is None else a
         at_low, at_high = decay * low, gain * high + offset
         before, after = decay * threshold, gain * threshold + offset
@@ -72,7 +74,7 @@ class Chosen(Stepwise):
         return torch.where(self.silent[t], c * decay, torch.where(self.firing[t], c * gain, k))
 
     def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        low, high, (threshold, decay, _, gain, offset) = self.low[t], self.high[t], self.dynamics[:5]
+        low, high, (threshold, decay, gain, offset) = self.low[t], self.high[t], self._numbers(t)
         below, above = c * decay - k, c * gain - k
         fired = c * offset if a is None else a + c * offset
         # f(u) - k u is linear on each piece, so its least value there is at an end of the piece.
@@ -85,24 +87,25 @@ class Chosen(Stepwise):
     def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
         membranes = (self.low, self.high, self.silent, self.firing)
         share, mix = (aligned(values, a).expand_as(a) for values in (self.share, self.mix))
-        k, intercepts = ChosenScan.apply(a, share, mix, membranes, self.dynamics, follow)
-        started = (k[:, 0] * self.dynamics.initial).flatten(2).sum(2)
+        k, intercepts = ChosenScan.apply(a, share, mix, membranes, self.numbers, follow)
+        started = (k[:, 0] * self.initial).flatten(2).sum(2)
         return Pulled(k, intercepts.flatten(3).sum((1, 3)) + started)
 
     def until(self, steps: int) -> Chosen:
-        return self._mapped(lambda values: values[:steps])
+        parts = (self.low, self.high, self.silent, self.firing, self.share, self.mix)
+        numbers = some_steps(self.numbers, slice(steps))
+        return Chosen(self.initial, numbers, *(values[:steps] for values in parts))
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Chosen:
-        low, high, silent, firing, share, mix = (
-            change(values) for values in (self.low, self.high, self.silent, self.firing, self.share, self.mix)
-        )
-        return Chosen(self.dynamics, low, high, silent, firing, share, mix)
+    def _numbers(self, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Threshold, decay, gain and offset at one step."""
+        here = some_steps(self.numbers, t)
+        return here.threshold, here.decay, here.gain, here.offset
 
 
 def chosen_slopes(membranes: Interval, dynamics: Dynamics, slack: Slack) -> Chosen:
     """`Chosen` for membranes ``[T, B, ...]``."""
     low, high = membranes
-    dynamics = exactly(dynamics, low.dtype)
+    dynamics = by_step(exactly(dynamics, low.dtype), low.shape)
     silent, firing = high < dynamics.threshold, low >= dynamics.threshold
     least = least_width(dynamics.threshold, low.dtype)
     unstable = ~silent & ~firing
@@ -110,7 +113,7 @@ def chosen_slopes(membranes: Interval, dynamics: Dynamics, slack: Slack) -> Chos
     # division is by 0; their lines do not use it.
     low = torch.where(unstable, torch.minimum(low, dynamics.threshold - least), dynamics.threshold - 1)
     high = torch.where(unstable, torch.maximum(high, dynamics.threshold + least), dynamics.threshold + 1)
-    return Chosen(dynamics, low, high, silent, firing, slack.share, slack.mix)
+    return Chosen(dynamics.initial, dynamics, low, high, silent, firing, slack.share, slack.mix)
 
 
 def midpoint(membranes: Interval, dynamics: Dynamics) -> Slack:

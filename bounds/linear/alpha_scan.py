@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import Dynamics
 
 
 class Numbers(NamedTuple):
@@ -40,7 +40,8 @@ class Numbers(NamedTuple):
 
 def numbers(low: Tensor, high: Tensor, silent: Tensor, firing: Tensor, dynamics: Dynamics) -> Numbers:
     """`Numbers` for membranes in ``[low, high]``, which hold the threshold where the neuron is unstable."""
-    threshold, decay, _, gain, offset = dynamics[:5]
+    threshold, decay = dynamics.threshold, dynamics.decay
+    gain, offset = dynamics.gain, dynamics.offset
     stable = silent | firing
     own = torch.where(firing, gain, decay).to(low)
 
@@ -91,14 +92,13 @@ class ChosenScan(torch.autograd.Function):
             last = torch.maximum(torch.maximum(above, right), whole)
             c = share[:, t] * torch.lerp(first, last, mix[:, t])
             k[:, t] = c
-        threshold, decay, _, gain, offset = dynamics[:5]
-        under, over = carried * decay - k, carried * gain - k
-        edge = threshold.expand_as(low)
+        under, over = carried * dynamics.decay - k, carried * dynamics.gain - k
+        edge = dynamics.threshold.expand_as(low)
         low, high = (torch.where(silent | firing, torch.zeros_like(low), end) for end in (low, high))
         edge = torch.where(silent | firing, torch.zeros_like(low), edge)
         ends = under * low, under * edge, over * edge, over * high
         quiet, loud = torch.minimum(ends[0], ends[1]), torch.minimum(ends[2], ends[3])
-        loud = loud + a + carried * offset
+        loud = loud + a + carried * dynamics.offset
         fired = torch.where(firing, True, torch.where(silent, False, loud < quiet))
         point = torch.where(
             fired,
@@ -114,7 +114,7 @@ class ChosenScan(torch.autograd.Function):
         to_k, to_intercept = gradients
         _, share, mix, _, parts, fired, point, stable = ctx.saved_tensors
         n: Numbers = ctx.numbers
-        _, decay, _, gain, offset = ctx.dynamics[:5]
+        decay, gain, offset = ctx.dynamics.decay, ctx.dynamics.gain, ctx.dynamics.offset
         below, above, left, whole, right = parts
         first = torch.minimum(torch.minimum(below, left), whole)
         last = torch.maximum(torch.maximum(above, right), whole)

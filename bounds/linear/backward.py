@@ -31,8 +31,8 @@ from certsnn.bounds.interval.layers import Mean, Source
 from certsnn.bounds.interval.propagate import others
 from certsnn.bounds.linear.lines import Lines
 from certsnn.bounds.problem import Problem
+from certsnn.dynamics import Dynamics
 from certsnn.inputsets import InputSet
-from certsnn.neurons import Dynamics
 
 PIECE = 256
 """How many rows of a layer's matrix are made at a time."""
@@ -223,9 +223,10 @@ def membrane_error(
 ) -> Tensor | None:
     r"""`Level.error` ``[T, B, ...]``, from bounds ``[F, B, ...]`` of the inputs' magnitudes.
 
-    .. math:: e_t = \delta_t + u |u_t| + 2 u (\max(decay, gain) |u_{t-1}| + |offset|)
+    .. math:: e_t = \delta_t + n u |u_t| + 2 u (\max(decay, gain) |u_{t-1}| + |offset|)
 
-    with the products' error delta: the additions and the reset round relative to their results.
+    with the products' error delta: the additions and the reset round relative to their results. Where the
+    current is added first (n = 2, else 1), its sum is u_t but for the offset.
     """
     if not arithmetic.unit:
         return None
@@ -235,12 +236,15 @@ def membrane_error(
     reach = torch.maximum(dynamics.decay, dynamics.gain) * size + dynamics.offset.abs()
     before = torch.cat([torch.zeros_like(reach[:1]), reach[:-1]])
     unit = arithmetic.unit * (1 + 2.0**-20)
-    error: Tensor = products + unit * (size + 2 * before) + 4 * UNDERFLOW
+    error: Tensor = products + unit * (dynamics.order.additions * size + 2 * before) + 4 * UNDERFLOW
     return error
 
 
 def margin_forms(problem: Problem, mean: Mean) -> Forms:
-    """``T (logit[y] - logit[j])`` as forms ``[K-1, T, B, ...]`` of what the readout takes, of that mean."""
+    """``T (logit[y] - logit[j])`` as forms ``[K-1, F, B, ...]`` of what the readout takes, of that mean.
+
+    F is T, or 1 for what is the same at every step: a mean over time is then the value of any step.
+    """
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)
@@ -258,7 +262,8 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
         lost = arithmetic.lost(readout, torch.maximum(-rate.lower, rate.upper))
         error = lost.gather(1, y[:, None]).T + lost.gather(1, rivals.T).T
         error = error + (a[:, 0].abs() * mean.lost).flatten(2).sum(2)
-    return Forms(a.expand(-1, steps, *a.shape[2:]), steps * constant, steps * error)
+    a = steps * a if problem.held[problem.program.readout.source] else a.expand(-1, steps, *a.shape[2:])
+    return Forms(a, steps * constant, steps * error)
 
 
 def magnitudes(source: Source) -> Tensor:

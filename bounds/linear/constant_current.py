@@ -25,7 +25,7 @@ from torch import Tensor
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval
 from certsnn.bounds.linear.alpha import Slack
 from certsnn.bounds.linear.lines import Lines, Pulled
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import Dynamics
 
 MOST_PIECES = 64
 """With more pieces than this, lines step by step are taken."""
@@ -56,9 +56,10 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
 
     ``unit`` is the unit roundoff of the executed network; 0 leaves rounding out.
     """
-    if any(value.numel() != 1 for value in dynamics[:5]) or not math.isfinite(most - least):
+    differ = any(bool((number != number.flatten()[0]).any()) for number in dynamics.numbers())
+    if differ or not math.isfinite(most - least):
         return None
-    threshold, decay, initial, gain, offset = (float(value.detach()) for value in dynamics[:5])
+    threshold, decay, initial, gain, offset = (float(number.flatten()[0]) for number in dynamics.numbers())
     size = max(abs(least), abs(most), UNDERFLOW)
     # A wider interval only adds trains, so widening is sound.
     least, most = least - 9 * POINT * size, most + 9 * POINT * size
@@ -69,7 +70,8 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
             # decay and gain are >= 0, so the slope is at least 1, and dividing by it keeps inequalities.
             slope += 1
             reach = slope * size + abs(constant)
-            # Additions and products round relative to results; float64 errors are covered by the 4.
+            # Additions and products round relative to results, which in either order of a step are u but for
+            # a reset; float64 errors are covered by the 4.
             error += (4 * unit * reach + 4 * UNDERFLOW) if unit else 0.0
             # Silent: slope I + constant - error <= u < threshold. Firing: slope I + constant + error >= u >=
             # threshold. The two pieces overlap by what the error leaves open, so no train is lost.
@@ -218,5 +220,5 @@ def held(currents: Interval, cut: Pieces, dynamics: Dynamics) -> HeldMidpoint:
     begin, end = (part.to(low).view(shape) for part in (cut.lower, cut.upper))
     # A piece that begins above all currents, or ends below them, is reached by none of them.
     absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
-    least = float(dynamics.threshold) * math.sqrt(torch.finfo(low.dtype).eps)
+    least = float(dynamics.threshold.max()) * math.sqrt(torch.finfo(low.dtype).eps)
     return HeldMidpoint(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least)

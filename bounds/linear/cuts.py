@@ -1,9 +1,9 @@
-"""A layer cut down to its active neurons, as a backward pass sees it."""
+"""Nodes cut down to values that are not known, as a backward pass sees them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -17,18 +17,11 @@ from certsnn.bounds.linear.backward import Coupling, Firing, Level
 from certsnn.bounds.linear.constant_current import HeldMidpoint, Pieces, held
 from certsnn.bounds.linear.lines import Tracked
 from certsnn.bounds.linear.relaxation import Relaxation
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import Dynamics
 
 
-@dataclass(frozen=True)
 class Cut(ABC):
-    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over."""
-
-    source: int
-    coupling: Coupling
-    known: Interval
-    dynamics: Dynamics
-    error: Tensor | None
+    """A node cut down to some of its values."""
 
     @property
     @abstractmethod
@@ -41,17 +34,54 @@ class Cut(ABC):
         """The level with the lines of the relaxation."""
 
     @abstractmethod
-    def start(self, rows: int) -> Slack:
-        """The slopes of the envelope over the midpoint, one set for each row."""
+    def start(self, rows: int) -> list[Slack]:
+        """The slopes to begin with, one set for each row: those of the envelope over the midpoint."""
 
     @abstractmethod
-    def chosen(self, slack: Slack) -> Level:
-        """The level with slopes of one's choice."""
+    def chosen(self, slacks: Iterator[Slack]) -> Level:
+        """The level with slopes of one's choice: it takes as many as `start` gives."""
 
 
 @final
 @dataclass(frozen=True)
-class SteppedCut(Cut):
+class JointCut(Cut):
+    """A node without slopes to choose; ``taken`` counts the coefficients that its level makes of a row."""
+
+    level: Level
+    taken: int
+
+    @property
+    def size(self) -> int:
+        return self.taken
+
+    @property
+    def plain(self) -> Level:
+        return self.level
+
+    def start(self, rows: int) -> list[Slack]:
+        return []
+
+    def chosen(self, slacks: Iterator[Slack]) -> Level:
+        return self.level
+
+
+@dataclass(frozen=True)
+class LayerCut(Cut, ABC):
+    """A layer cut down to its active neurons: bounds ``[F, B, m]`` of what it is relaxed over.
+
+    The dynamics are those of the neurons that are left (`Dynamics.gathered`).
+    """
+
+    source: int
+    coupling: Coupling
+    known: Interval
+    dynamics: Dynamics
+    error: Tensor | None
+
+
+@final
+@dataclass(frozen=True)
+class SteppedCut(LayerCut):
     """Relaxed step by step over bounds of the membranes ``[T, B, m]``; ``follow`` as in `lines.scan_back`."""
 
     follow: Sequence[Tensor]
@@ -66,18 +96,18 @@ class SteppedCut(Cut):
         lines = Tracked(self.relaxation(self.known, self.dynamics), self.follow)
         return Firing(self.source, self.coupling, lines, self.error)
 
-    def start(self, rows: int) -> Slack:
+    def start(self, rows: int) -> list[Slack]:
         slack = midpoint(self.known, self.dynamics)
-        return Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))
+        return [Slack(slack.share.expand(-1, rows, -1, -1), slack.mix.expand(-1, rows, -1, -1))]
 
-    def chosen(self, slack: Slack) -> Level:
-        lines = Tracked(chosen_slopes(self.known, self.dynamics, slack), self.follow)
+    def chosen(self, slacks: Iterator[Slack]) -> Level:
+        lines = Tracked(chosen_slopes(self.known, self.dynamics, next(slacks)), self.follow)
         return Firing(self.source, self.coupling, lines, self.error)
 
 
 @final
 @dataclass(frozen=True)
-class HeldCut(Cut):
+class HeldCut(LayerCut):
     """Relaxed over bounds ``[1, B, m]`` of a current that is the same at every step, cut into `pieces`."""
 
     pieces: Pieces
@@ -90,12 +120,12 @@ class HeldCut(Cut):
     def plain(self) -> Level:
         return Firing(self.source, self.coupling, self._lines, self.error)
 
-    def start(self, rows: int) -> Slack:
+    def start(self, rows: int) -> list[Slack]:
         share = torch.ones_like(self.known.lower)[:, None].expand(-1, rows, -1, -1)
-        return Slack(share, share / 2)
+        return [Slack(share, share / 2)]
 
-    def chosen(self, slack: Slack) -> Level:
-        return Firing(self.source, self.coupling, self._lines.chosen(slack), self.error)
+    def chosen(self, slacks: Iterator[Slack]) -> Level:
+        return Firing(self.source, self.coupling, self._lines.chosen(next(slacks)), self.error)
 
     @cached_property
     def _lines(self) -> HeldMidpoint:

@@ -1,8 +1,9 @@
 """S-CROWN with S-CROWN bounds of every layer, with slopes that may be optimised.
 
-The layers are bounded from the first to the last: S-IBP first, then a backward pass for every neuron that it
-leaves undecided, step by step, the interval scan being rerun after each step. All of this happens in the
-networks that are left of the samples (`certsnn.bounds.linear.active_neurons`); docs/theory/intermediate.md.
+The nodes are bounded from the first to the last. A layer of neurons by S-IBP first, then by a backward pass
+for every neuron that it leaves undecided, step by step, the interval scan being rerun after each step; other
+nodes by interval arithmetic from what is known of the layers by then. All of this happens in the networks
+that are left of the samples (`certsnn.bounds.linear.active_neurons`); docs/theory/intermediate.md.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import final
 import torch
 from torch import Tensor
 
-from certsnn.affine import Affine
+from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer, Source, layer_of
-from certsnn.bounds.interval.propagate import last_mean, layers_of
+from certsnn.bounds.interval.propagate import last_mean
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
+    Scattered,
     active,
     follow,
+    loose,
     positions,
     rows_of,
     select,
@@ -40,13 +43,14 @@ from certsnn.bounds.linear.backward import (
     membrane_error,
 )
 from certsnn.bounds.linear.constant_current import pieces
-from certsnn.bounds.linear.cuts import Cut, HeldCut, SteppedCut
-from certsnn.bounds.linear.lines import Neuronwise
+from certsnn.bounds.linear.cuts import Cut, HeldCut, JointCut, SteppedCut
+from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.neurons import Dynamics
+from certsnn.program import Node, Program, Stage
 
 REACH = 0.15
 """Optimised slopes narrow bounds by some percent of their width: beyond this they decide nothing."""
@@ -61,56 +65,63 @@ class Refinement:
     """The layers and levels of a batch, as far as they are known."""
 
     def __init__(self, problem: Problem, relaxation: Relaxation, options: BoundOptions) -> None:
-        if not problem.program.is_chain:
-            raise TypeError("S-CROWN bounds of layers are there for chains of layers only; use s-crown-ibp")
         self.problem, self.relaxation, self.options = problem, relaxation, options
-        self.sources: list[Source] = []
         self.cuts: list[Cut] = []
-        self.inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
+        inputs, self.entry = problem.support.selected(problem.x0, problem.arithmetic)
+        self.selections = [inputs]
         with torch.no_grad():
-            self.sources.append(problem.support.start(problem.x0, problem.steps, feasible_flips))
-            for stage in problem.program.stages:
-                operators = stage.link.operators
-                layer = layer_of(self.sources[-1], operators, stage.neuron, problem.arithmetic)
-                self.sources.append(self._taken(layer, operators, stage.neuron))
+            self.sources: list[Source] = [problem.support.start(problem.x0, problem.steps, feasible_flips)]
+            for node in problem.program.nodes:
+                if isinstance(node, Stage):
+                    self._refine(node)
+                else:
+                    self._pass_through(node)
 
-    @property
-    def held(self) -> bool:
-        """Whether the next layer is driven by a current that is the same at every step."""
-        return self.problem.held[len(self.sources) - 1]
-
-    def _taken(self, layer: Layer, operators: Sequence[Affine], dynamics: Dynamics) -> Layer:
-        """The next layer, with S-CROWN bounds where it may have them."""
+    def _pass_through(self, node: Node) -> None:
+        """The next node, which is not a layer of neurons: bounded from narrowed bounds of its sources."""
         problem = self.problem
-        size = magnitudes(self.sources[-1])
-        links = chain(operators, size[0], problem.arithmetic)
+        values = ibp.follow(node, self.sources, problem)
+        known = Known(problem, self.sources, self.relaxation)
+        own = loose(values.box(), problem.arithmetic)
+        level = Scattered(level_of(node, values, known), own, tuple(self.selections))
+        chains = [known.chain(link) for link in node.links]
+        taken = sum(shape.numel() for found in chains for shape in [*found.shapes, found.outputs])
+        self.cuts.append(JointCut(level, own.fixed[0, 0].numel() + taken))
+        self.selections.append(own)
+        self.sources.append(values)
+
+    def _refine(self, stage: Stage) -> None:
+        """The next layer of neurons, with S-CROWN bounds where it may have them."""
+        problem, link, dynamics = self.problem, stage.link, stage.neuron
+        below, inputs = self.sources[link.source], self.selections[link.source]
+        size = magnitudes(below)
+        operators = chain(link.operators, size[0], problem.arithmetic)
 
         def error(layer: Layer) -> Tensor | None:
-            return membrane_error(operators, size, self._membranes(layer), dynamics, problem.arithmetic)
+            return membrane_error(link.operators, size, self._membranes(layer), dynamics, problem.arithmetic)
 
-        asked = positions(needed(layer, dynamics))
-        rows = rows_of(links, asked, self.inputs)
-        if not self.held:
+        layer = layer_of(below, link.operators, dynamics, problem.arithmetic)
+        rows = rows_of(operators, positions(needed(layer, dynamics)), inputs)
+        if not problem.held[link.source]:
             for t in range(layer.steps):
                 for iterations in sorted({0, self.options.iterations}):
                     if self.options.late():
                         break
                     # Both the old and the new bounds hold for every member, so their intersection does;
                     # and lines built from narrower bounds hold at the steps after.
-                    lines = self.relaxation(self._membranes(layer), dynamics)
-                    layer = layer.narrowed(self._bounds(layer, lines, rows, error(layer), t, iterations))
-        self._cut(layer, rows, dynamics, error(layer))
-        return layer
+                    layer = layer.narrowed(self._bounds(stage, layer, rows, error(layer), t, iterations))
+        self._cut(stage, layer, rows, error(layer))
+        self.sources.append(layer)
 
     def _membranes(self, layer: Layer) -> Interval:
         return Interval(*(self.problem.arithmetic.raised(end) for end in layer.membranes))
 
-    def _cut(self, layer: Layer, rows: Rows, dynamics: Dynamics, error: Tensor | None) -> None:
-        """Cut the layer down to its active neurons; they are the next one's inputs."""
-        raised = self.problem.arithmetic.raised
-        known, cut = self._membranes(layer), None
+    def _cut(self, stage: Stage, layer: Layer, rows: Rows, error: Tensor | None) -> None:
+        """Cut the layer down to its active neurons: the inputs of the nodes after it."""
+        raised, source, dynamics = self.problem.arithmetic.raised, stage.link.source, stage.neuron
+        known, cut, held = self._membranes(layer), None, self.problem.held[source]
         wanted = active(known, dynamics)
-        if self.held:
+        if held:
             # The current is the same at every step, and so is the sum of one.
             current = Interval(*(raised(end[:1]) for end in layer.driven_by))
             ends = (float(current.lower.min()), float(current.upper.max()))
@@ -119,23 +130,25 @@ class Refinement:
             wanted = wanted.any(0, keepdim=True).expand_as(wanted)
             if cut is not None:
                 known, error = current, None if error is None else error[:1]
-        self.inputs = select(wanted, raised(layer.spikes.lower))
-        index = self.inputs.index
+        self.selections.append(select(wanted, raised(layer.spikes.lower)))
+        index = self.selections[-1].index
 
         def gathered(values: Tensor) -> Tensor:
             return values.flatten(2).gather(2, index[: len(values)])
 
-        coupling: Coupling = Constant(rows.of(index[:1])) if self.held else rows.of(index)
+        coupling: Coupling = Constant(rows.of(index[:1])) if held else rows.of(index)
         known = Interval(*(gathered(end) for end in known))
-        kept = len(self.sources) - 1, coupling, known, dynamics, None if error is None else gathered(error)
+        left = dynamics.gathered(layer.membranes.lower.shape[2:], index)
+        kept = source, coupling, known, left, None if error is None else gathered(error)
         tracked = SteppedCut(*kept, follow(index, wanted.shape[2]), self.relaxation)
         self.cuts.append(tracked if cut is None else HeldCut(*kept, cut))
 
     def _bounds(
-        self, layer: Layer, lines: Neuronwise, rows: Rows, error: Tensor | None, t: int, iterations: int
+        self, stage: Stage, layer: Layer, rows: Rows, error: Tensor | None, t: int, iterations: int
     ) -> Interval:
         """Bounds ``[T, B, ...]`` that say something about undecided neurons at step t."""
-        like = self._membranes(layer).lower
+        membranes, source = self._membranes(layer), stage.link.source
+        lines, like = self.relaxation(membranes, stage.neuron), membranes.lower
         bounds = like.new_full((2, *like.shape), torch.inf).flatten(3)
         neurons = bounds.shape[3]
         # A neuron that is left out keeps infinite bounds here, which say nothing and so are sound.
@@ -144,7 +157,7 @@ class Refinement:
         near = torch.cat([gap.flatten(1) <= reach for gap in layer.gap(t)], 1)
         wanted = near & layer.undecided[t].flatten(1).repeat(1, 2)
         sample = torch.arange(len(wanted), device=like.device)
-        for place in positions(wanted).T.split(self._rows_at_once(t + 1)):
+        for place in positions(wanted).T.split(self._rows_at_once(source, t + 1)):
             asked = wanted.gather(1, place.T).T
             if not bool(asked.any()):
                 break
@@ -159,49 +172,62 @@ class Refinement:
             if error is not None:
                 # An executed current is off by at most e, so k I is at least its exact value less |k| e.
                 lost = (by_step.abs() * error.flatten(2)[: t + 1, sample, column]).sum(0)
-            found = self.lower(Forms(a.movedim(0, 1), constant, lost), iterations)
+            forms = Forms(a.movedim(0, 1), constant, lost)
+            found = self.lower(source, forms, iterations)
             where = (side[asked], t, sample.expand_as(side)[asked], column[asked])
             bounds[where] = -found[asked]
         low, high = bounds.unflatten(3, like.shape[2:])
         return Interval(-low, high)
 
-    def lower(self, forms: Forms, iterations: int) -> Tensor:
-        """Lower bounds ``[S, B]`` of forms of the last layer's active neurons, ``[S, F, B, m]``."""
+    def lower(self, source: int, forms: Forms, iterations: int) -> Tensor:
+        """Lower bounds ``[S, B]`` of forms of a node's selected values, ``[S, F, B, m]``; 0 is the input."""
+        cuts = self.cuts[:source]
         with torch.no_grad():
-            plain = lower(self.entry, [cut.plain for cut in self.cuts], forms)
+            plain = lower(self.entry, [cut.plain for cut in cuts], forms)
         rows = len(forms.coefficients)
         if not iterations or not rows:
             return plain
+        reached = reached_from(source, self.problem.program)
 
         def bound(slacks: Sequence[Slack]) -> Tensor:
-            levels = [cut.chosen(slack) for cut, slack in zip(self.cuts, slacks, strict=True)]
+            left = iter(slacks)
+            levels = [cut.chosen(left) if k in reached else cut.plain for k, cut in enumerate(cuts, 1)]
             return lower(self.entry, levels, forms)
 
-        start = [cut.start(rows) for cut in self.cuts]
+        start = [slack for k, cut in enumerate(cuts, 1) if k in reached for slack in cut.start(rows)]
         steps = iterations * min(MOST_EFFORT, max(1, FEW_ROWS // rows))
         # Both are lower bounds of the same forms, so the greater one is.
         return torch.maximum(plain, ascend(bound, start, steps, self.options.deadline))
 
-    def _rows_at_once(self, steps: int) -> int:
-        """Rows of the next layer whose coefficients fit into the memory, for all samples."""
-        itemsize = self.inputs.fixed.element_size()
+    def _rows_at_once(self, source: int, steps: int) -> int:
+        """Rows of coefficients on a node's values that fit into the memory, for all samples."""
+        inputs = self.selections[source]
+        itemsize = inputs.fixed.element_size()
         kept = 3 if self.options.iterations else 1  # the graph of the gradient, several lines of it
-        alive = self.inputs.index.shape[2] + kept * sum(cut.size for cut in self.cuts)
+        alive = inputs.index.shape[2] + kept * sum(cut.size for cut in self.cuts[:source])
         row = itemsize * len(self.problem.y) * steps * alive
         return min(rows_that_fit(row, self.options.memory), max(LEAST_ROWS, CACHED // row))
 
     def margins(self) -> Tensor:
         """Lower bounds ``[B, K-1]`` of the margins."""
-        problem = self.problem
+        problem, source = self.problem, self.problem.program.readout.source
         forms = margin_forms(problem, last_mean(problem, self.sources))
-        a = forms.coefficients.flatten(3).expand(-1, problem.steps, -1, -1)
-        # A neuron that is not selected has one value for every member: its term is that number.
-        kept = a.gather(3, self.inputs.index.expand(len(a), -1, -1, -1))
-        constant = forms.constant + (a * self.inputs.fixed.flatten(2)).sum((1, 3))
-        most = self._rows_at_once(problem.steps)
+        # A value that is not selected is the same for every member: its term is a number.
+        kept, terms = self.selections[source].split(forms.coefficients)
+        constant = forms.constant + terms.sum((1, 3))
+        most = self._rows_at_once(source, problem.steps)
         parts = zip(*(part.split(most) for part in (kept, constant, forms.error)), strict=True)
-        found = [self.lower(Forms(*part), self.options.iterations) for part in parts]
+        found = [self.lower(source, Forms(*part), self.options.iterations) for part in parts]
         return torch.cat(found).T / problem.steps
+
+
+def reached_from(source: int, program: Program) -> set[int]:
+    """The nodes that forms of a node's values reach on their way to the input, 0; its own number included."""
+    found = {source}
+    for number in range(source, 0, -1):
+        if number in found:
+            found.update(link.source for link in program.nodes[number - 1].links)
+    return found
 
 
 def sample_sizes(problem: Problem, sources: Sequence[Source]) -> Tensor:
@@ -210,12 +236,21 @@ def sample_sizes(problem: Problem, sources: Sequence[Source]) -> Tensor:
     That is an upper bound: refined bounds are narrower, and leave fewer neurons.
     """
     inputs, _ = problem.support.selected(problem.x0, problem.arithmetic)
-    frames, _, width = inputs.index.shape
-    below = torch.full_like(problem.y, width)
+    kept = [(len(inputs.index), torch.full_like(problem.y, inputs.index.shape[2]))]
     numbers = torch.zeros_like(problem.y)
-    for layer, stage in zip(layers_of(sources), problem.program.stages, strict=True):
-        numbers += 2 * frames * needed(layer, stage.neuron).sum(1) * below
-        frames, below = layer.steps, active(layer.membranes, stage.neuron).sum(2).amax(0)
+    for node, values in zip(problem.program.nodes, sources[1:], strict=True):
+        if not isinstance(node, Stage) or not isinstance(values, Layer):
+            kept.append(
+                (1, torch.full_like(problem.y, loose(values.box(), problem.arithmetic).index.shape[2]))
+            )
+            continue
+        (frames, below), found = kept[node.link.source], active(values.membranes, node.neuron)
+        if problem.held[node.link.source]:
+            found = found.any(0, keepdim=True)
+        # All rows that may be asked for, and those of the active neurons at each step.
+        most = found.sum(2).amax(0)
+        numbers += (frames * needed(values, node.neuron).sum(1) + len(found) * most) * below
+        kept.append((values.steps, most))
     return numbers * inputs.fixed.element_size()
 
 

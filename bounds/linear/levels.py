@@ -27,7 +27,7 @@ from certsnn.bounds.linear.backward import (
 from certsnn.bounds.linear.maximum import Maxima, maxima
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.problem import Problem
-from certsnn.program import Concatenation, Link, Maximum, Node, Stage, Sum, hold
+from certsnn.program import Concatenation, Link, Maximum, Node, Program, Stage, Sum, hold
 
 
 @final
@@ -126,7 +126,16 @@ def level_of(node: Node, values: Source, known: Known) -> Level:
     Raises:
         TypeError: for a node that has no backward pass.
     """
-    raise TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name})")
+    raise _without_level(node)
+
+
+def has_level(node: Node) -> bool:
+    """Whether there is a level of a node."""
+    return level_of.dispatch(type(node)) is not level_of.dispatch(object)
+
+
+def _without_level(node: Node) -> TypeError:
+    return TypeError(f"S-CROWN has no backward pass for {type(node).__name__} ({node.name}); use s-ibp")
 
 
 @level_of.register
@@ -187,6 +196,13 @@ def _(node: Maximum, values: Source, known: Known) -> Level:
     # The executed outputs lie within their bounds, and are off from the exact ones by at most `lost`.
     error = known.lost(link) if arithmetic.unit else None
     return Pooling(link.source, known.coupling(link), maxima(node.pool, ends), error)
+
+
+def check_levels(program: Program) -> None:
+    """Raise TypeError for a program with a node that has no backward pass; before any work."""
+    for node in program.nodes:
+        if not has_level(node):
+            raise _without_level(node)
 
 
 def levels_of(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> list[Level]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.linear.alpha_scan import followed
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import STEPWISE, Dynamics, gather
 
 
 class Lines(ABC):
@@ -41,10 +41,11 @@ class Pulled(NamedTuple):
 class Stepwise(Lines):
     """Lines below f at every neuron and step ``[T, B, ...]``: functions of the membrane of that step alone.
 
-    Coefficients of one step are ``[S, B, ...]``; a of None stands for zeros.
+    Coefficients of one step are ``[S, B, ...]``; a of None stands for zeros. The potential before the first
+    step broadcasts against them.
     """
 
-    dynamics: Dynamics
+    initial: Tensor
 
     @property
     @abstractmethod
@@ -109,7 +110,7 @@ def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequen
         constant = constant + lines.constant(t, spikes, c, k)
         slopes.append(k)
         c = k
-    return Pulled(torch.stack(slopes[::-1], 1), constant + (c * lines.dynamics.initial).flatten(2).sum(2))
+    return Pulled(torch.stack(slopes[::-1], 1), constant + (c * lines.initial).flatten(2).sum(2))
 
 
 @final
@@ -143,11 +144,25 @@ def least_width(threshold: Tensor, dtype: torch.dtype) -> Tensor:
 
 def exactly(dynamics: Dynamics, dtype: torch.dtype) -> Dynamics:
     """The same numbers in the dtype of the bounds, so that no product of them is rounded to their own."""
-    threshold, decay, initial, gain, offset = (value.to(dtype) for value in dynamics[:5])
-    return Dynamics(threshold, decay, initial, gain, offset, dynamics.lossless, dynamics.surrogate)
+    return dynamics.mapped(lambda number: number.to(dtype))
+
+
+def by_step(dynamics: Dynamics, shape: Sequence[int]) -> Dynamics:
+    """Numbers that differ as ``[T, B, ...]``, the shape of the membranes; the initial potential is left."""
+    return dynamics.mapped(lambda n: n.reshape(()) if n.numel() == 1 else n.expand(*shape), STEPWISE)
+
+
+def some_steps(dynamics: Dynamics, place: int | slice) -> Dynamics:
+    """What `by_step` made, at one or some of the steps."""
+    return dynamics.mapped(lambda number: number[place] if number.ndim else number, STEPWISE)
 
 
 def chosen(values: Tensor, column: Tensor) -> Tensor:
     """``[T, B, ...]`` at one neuron for each row, ``column [S, B]``: ``[T, S, B, 1]``."""
     rows = values.flatten(2)[:, None].expand(-1, len(column), -1, -1)
     return rows.gather(3, column[None, :, :, None].expand(len(values), -1, -1, -1))
+
+
+def at_neuron(number: Tensor, shape: Sequence[int], column: Tensor) -> Tensor:
+    """A parameter of one neuron (of a sample of the shape) for each row, ``column [S, B]``: ``[S, B, 1]``."""
+    return gather(number, shape, column[:, :, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -12,12 +13,15 @@ from torch import Tensor
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.topk import feasible_flips
-from certsnn.bounds.linear.backward import Whole, chain, lower, margin_forms
+from certsnn.bounds.linear.backward import Forms, Whole, chain, lower, margin_forms
 from certsnn.bounds.linear.levels import levels_of
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
+
+EVERY = sys.maxsize
+"""All rivals at a time."""
 
 
 def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
@@ -25,19 +29,25 @@ def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
     return ibp.interval_margins(problem, feasible_flips)
 
 
-def backward_margins(problem: Problem, sources: Sequence[Source], relaxation: Relaxation) -> Tensor:
-    """Margins ``[B, K-1]`` from one backward pass over bounds of all values."""
+def backward_margins(
+    problem: Problem, sources: Sequence[Source], relaxation: Relaxation, rows: int = EVERY
+) -> Tensor:
+    """Margins ``[B, K-1]`` from backward passes over bounds of all values, so many rivals at a time."""
     forms = margin_forms(problem, ibp.last_mean(problem, sources))
     levels = levels_of(problem, sources, relaxation)[: problem.program.readout.source]
-    return lower(Whole(problem.x0, problem.input_set), levels, forms).T / problem.steps
+    entry = Whole(problem.x0, problem.input_set)
+    parts = zip(*(part.split(rows) for part in forms), strict=True)
+    return torch.cat([lower(entry, levels, Forms(*part)) for part in parts]).T / problem.steps
 
 
-def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem], Tensor]) -> Tensor:
-    """A bound of all samples, as many at a time as the memory allows."""
-    size = rows_that_fit(row_bytes(problem) * (problem.classes - 1), options.memory)
+def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem, int], Tensor]) -> Tensor:
+    """A bound of all samples: as many at a time, and so many rivals of each, as the memory allows."""
+    rivals = problem.classes - 1
+    rows = rows_that_fit(row_bytes(problem), options.memory)
+    size = max(rows // rivals, 1)
     if size >= len(problem.y):
-        return bound(problem)
-    return torch.cat([bound(part) for part in problem.groups(size)])
+        return bound(problem, rows)
+    return torch.cat([bound(part, rows) for part in problem.groups(size)])
 
 
 def row_bytes(problem: Problem) -> int:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.linear.lines import Neuronwise, Pulled, chosen, exactly, least_width, scan_back
-from certsnn.neurons import Dynamics
+from certsnn.bounds.linear.lines import Neuronwise, Pulled, at_neuron, chosen, exactly, least_width, scan_back
+from certsnn.dynamics import Dynamics
 
 Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
@@ -72,7 +72,7 @@ class Joint(Neuronwise):
     passes through l (or h), which gives its intercept ``fired a + kept c - touch k``.
     """
 
-    dynamics: Dynamics
+    initial: Tensor
     sign: Tensor
     adjacent_c: Tensor
     inner_a: Tensor
@@ -108,14 +108,15 @@ class Joint(Neuronwise):
         return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
 
     def until(self, steps: int) -> Joint:
-        return self._mapped(lambda values: values[:steps])
+        return self._mapped(self.initial, lambda values: values[:steps])
 
     def at(self, column: Tensor) -> Joint:
-        return self._mapped(lambda values: chosen(values, column))
+        initial = at_neuron(self.initial, self.sign.shape[2:], column)
+        return self._mapped(initial, lambda values: chosen(values, column))
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Joint:
+    def _mapped(self, initial: Tensor, change: Callable[[Tensor], Tensor]) -> Joint:
         numbers = (getattr(self, field.name) for field in fields(self)[1:])
-        return Joint(self.dynamics, *map(change, numbers))
+        return Joint(initial, *map(change, numbers))
 
 
 def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
@@ -143,7 +144,7 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
     inner = (1 - stable) / ((threshold - near).abs() + stable)
     chord = (1 - stable) / (high - low + stable)
     return Joint(
-        dynamics,
+        dynamics.initial,
         sign=sign,
         adjacent_c=adjacent,
         inner_a=sign * inner,
@@ -161,7 +162,7 @@ def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
 class Separate(Neuronwise):
     """``a s`` and ``c v`` relaxed one by one: lines below and above the spike and the carried potential."""
 
-    dynamics: Dynamics
+    initial: Tensor
     spike_low: tuple[Tensor, Tensor]
     """Slope and intercept of a line below s; likewise above it, and below and above v."""
     spike_high: tuple[Tensor, Tensor]
@@ -182,10 +183,10 @@ class Separate(Neuronwise):
             intercept = intercept + a.clamp_max(0) * self.spike_high[1][t]
         return intercept.flatten(2).sum(2)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Separate:
+    def _mapped(self, initial: Tensor, change: Callable[[Tensor], Tensor]) -> Separate:
         lines = (self.spike_low, self.spike_high, self.carry_low, self.carry_high)
         changed = ((change(slope), change(intercept)) for slope, intercept in lines)
-        return Separate(self.dynamics, *changed)
+        return Separate(initial, *changed)
 
     @property
     def steps(self) -> int:
@@ -195,10 +196,11 @@ class Separate(Neuronwise):
         return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
 
     def until(self, steps: int) -> Separate:
-        return self._mapped(lambda values: values[:steps])
+        return self._mapped(self.initial, lambda values: values[:steps])
 
     def at(self, column: Tensor) -> Separate:
-        return self._mapped(lambda values: chosen(values, column))
+        initial = at_neuron(self.initial, self.spike_low[0].shape[2:], column)
+        return self._mapped(initial, lambda values: chosen(values, column))
 
 
 def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
@@ -212,7 +214,8 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     dynamics = exactly(dynamics, membranes.lower.dtype)
     pieces = _pieces(membranes, dynamics)
     low, high, left = pieces.low, pieces.high, pieces.left
-    threshold, decay, _, gain, offset = dynamics[:5]
+    threshold, decay = dynamics.threshold, dynamics.decay
+    gain, offset = dynamics.gain, dynamics.offset
     zero, one = torch.zeros_like(low), torch.ones_like(low)
     silent, firing = pieces.silent, pieces.firing
     right = ~left & ~silent & ~firing
@@ -229,10 +232,8 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
 
     def line(sign: float) -> tuple[Tensor, Tensor]:
         """Slope and intercept of a line below ``sign * v``."""
-        ends, vertex = (
-            torch.minimum(sign * at_low, sign * at_high),
-            torch.minimum(sign * before, sign * after),
-        )
+        ends = torch.minimum(sign * at_low, sign * at_high)
+        vertex = torch.minimum(sign * before, sign * after)
         # Both pieces are linear, so the chord is below them if it is below both values at the threshold;
         # otherwise the least of all four values is.
         bent = vertex < sign * at_threshold
@@ -250,7 +251,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     # decay u is the silent piece; it is above the firing one if it is above both ends of that.
     covered = (after <= before) & (at_high <= decay * high)
     upper = torch.where(covered, decay, -slope), torch.where(covered, zero, -intercept)
-    return Separate(dynamics, low_line, high_line, settled(*line(1.0)), settled(*upper))
+    return Separate(dynamics.initial, low_line, high_line, settled(*line(1.0)), settled(*upper))
 
 
 RELAXATIONS: Mapping[str, Relaxation] = {"joint": joint, "separate": separate}

@@ -40,7 +40,6 @@ from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Vector
 from certsnn.bounds.search.model import Model, Terms
 from certsnn.bounds.search.sums import Linked, Places, Sums, added, array, beside, carried, linked
-from certsnn.inputsets import EventChanges
 from certsnn.neurons import Dynamics
 from certsnn.program import Concatenation, Link, Node, Program, Stage, Sum
 
@@ -94,10 +93,11 @@ class Encoded(NamedTuple):
         every = torch.arange(self.known.chain(link).outputs.numel(), device=self.known.problem.x0.device)
         return carried(values, self.at(link, every), self.model.size)
 
-    def lost(self, lost: Tensor) -> Vector:
-        """Errors ``[F, 1, ...]`` of single steps as those of all steps ``[T, n]``."""
-        one = array(lost)
-        return np.broadcast_to(one, (self.known.problem.steps, one.shape[1]))
+    def lost(self, lost: Tensor | None) -> Vector:
+        """Errors ``[F, 1, ...]`` of single steps, summed up over all steps so far, ``[T, n]``."""
+        one = np.zeros((1, 1)) if lost is None else array(lost)
+        found: Vector = np.broadcast_to(one, (self.known.problem.steps, one.shape[1])).cumsum(0)
+        return found
 
 
 @singledispatch
@@ -124,14 +124,12 @@ def _(node: Stage, bounds: Source, so_far: Encoded) -> Sums:
 
 @encoded.register
 def _(node: Sum, bounds: Source, so_far: Encoded) -> Sums:
-    lost = so_far.lost(lost_in_sum(node, so_far.known)).cumsum(0)
-    return added([so_far.outputs(link) for link in node.links], lost)
+    return added(list(map(so_far.outputs, node.links)), so_far.lost(lost_in_sum(node, so_far.known)))
 
 
 @encoded.register
 def _(node: Concatenation, bounds: Source, so_far: Encoded) -> Sums:
-    lost = so_far.lost(lost_beside(node, so_far.known)).cumsum(0)
-    return beside([so_far.outputs(link) for link in node.links], lost)
+    return beside(list(map(so_far.outputs, node.links)), so_far.lost(lost_beside(node, so_far.known)))
 
 
 def takes(program: Program) -> bool:
@@ -164,51 +162,6 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     return sums, inputs.flatten()
 
 
-def restrict_flips(model: Model, x0: Vector, inputs: Places, budget: int) -> None:
-    """A row for at most so many flips; arguments as `BoundSupport.restrict`."""
-    # x (1 - 2 x0) + x0 is 1 exactly where x differs from x0, and at most `budget` bits do.
-    free = inputs >= 0
-    sign, column = 1 - 2 * x0[free], inputs[free]
-    row = csr_matrix((sign, (np.zeros(len(column), dtype=int), column)), shape=(1, model.size))
-    model.block(row, np.array([-np.inf]), np.array([budget - x0[free].sum()]))
-
-
-def restrict_moves(model: Model, x0: Vector, inputs: Places, moved: int) -> None:
-    """Rows for at most so many spikes that are moved in time; arguments as `BoundSupport.restrict`."""
-    # A bit loses its spike only by a move, and there are at most `moved`; every pixel keeps its number of
-    # spikes.
-    free = inputs >= 0
-    gone, (_, pixel) = free & (x0 == 1), free.nonzero()
-    column = inputs[gone]
-    row = csr_matrix(
-        (-np.ones(len(column)), (np.zeros(len(column), dtype=int), column)), shape=(1, model.size)
-    )
-    model.block(row, np.array([-np.inf]), np.array([moved - gone.sum()]))
-    kept, number = np.unique(pixel, return_inverse=True)
-    rows = csr_matrix((np.ones(len(pixel)), (number, inputs[free])), shape=(len(kept), model.size))
-    total = np.where(free, x0, 0).sum(0)[kept]
-    model.block(rows, total, total)
-
-
-def restrict_events(model: Model, x0: Vector, inputs: Places, changes: EventChanges) -> None:
-    """Rows for at most so many events that are added or removed; arguments as `BoundSupport.restrict`."""
-    free = inputs >= 0
-    column, start = inputs[free], x0[free]
-    one = np.ones(len(column))
-    sign = {"add": one, "drop": -one, "any": one * (start == 0)}[changes.kind]
-    # An entry that goes one way has changed by sign (x - x0); one that may go either way by at least each
-    # of x - x0 and x0 - x, so by at most a variable that is above both.
-    both = sign == 0
-    size = model.variables(np.zeros(both.sum()), np.full(both.sum(), float(changes.budget)), False)
-    for side in (1.0, -1.0):
-        terms = [(1.0, Terms(size, np.zeros(len(size)))), (-side, Terms(column[both], np.zeros(len(size))))]
-        model.rows(terms, -side * start[both], np.inf)
-    values = np.concatenate([sign[~both], np.ones(len(size))])
-    places = np.concatenate([column[~both], size])
-    row = csr_matrix((values, (np.zeros(len(places), dtype=int), places)), shape=(1, model.size))
-    model.block(row, np.array([-np.inf]), np.array([changes.budget + sign @ start]))
-
-
 class _Coupled(NamedTuple):
     """The affine operators into a layer's undecided neurons ``neurons [u]``.
 
@@ -225,7 +178,7 @@ def _coupled(link: Link, layer: CountedLayer, so_far: Encoded) -> _Coupled:
     found, neurons = so_far.at(link, undecided), undecided.cpu().numpy()
     # What the values have lost is weighed by the link; its own products err in each step.
     before = (abs(found.matrix) @ so_far.values[link.source].lost.T).T
-    return _Coupled(neurons, found, so_far.lost(so_far.known.lost(link))[:, neurons].cumsum(0) + before)
+    return _Coupled(neurons, found, so_far.lost(so_far.known.lost(link))[:, neurons] + before)
 
 
 class _Trains(NamedTuple):
@@ -300,7 +253,7 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     """Counts of neurons in terms of their cumulative currents."""
     threshold, _, initial, _, offset = (
         array(value.expand_as(layer.scan.counts.lower[:1]))[0, coupled.neurons]
-        for value in layer.dynamics[:5]
+        for value in layer.dynamics.numbers()
     )
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from certsnn.inputs import FrameInput
 from certsnn.neurons import LEAST_THRESHOLD
-from certsnn.program import Program, Stage
+from certsnn.program import Link, Program, Stage
 from certsnn.surrogates import Surrogate
 
 
@@ -23,7 +24,8 @@ def with_surrogate(program: Program, surrogate: Surrogate | None) -> Program:
 def with_penultimate_threshold(program: Program, threshold: float | None) -> Program:
     """The program with another firing threshold before its last layer; itself for None.
 
-    The last layer is the output neurons (rate readout) or the affine readout (membrane readout). A higher
+    The last layer is the output neurons (rate readout) or the affine readout (membrane readout); what is
+    before it are all neurons that drive it, also through sums and concatenations. A higher
     threshold there makes the last hidden layer sparser, and keeps cross-entropy from a saturated output whose
     gradient vanishes. The reset stays that of the network. Source: Liang et al., 2021,
     https://arxiv.org/abs/2001.01587, section V.
@@ -33,12 +35,36 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
     """
     if threshold is None:
         return program
-    place = len(program.stages) - (1 if program.readout.operators else 2)
-    if place < 0:
+    before = _driving(program, program.readout)
+    if not program.readout.operators:
+        outputs = before
+        before = [stage for output in outputs for stage in _driving(program, output.link)]
+        before = [stage for stage in before if not _among(stage, outputs)]
+    if not before:
         raise ValueError("penultimate_threshold needs a hidden layer of neurons; set it to None")
-    last = program.stages[place]
-    raised = torch.full_like(last.neuron.threshold, max(threshold, LEAST_THRESHOLD))
-    return program.changed(lambda stage: _changed(stage, threshold=raised) if stage is last else stage)
+
+    def raised(stage: Stage) -> Stage:
+        if not _among(stage, before):
+            return stage
+        threshold_ = torch.full_like(stage.neuron.threshold, max(threshold, LEAST_THRESHOLD))
+        return _changed(stage, threshold=threshold_)
+
+    return program.changed(raised)
+
+
+def _driving(program: Program, link: Link) -> list[Stage]:
+    """The layers of neurons that a link leads from, with no other neurons between."""
+    if link.source == 0:
+        return []
+    node = program.nodes[link.source - 1]
+    if isinstance(node, Stage):
+        return [node]
+    return [stage for before in node.links for stage in _driving(program, before)]
+
+
+def _among(stage: Stage, stages: Sequence[Stage]) -> bool:
+    # Stages hold tensors, which == would compare number by number.
+    return any(stage is one for one in stages)
 
 
 def by_step(program: Program) -> Program:

@@ -30,7 +30,8 @@ class Ledger:
         batch = x0.shape[batch_axis]
         self.batch_axis = batch_axis
         one = x0.narrow(batch_axis, 0, min(1, batch))
-        numbers = one.numel() + 2 * sum(trace.membranes.numel() for trace in program.traces(one))
+        # Of every node its values, and as much again: membranes, or what a sum is made of.
+        numbers = one.numel() + 2 * sum(values.numel() for values in program.values(one)[1:])
         self.bytes = max(1, numbers * x0.element_size())
         self.found = x0.clone()
         self.broken, self.random = (torch.zeros(batch, dtype=torch.bool, device=x0.device) for _ in range(2))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
+from certsnn.dynamics import NUMBERS, Dynamics
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
-from certsnn.neurons import Dynamics
 from certsnn.program import Concatenation, Maximum, Node, Program, Stage, Sum
 
 Shape = tuple[int, ...]
@@ -154,7 +154,7 @@ class Neurons(nn.Module):
     def __init__(self, dynamics: Dynamics, stage: int, steps: int, shape: Shape) -> None:
         super().__init__()
         self.stage, self.steps = stage, steps
-        for name, values in zip(Dynamics._fields, dynamics[:5], strict=False):
+        for name, values in zip(NUMBERS, dynamics.numbers(), strict=True):
             self.register_buffer(name, values.detach().clone())
         # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
         started = bool(dynamics.initial.any())
@@ -162,7 +162,7 @@ class Neurons(nn.Module):
 
     def forward(self, currents: list[Tensor]) -> list[Tensor]:
         """A single current is that of every step."""
-        numbers = [getattr(self, name) for name in Dynamics._fields[:5]]
+        numbers = [getattr(self, name) for name in NUMBERS]
         u = currents[0]
         if self.start is not None:
             u = self.start + u

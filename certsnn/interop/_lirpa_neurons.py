@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.neurons import Dynamics, carry_above, carry_below
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry_above, carry_below
 from certsnn.surrogates import Rectangle
 
 FIRE, CARRY = "certsnn::Fire", "certsnn::Carry"
@@ -167,7 +167,7 @@ class Operator(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, *arguments: Any) -> Tensor:
         threshold, decay, initial, gain, offset, kind, _ = arguments
-        numbers = Dynamics(threshold, decay, initial, gain, offset, False, Rectangle())
+        numbers = Dynamics(threshold, decay, initial, gain, offset, False, Rectangle(), RESET_FIRST)
         values: Tensor = RULES[kind].value(u, numbers)
         return values
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
-from soundness import bound, check, check_method, members, outcome
+from hypothesis import strategies as st
+from soundness import ITERATIONS, RELAXED, bound, check, check_method, check_refined, members, outcome
 from strategies import Example, examples
 from torch import Tensor, nn
 
@@ -36,6 +38,33 @@ def test_more_graphs(example: Example) -> None:
 def test_s_crown_ibp_is_sound_and_nowhere_below_s_ibp(example: Example) -> None:
     case = bound(example)
     check_method(case, outcome(case, list(members(case))), "s-crown-ibp", "joint")
+
+
+@pytest.mark.parametrize("method", ["s-crown", "alpha-s-crown"])
+@settings(max_examples=40)
+@given(example=examples(graphs=True), relaxation=st.sampled_from(RELAXED))
+def test_refining_methods_are_sound_and_nowhere_below_s_ibp(
+    method: str, example: Example, relaxation: Literal["joint", "separate"]
+) -> None:
+    case = bound(example)
+    check_method(case, outcome(case, list(members(case))), method, relaxation)
+
+
+@settings(max_examples=40)
+@given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
+def test_executed_traces_lie_within_the_refined_layers(
+    example: Example, relaxation: Literal["joint", "separate"], iterations: int
+) -> None:
+    check_refined(example, relaxation, iterations)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
+def test_refined_layers_of_more_graphs(
+    example: Example, relaxation: Literal["joint", "separate"], iterations: int
+) -> None:
+    check_refined(example, relaxation, iterations)
 
 
 def spike_trains(steps: int, bits: int) -> Tensor:
@@ -73,8 +102,9 @@ def test_bounds_of_a_tiny_residual_network_hold_for_every_input(neuron: Neuron, 
                     assert (interval.lower <= values[:, near]).all()
                     assert (interval.upper >= values[:, near]).all()
             rivals = logits[near, y] - logits[near, 1 - y]
-            for method in ("s-ibp", "s-crown-ibp"):
-                claimed = margin_bounds(network, x, y, SpikeFlips(budget), method, rounding=rounding)
+            for method in ("s-ibp", "s-crown-ibp", "s-crown", "alpha-s-crown"):
+                flips = SpikeFlips(budget)
+                claimed = margin_bounds(network, x, y, flips, method, rounding=rounding, iterations=1)
                 assert float(claimed.detach()) <= float(rivals.min()) + (0 if rounding else 1e-6)
 
 
@@ -95,6 +125,32 @@ def test_rounding_of_a_sum_of_two_paths_is_covered() -> None:
         (known,) = layer_bounds(network, x, LinfBall(0.0, low=None, high=None), rounding=True)
         for interval, values in zip(known, trace, strict=True):
             assert (interval.lower <= values).all() and (values <= interval.upper).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_maximum_of_spikes_is_an_or(seed: int) -> None:
+    """Pooled spikes beside neurons that fire if one of a window does: same spikes, same intervals."""
+    torch.manual_seed(seed)
+    first, last = nn.Conv2d(1, 3, 3, padding=1), nn.Linear(3 * 9, 3)
+    window = nn.Conv2d(3, 3, 2, stride=2, groups=3, bias=False)
+    window.weight.data.fill_(1.0)
+    first.weight.data.mul_(2)
+    neuron = LIF(0.3, 0.5)
+    pooled = SpikingNetwork([first, neuron, nn.MaxPool2d(2), nn.Flatten(), last], 5, "membrane").eval()
+    ored = [first, neuron, window, LIF(0.5, decay=0.0), nn.Flatten(), last]
+    written = SpikingNetwork(ored, 5, "membrane").eval()
+    x = torch.rand(8, 1, 6, 6)
+    with torch.no_grad():
+        values = pooled.freeze().values(x)
+        assert torch.equal(values[2], written.freeze().traces(x)[1].spikes)
+        assert 0.1 < float(values[2].mean()) < 0.9
+        y = pooled(x).argmax(1)
+        for rounding in (False, True):
+            problems = [(network, x, y, LinfBall(0.05)) for network in (pooled, written)]
+            margins = [margin_bounds(*problem, rounding=rounding) for problem in problems]
+            assert torch.allclose(margins[0], margins[1], atol=1e-5)
+        relaxed = margin_bounds(pooled, x, y, LinfBall(0.05), "s-crown-ibp")
+        assert (relaxed > margins[0].float() + 1e-3).any()
 
 
 def test_a_shortcut_that_cancels_is_seen_through_by_backward_passes() -> None:

@@ -7,7 +7,6 @@ layer; the other methods are checked on fewer, and against S-IBP.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -22,14 +21,11 @@ from soundness import (
     RESETS,
     bound,
     check,
-    check_layers,
     check_members,
     check_method,
-    check_narrower,
-    clear_of_threshold,
+    check_refined,
     members,
     outcome,
-    problem_of,
     true_margins,
     weight_only,
 )
@@ -39,22 +35,18 @@ from torch import nn
 from certsnn.affine import apply_chain
 from certsnn.bounds import (
     Interval,
-    LayerBounds,
     layer_bounds,
     margin_bounds,
 )
-from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
+from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.interval.layers import Spikes, layer_of
-from certsnn.bounds.interval.propagate import layers_of
 from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
 from certsnn.bounds.interval.topk import FlippedSpikes, feasible_flips
-from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.relaxation import RELAXATIONS
-from certsnn.bounds.options import BoundOptions
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Reset, Trace, scan
+from certsnn.neurons import IF, LIF, Reset, scan
 
 
 @settings(max_examples=100)
@@ -89,25 +81,7 @@ def test_every_method_is_sound_and_nowhere_below_s_ibp(
 def test_executed_traces_lie_within_the_refined_layers(
     example: Example, relaxation: Literal["joint", "separate"], iterations: int
 ) -> None:
-    case = bound(example)
-    found = outcome(case, list(members(case)))
-    options = BoundOptions(relaxation=relaxation, iterations=iterations)
-
-    def refined(arithmetic: Arithmetic, sample: int) -> list[LayerBounds]:
-        part = problem_of(case, arithmetic).groups(1)[sample]
-        layers = layers_of(Refinement(part, RELAXATIONS[relaxation], options).sources)
-        return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
-
-    for sample in range(len(case.y)):
-        rigorous, plain = refined(RIGOROUS, sample), refined(PLAIN, sample)
-        columns = torch.arange(sample, len(found.settled), len(case.y))
-        traces = [Trace(u[:, columns], s[:, columns]) for u, s in found.traces]
-        # Slopes of lines are quotients, so bounds by them are rounded even where all sums are exact.
-        settled = found.settled[columns] & clear_of_threshold(example.network, traces)
-        own = replace(found, traces=traces, settled=settled)
-        check_layers(replace(example, numbers="smooth"), rigorous, plain, own)
-        check_narrower(rigorous, case.rigorous, sample, 0)
-        check_narrower(plain, case.plain, sample, 1e-5)
+    check_refined(example, relaxation, iterations)
 
 
 @settings(max_examples=120)

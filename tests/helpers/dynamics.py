@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from certsnn.neurons import Dynamics
+from certsnn.dynamics import RESET_FIRST, Dynamics
 from certsnn.surrogates import Rectangle
 
 
 def dynamics_of(numbers: Iterable[Tensor], lossless: bool = False) -> Dynamics:
     """Of a threshold, a decay, an initial membrane, a gain and an offset."""
     threshold, decay, initial, gain, offset = numbers
-    return Dynamics(threshold, decay, initial, gain, offset, lossless, Rectangle())
+    return Dynamics(threshold, decay, initial, gain, offset, lossless, Rectangle(), RESET_FIRST)
 
 
 def changed(dynamics: Dynamics, change: Callable[[Tensor], Tensor]) -> Dynamics:
     """The same neuron with all its numbers changed, to another dtype say."""
-    numbers = (dynamics.threshold, dynamics.decay, dynamics.initial, dynamics.gain, dynamics.offset)
-    return dynamics_of(map(change, numbers), dynamics.lossless)._replace(surrogate=dynamics.surrogate)
+    return dynamics.mapped(change)

@@ -42,6 +42,12 @@ def some(network: SpikingNetwork, numbers: Numbers) -> nn.Linear | nn.Conv2d:
     return layers[int(torch.randint(len(layers), (), generator=numbers))]
 
 
+def some_neuron(network: SpikingNetwork, numbers: Numbers) -> Neuron:
+    """One of the layers of neurons."""
+    neurons = [layer for layer in network.modules() if isinstance(layer, Neuron)]
+    return neurons[int(torch.randint(len(neurons), (), generator=numbers))]
+
+
 def scaled(low: int, high: int) -> Callable[[Example, Numbers], Example]:
     """The weights of a layer times a power of two."""
 
@@ -74,10 +80,16 @@ def not_finite(example: Example, numbers: Numbers) -> Example:
 
 
 def per_neuron(example: Example, numbers: Numbers) -> Example:
-    """A threshold for each channel, set after construction."""
-    neurons = [layer for layer in example.network.modules() if isinstance(layer, Neuron)]
-    neuron = neurons[int(torch.randint(len(neurons), (), generator=numbers))]
+    """Two thresholds, set after construction: they fit some layers."""
+    neuron = some_neuron(example.network, numbers)
     neuron.threshold = nn.Parameter(torch.rand(2, generator=numbers) + 0.1)
+    return example
+
+
+def misfit(example: Example, numbers: Numbers) -> Example:
+    """More initial potentials than any layer has neurons."""
+    neuron = some_neuron(example.network, numbers)
+    neuron.initial = torch.rand(977, generator=numbers)
     return example
 
 
@@ -133,6 +145,7 @@ ODDITIES: Mapping[str, Callable[[Example, Numbers], Example]] = {
     "balanced": balanced,
     "not finite": not_finite,
     "per neuron": per_neuron,
+    "misfit": misfit,
     "parametrised": parametrised,
     "stale": stale,
     "float64": dtype(torch.float64),
@@ -142,7 +155,7 @@ ODDITIES: Mapping[str, Callable[[Example, Numbers], Example]] = {
     "channels last": channels_last,
     "strided": strided,
 }
-REFUSED = frozenset({"not finite", "per neuron", "stale"})
+REFUSED = frozenset({"not finite", "misfit", "stale"})
 """What can't be bounded, and has to be refused each time."""
 
 

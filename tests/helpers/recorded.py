@@ -9,13 +9,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from certsnn.bounds import margin_bounds
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 
@@ -52,7 +53,7 @@ THREATS: Mapping[str, Threat] = {
 }
 
 
-def network_of(body: str, neuron: str, input: Literal["image", "spikes"]) -> SpikingNetwork:
+def network_of(body: str, neuron: str, input: Domain) -> SpikingNetwork:
     """A network whose weights depend on torch's generator alone."""
     torch.manual_seed(len(body) + 7 * len(neuron))
     network = SpikingNetwork(BODIES[body](NEURONS[neuron]), STEPS, "membrane", input)

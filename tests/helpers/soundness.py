@@ -29,6 +29,8 @@ from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic
 from certsnn.bounds.interval.propagate import interval_margins, layers_of
 from certsnn.bounds.interval.topk import any_weights
+from certsnn.bounds.linear.intermediate import Refinement
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import InputSet
@@ -266,6 +268,29 @@ def check_narrower(layers: list[LayerBounds], wide: list[LayerBounds], sample: i
             slack = tolerance * (1 + least.abs() + most.abs())
             assert (low >= least - slack).all()
             assert (high <= most + slack).all()
+
+
+def check_refined(example: Example, relaxation: Literal["joint", "separate"], iterations: int) -> None:
+    """Assert that executed traces lie within refined layers, and these within S-IBP's."""
+    case = bound(example)
+    found = outcome(case, list(members(case)))
+    options = BoundOptions(relaxation=relaxation, iterations=iterations)
+
+    def refined(arithmetic: Arithmetic, sample: int) -> list[LayerBounds]:
+        part = problem_of(case, arithmetic).groups(1)[sample]
+        layers = layers_of(Refinement(part, RELAXATIONS[relaxation], options).sources)
+        return [LayerBounds(layer.membranes, layer.spikes) for layer in layers]
+
+    for sample in range(len(case.y)):
+        rigorous, plain = refined(RIGOROUS, sample), refined(PLAIN, sample)
+        columns = torch.arange(sample, len(found.settled), len(case.y))
+        traces = [Trace(u[:, columns], s[:, columns]) for u, s in found.traces]
+        # Slopes of lines are quotients, so bounds by them are rounded even where all sums are exact.
+        settled = found.settled[columns] & clear_of_threshold(example.network, traces)
+        own = replace(found, traces=traces, settled=settled)
+        check_layers(replace(example, numbers="smooth"), rigorous, plain, own)
+        check_narrower(rigorous, case.rigorous, sample, 0)
+        check_narrower(plain, case.plain, sample, 1e-5)
 
 
 def weight_only(case: Bound) -> Bound:

@@ -13,7 +13,7 @@ There are three kinds of numbers, because rounding and ties need different care:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,9 +34,10 @@ from certsnn.inputsets import (
     SpikeShift,
     Threat,
 )
+from certsnn.inputsets.flips import Kind
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, Reset
+from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts", "frames", "events"]
@@ -70,7 +71,7 @@ class Example:
         return self.numbers == "dyadic"
 
 
-class _Numbers:
+class Drawn:
     """Weights and inputs of one kind from one seed."""
 
     def __init__(self, kind: Numbers, threshold: float, seed: int) -> None:
@@ -110,23 +111,54 @@ def _thresholds(numbers: Numbers) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def neurons(draw: st.DrawFn, numbers: Numbers, threshold: float) -> Neuron:
-    """LIF and IF with all resets, initial potentials and extreme decays."""
-    share = st.sampled_from([0.0, 0.5, -0.5, 1.0, 1.5])
-    initial = threshold * draw(st.sampled_from([0.0, 0.0, 0.5, -0.5, 1.0]))
-    gains = [0.0, 0.5, 1.0, 1.5] if numbers == "dyadic" else [0.0, 0.3, 0.5, 1.0, 1.7]
-    pairs = st.tuples(st.sampled_from(gains), share.map(lambda part: part * threshold))
-    resets: st.SearchStrategy[Reset] = st.one_of(
-        st.sampled_from(["zero", "subtract"]), share.map(lambda part: part * threshold), pairs
-    )
-    reset = draw(resets)
+def _parameter(
+    draw: st.DrawFn, values: Sequence[float], numbers: Drawn, shape: tuple[int, ...] | None
+) -> Number:
+    """One of the values for all neurons, or any of them for each channel or neuron of a sample's shape."""
+    size: tuple[int, ...] | None = None
+    if shape is not None:
+        channels = (shape[0], *(1 for _ in shape[1:]))
+        rows = (*shape[:-1], 1)
+        size = draw(st.sampled_from([None, shape, channels, rows]))
+    if size is None:
+        return draw(st.sampled_from(values))
+    picked = torch.randint(len(values), size, generator=numbers.generator)
+    return torch.tensor(values)[picked]
+
+
+@st.composite
+def neurons(draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...] | None = None) -> Neuron:
+    """LIF and IF with all resets, initial potentials and extreme decays, in both orders.
+
+    Parameters are one number for all neurons, or differ, for samples of a shape.
+    """
+    threshold, exact = numbers.threshold, numbers.kind == "dyadic"
+    shape = draw(st.sampled_from([None, shape]))
+
+    def parameter(*values: float) -> Number:
+        return draw(_parameter(values, numbers, shape))
+
+    def share() -> Number:
+        return parameter(*(part * threshold for part in (0.0, 0.5, -0.5, 1.0, 1.5)))
+
+    initial = parameter(*(part * threshold for part in (0.0, 0.0, 0.5, -0.5, 1.0)))
+    gains = (0.0, 0.5, 1.0, 1.5) if exact else (0.0, 0.3, 0.5, 1.0, 1.7)
+    way = draw(st.sampled_from(["zero", "subtract", "value", "pair"]))
+    resets: dict[str, Callable[[], Reset]] = {
+        "zero": lambda: "zero",
+        "subtract": lambda: "subtract",
+        "value": share,
+        "pair": lambda: (parameter(*gains), share()),
+    }
+    thresholds = threshold if shape is None else parameter(threshold, 1.5 * threshold, 2 * threshold)
+    order: OrderName = draw(st.sampled_from(["reset-first", "current-first"]))
     if draw(st.booleans()):
-        return IF(threshold, reset, initial=initial)
-    decays = [0.5, 0.0, 1.0] if numbers == "dyadic" else [0.5, 0.0, 1.0, 0.25, 0.9]
-    return LIF(threshold, draw(st.sampled_from(decays)), reset, initial=initial)
+        return IF(thresholds, resets[way](), initial=initial, order=order)
+    decays = (0.5, 0.0, 1.0) if exact else (0.5, 0.0, 1.0, 0.25, 0.9)
+    return LIF(thresholds, parameter(*decays), resets[way](), initial=initial, order=order)
 
 
-def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.Module:
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: Drawn) -> nn.Module:
     channels = norm.num_features
     norm.running_mean = numbers.uniform(channels) - 0.5
     norm.running_var = numbers.uniform(channels) + 0.05
@@ -135,7 +167,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, numbers: _Numbers) -> nn.
     return norm
 
 
-def _weighted(layer: nn.Linear | nn.Conv2d, numbers: _Numbers) -> nn.Module:
+def _weighted(layer: nn.Linear | nn.Conv2d, numbers: Drawn) -> nn.Module:
     with torch.no_grad():
         layer.weight.copy_(numbers.weights(layer.weight.shape, layer.weight[0].numel()))
         if layer.bias is not None:
@@ -151,12 +183,21 @@ def _shape_after(layers: Sequence[nn.Module], shape: Sequence[int]) -> tuple[int
 
 
 @st.composite
+def _maximum(draw: st.DrawFn, shape: tuple[int, ...]) -> list[nn.Module]:
+    """A layer of maxima for ``[C, H, W]``, or none."""
+    if min(shape[1:]) < 2 or not draw(st.booleans()):
+        return []
+    return [nn.MaxPool2d(2, draw(st.integers(1, 2)), draw(st.integers(0, 1)), ceil_mode=draw(st.booleans()))]
+
+
+@st.composite
 def _spatial_block(
-    draw: st.DrawFn, numbers: _Numbers, shape: tuple[int, ...], exact: bool
+    draw: st.DrawFn, numbers: Drawn, shape: tuple[int, ...], exact: bool, maxima: bool
 ) -> list[nn.Module]:
     """A convolution or a pooling (or both), with or without batch norm, on ``[C, H, W]``."""
+    layers = draw(_maximum(shape)) if maxima else []
+    start, shape = shape, _shape_after(layers, shape)
     channels, height, width = shape
-    layers: list[nn.Module] = []
     before = draw(st.sampled_from(["nothing", "pool", "nothing", "pool", "adaptive", "zeros"]))
     if before == "pool" and min(height, width) >= 2:
         layers.append(nn.AvgPool2d(2, stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 1))))
@@ -165,7 +206,7 @@ def _spatial_block(
     elif before == "zeros":
         layers.append(nn.ZeroPad2d((0, draw(st.integers(0, 1)), draw(st.integers(0, 1)), 0)))
     if layers:
-        shape = _shape_after(layers, shape)
+        shape = _shape_after(layers, start)
         channels, height, width = shape
     if draw(st.sampled_from([True, True, False])) or not layers:
         groups = draw(st.sampled_from([1, channels]))
@@ -187,13 +228,15 @@ def _spatial_block(
         layers.append(_weighted(convolution, numbers))
         if not exact and draw(st.booleans()):
             layers.append(_batch_norm(nn.BatchNorm2d(convolution.out_channels), numbers))
+        if maxima:
+            layers += draw(_maximum(_shape_after(layers, start)))
     if draw(st.booleans()):
         layers.append(draw(st.sampled_from([nn.Dropout(0.5), nn.Dropout2d(0.5), nn.Identity()])))
     return [nn.Sequential(*layers)] if draw(st.sampled_from([False, False, True])) else layers
 
 
 @st.composite
-def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+def _dense_block(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     linear = nn.Linear(inputs, draw(st.integers(1, 4)), bias=draw(st.booleans()))
     layers = [_weighted(linear, numbers)]
     if not exact and draw(st.booleans()):
@@ -204,7 +247,7 @@ def _dense_block(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -
 @st.composite
 def _wired(
     draw: st.DrawFn,
-    numbers: _Numbers,
+    numbers: Drawn,
     block: list[nn.Module],
     neuron: Neuron,
     before: tuple[int, ...],
@@ -225,8 +268,9 @@ def _wired(
     if way == "currents" and fits:
         return [Residual(block, projected(before, after)), neuron], after
     if way == "membrane":
-        inner = [draw(neurons(numbers.kind, numbers.threshold)), *([nn.Flatten()] if len(after) > 1 else [])]
         size = math.prod(after)
+        inner = [draw(neurons(numbers, (size,))), *([nn.Flatten()] if len(after) > 1 else [])]
+        neuron = neuron if len(after) == 1 else draw(neurons(numbers, (size,)))
         linear = _weighted(nn.Linear(size, size), numbers)
         return [*block, nn.Flatten(), Residual([*inner, linear]), neuron], (size,)
     if way == "branches" and len(after) == 1:
@@ -238,7 +282,16 @@ def _wired(
 
 
 @st.composite
-def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> list[nn.Module]:
+def _shapes(draw: st.DrawFn) -> tuple[int, ...]:
+    """The shape of one input."""
+    flat = draw(st.integers(1, 5))
+    if draw(st.booleans()):
+        return draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return (flat,)
+
+
+@st.composite
+def _classes(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[nn.Module]:
     """The layer of the classes, and what may follow it."""
     classes = nn.Linear(inputs, draw(st.integers(2, 3)), bias=draw(st.booleans()))
     final = [_weighted(classes, numbers)]
@@ -253,24 +306,21 @@ def _classes(draw: st.DrawFn, numbers: _Numbers, inputs: int, exact: bool) -> li
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts and branches; otherwise the networks are chains.
+    ``graphs`` adds shortcuts, branches and max pooling; otherwise the networks are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
     exact = kind == "dyadic"
     threshold = draw(_thresholds(kind))
     seed = draw(st.integers(0, 2**32 - 1))
-    numbers = _Numbers(kind, threshold, seed)
+    numbers = Drawn(kind, threshold, seed)
     steps = draw(st.integers(1, 5 if exact else 8))
     batch = draw(st.integers(1, most))
     input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
-    shape: tuple[int, ...] = (draw(st.integers(1, 5)),)
-    if draw(st.booleans()):
-        shape = (draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
-    x_shape = shape
+    x_shape = shape = draw(_shapes())
     readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
     same_neuron = draw(st.booleans())
-    neuron = draw(neurons(kind, threshold))
+    neuron = draw(neurons(numbers))
 
     layers: list[nn.Module] = []
     if len(shape) == 3 and not exact and draw(st.booleans()):
@@ -278,7 +328,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     depth = draw(st.integers(1, 4))
     for number in range(depth):
         if len(shape) == 3 and draw(st.booleans()):
-            block = draw(_spatial_block(numbers, shape, exact))
+            block = draw(_spatial_block(numbers, shape, exact, graphs))
         else:
             flat = [] if len(shape) == 1 else [nn.Flatten()]
             block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
@@ -289,10 +339,12 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
                 block.append(nn.Flatten())
                 shape = (math.prod(shape),)
             final = draw(_classes(numbers, shape[0], exact))
-            block += final if readout == "rate" else [neuron, *final]
-            layers += block if readout == "membrane" else [*block, neuron]
+            if readout == "rate":
+                shape = _shape_after(final, shape)
+            ends = neuron if same_neuron else draw(neurons(numbers, shape))
+            layers += [*block, *final, ends] if readout == "rate" else [*block, ends, *final]
         else:
-            one = neuron if same_neuron else draw(neurons(kind, threshold))
+            one = neuron if same_neuron else draw(neurons(numbers, shape))
             group = [*block, one]
             if graphs:
                 group, shape = draw(_wired(numbers, block, one, before, shape))
@@ -305,7 +357,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
 @st.composite
 def _threats(
     draw: st.DrawFn,
-    numbers: _Numbers,
+    numbers: Drawn,
     way: Way,
     shape: tuple[int, ...],
     steps: int,
@@ -325,7 +377,7 @@ def _threats(
     if way == "events":
         sparse = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 1.0])))
         budget = draw(st.sampled_from([1, 0, 2, 3, 9]))
-        kind = draw(st.sampled_from(["any", "add", "drop"]))
+        kind: Kind = draw(st.sampled_from(["any", "add", "drop"]))
         counts = sparse * (3 * numbers.uniform(steps, batch, *shape)).ceil()
         return EventChanges(budget, kind, draw(st.sampled_from([None, 3, 4]))), counts
     x = numbers.spikes((steps, batch, *shape), draw(st.sampled_from([0.5, 0.2, 0.0, 1.0])))

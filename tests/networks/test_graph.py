@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certsnn.graph import Add, Branches, Concatenate, Graph, Residual
+from certsnn.graph import Add, Branches, Concatenate, Graph, Layers, Residual
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.program import Concatenation, Stage, Sum
@@ -52,7 +52,7 @@ def by_hand(p: dict[str, nn.Module], x: Tensor) -> Tensor:
 
 
 def nested(p: dict[str, nn.Module]) -> SpikingNetwork:
-    layers = [
+    layers: Layers = [
         [p["first"], p["a"]],
         Residual([p["inner"], p["b"]]),
         Branches([Residual(p["wide"], p["side"]), p["c"]], []),
@@ -125,16 +125,16 @@ def test_a_current_that_several_branches_take_is_computed_once() -> None:
 def test_training_freezes_what_it_ran() -> None:
     """Batch norm inside of a body: the frozen network with the batch's statistics gives the same logits."""
     torch.manual_seed(0)
-    body = [nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8), LIF(0.3)]
-    layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), LIF(0.3), Residual(body), nn.Linear(8, 3)]
+    linear, norm = nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8)
+    body = Residual([linear, norm, LIF(0.3)])
+    layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), LIF(0.3), body, nn.Linear(8, 3)]
     network = SpikingNetwork(layers, STEPS, "membrane").train()
     x = torch.rand(12, 5)
     logits, program = network.forward_and_freeze(x)
     assert torch.allclose(program.run(x), logits, atol=1e-5)
     logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in body[0].parameters())
-    assert int(body[1].num_batches_tracked) == 1
-    assert float(body[0].weight.grad.abs().sum()) > 0
+    assert norm.num_batches_tracked == 1
+    assert linear.weight.grad is not None and float(linear.weight.grad.abs().sum()) > 0
 
 
 def test_state_dict_and_leaves() -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from certsnn.dynamics import carry_above, carry_below
 from certsnn.inputs import ImageInput, SpikeInput
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Neuron, carry_above, carry_below
+from certsnn.neurons import IF, LIF, Neuron
 from certsnn.products import ieee_products
 from certsnn.program import hold, over_time
 

@@ -10,17 +10,8 @@ import torch
 from reference_spike import ReferenceSpike
 from torch import Tensor
 
-from certsnn.neurons import (
-    IF,
-    LEAST_THRESHOLD,
-    LIF,
-    Dynamics,
-    Neuron,
-    carry_above,
-    carry_below,
-    fire,
-    scan,
-)
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry_above, carry_below, scan
+from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
 from certsnn.surrogates import ArcTan, FastSigmoid, Rectangle, Surrogate, Triangle
 
 CURRENTS = [0.75, 0.75, 0.75, -1.0, 2.0]
@@ -168,7 +159,7 @@ def test_surrogates_have_area_one(surrogate: Surrogate) -> None:
 def test_spike_compares_forward_and_uses_the_surrogate_backward() -> None:
     u = torch.tensor([0.0, 0.999, 1.0, 1.5, 2.0], requires_grad=True)
     neuron = LIF(1.0, surrogate=Triangle(2.0), learn_threshold=True)
-    s, _ = fire(u, neuron.dynamics())
+    s = neuron(u[None, None])[0, 0]
     assert s.tolist() == [0, 0, 1, 1, 1]
     (s * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
     slopes = [0.25, 0.49975, 0.5, 0.375, 0.25]
@@ -202,7 +193,7 @@ def test_gradients_through_time_are_those_of_the_equations(
         return (value + noise).requires_grad_()
 
     threshold, decay, initial, gain, offset = map(number, (0.8, 0.7, 0.2, 0.5, -0.3))
-    dynamics = Dynamics(threshold, decay, initial, gain, offset, False, surrogate)
+    dynamics = Dynamics(threshold, decay, initial, gain, offset, False, surrogate, RESET_FIRST)
     x = torch.randn(6, 4, 3, generator=generator, dtype=torch.float64).add(0.5).requires_grad_()
     weights = torch.randn(2, 6, 4, 3, generator=generator, dtype=torch.float64)
     inputs = (x, threshold, decay, initial, gain, offset)

@@ -55,7 +55,8 @@ def test_gradients_go_to_the_maxima() -> None:
 
 class Own(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
-        return -super().forward(input)
+        pooled: Tensor = super().forward(input)
+        return -pooled
 
 
 @pytest.mark.parametrize(

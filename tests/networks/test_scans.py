@@ -17,8 +17,9 @@ from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, Interval
 from certsnn.bounds.interval.propagate import margins, others
 from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan_steps
 from certsnn.cli.allocator import keep_freed_memory
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry, carry_above, carry_below, fires, scan
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Dynamics, Reset, carry, carry_above, carry_below, fires, scan
+from certsnn.neurons import IF, LIF, Reset
 from certsnn.surrogates import ArcTan, Rectangle, Surrogate, Triangle
 
 SURROGATES: list[Surrogate] = [Rectangle(1.0), Triangle(2.0), ArcTan()]
@@ -78,7 +79,7 @@ def dynamics_of(
     threshold, decay, initial, gain, offset = map(number, (0.8, 0.7, 0.2, 0.5, -0.3))
     if lossless:
         decay, gain = (torch.ones(shape, dtype=torch.float64).requires_grad_() for _ in range(2))
-    return Dynamics(threshold, decay, initial, gain, offset, lossless, surrogate)
+    return Dynamics(threshold, decay, initial, gain, offset, lossless, surrogate, RESET_FIRST)
 
 
 def plain_fire(u: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
@@ -142,7 +143,7 @@ def test_gradients_of_the_step_scan(
     assert 0.1 < float(unstable.double().mean()) < 0.9
     found = [*scanned.membranes, *scanned.spikes]
     assert all(map(torch.equal, found[2:], expected[2:]))
-    assert_same_gradients(found, expected, (low, high, *dynamics[:5]), seed)
+    assert_same_gradients(found, expected, (low, high, *dynamics.numbers()), seed)
     # Training asks for the spikes alone.
     assert_same_gradients(found[2:], expected[2:], (low, high, dynamics.threshold), seed)
 
@@ -173,7 +174,7 @@ def test_a_step_scan_within_nothing_known_is_the_step_scan() -> None:
     unknown = Interval(torch.full_like(low, -torch.inf), torch.full_like(low, torch.inf))
     one, other = (scan_steps(Interval(low, high), dynamics, within) for within in (None, unknown))
     assert_same_gradients(
-        [*one.membranes, *one.spikes], [*other.membranes, *other.spikes], (low, high, *dynamics[:5]), 0
+        [*one.membranes, *one.spikes], [*other.membranes, *other.spikes], (low, high, *dynamics.numbers()), 0
     )
 
 
@@ -186,7 +187,7 @@ def test_held_currents_are_those_that_repeat(lossless: bool, shape: tuple[int, .
     held = scan(current, dynamics, 5)
     repeated = scan(current.expand(5, 4, 3).contiguous(), dynamics)
     assert torch.equal(held.spikes, repeated.spikes)
-    assert_same_gradients([*held], [*repeated], (current, *dynamics[:5]), 1)
+    assert_same_gradients([*held], [*repeated], (current, *dynamics.numbers()), 1)
     assert_same_gradients([held.spikes], [repeated.spikes], (current,), 1)
 
 

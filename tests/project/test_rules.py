@@ -6,6 +6,7 @@ import ast
 import inspect
 import sys
 from abc import ABC
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -94,6 +95,11 @@ def test_no_name_hides_the_module_of_that_name() -> None:
         if getattr(found[package], own) is not found[name]
     }
     assert hidden == PUBLIC
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, times in names.items() if times > 1]  # pytest imports them by these
 
 
 @pytest.mark.parametrize("place", [*PLACES, "tests", "benchmarks"])

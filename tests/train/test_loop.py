@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from digit_networks import Kind, network_of
+from digit_networks import network_of
 from monitors import Stop, StopAfter
 
 from certsnn.data.digits import digits
 from certsnn.encoding import Encoding
 from certsnn.errors import CheckpointError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.train import checkpoint as checkpoints
 from certsnn.train.config import TrainingConfig
@@ -99,7 +100,7 @@ class TestLoop:
         "objective", [Certified(Ramp(0, 1)), Certified(Ramp(0, 3), bound=CrownMargins(), steps=2)]
     )
     def test_resumed_equals_undisturbed(
-        self, tmp_path: Path, stop: int, kind: Kind, objective: Objective
+        self, tmp_path: Path, stop: int, kind: Domain, objective: Objective
     ) -> None:
         task = task_of() if kind == "image" else task_of(CoupledBernoulli(0.05, 3))
         settings = replace(SETTINGS, objective=objective)

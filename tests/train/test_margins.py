@@ -8,7 +8,6 @@ from typing import Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from digit_networks import Kind
 from modules import weight_of
 from torch import nn
 
@@ -18,6 +17,7 @@ from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.train.objectives import bounds as margins
@@ -30,7 +30,7 @@ Relaxation = Literal["joint", "separate"]
 
 
 def lif_network(
-    kind: Kind = "image",
+    kind: Domain = "image",
     steps: int = 3,
     readout: Literal["rate", "membrane"] = "membrane",
 ) -> SpikingNetwork:
@@ -208,7 +208,7 @@ class TestFewerSteps:
         torch.testing.assert_close(layers[2].running_mean, 0.1 * mean)
 
     @pytest.mark.parametrize("kind", ["image", "spikes"])
-    def test_more_steps_than_there_are(self, kind: Kind) -> None:
+    def test_more_steps_than_there_are(self, kind: Domain) -> None:
         threat = LinfBall(0.1) if kind == "image" else SpikeFlips(1)
         with pytest.raises(ValueError, match="first 4 steps, but there are only 3"):
             Certified(steps=4).terms(lif_network(kind), TestMargins().batch(kind), threat, Moment(0, 10))

@@ -23,6 +23,7 @@ from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli
 from certsnn.errors import ConfigError
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
+from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
 from certsnn.surrogates import Rectangle
@@ -49,7 +50,7 @@ def half() -> IF:
 def network_of(
     neuron: Callable[[], Neuron] = half,
     norm: Literal["none", "batch"] = "none",
-    kind: Literal["image", "spikes"] = "image",
+    kind: Domain = "image",
 ) -> SpikingNetwork:
     torch.manual_seed(0)
     return build("digits-fc", (1, 8, 8), 10, neuron, 3, "membrane", kind, norm)

@@ -18,10 +18,11 @@ from certsnn.bounds.interval.scans import (
     scan_steps,
     steps_of_counts,
 )
+from certsnn.dynamics import RESET_FIRST, Dynamics
 from certsnn.inputsets import LinfBall
 from certsnn.layers import Normalize, as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LIF, Dynamics, Neuron, Reset
+from certsnn.neurons import IF, LIF, Neuron, Reset
 from certsnn.surrogates import Triangle
 
 
@@ -250,7 +251,7 @@ def test_gradients_of_the_counts_are_those_of_the_simulation() -> None:
     numbers = torch.tensor([0.4, 0.1, -0.4], dtype=torch.float64)
     threshold, initial, offset = (value.clone().requires_grad_() for value in numbers)
     one, surrogate = torch.ones((), dtype=torch.float64), Triangle(2.0)
-    dynamics = Dynamics(threshold, one, initial, one, offset, True, surrogate)
+    dynamics = Dynamics(threshold, one, initial, one, offset, True, surrogate, RESET_FIRST)
 
     def simulated(charges: Tensor) -> Tensor:
         n, counts = torch.zeros_like(charges[0]), []

@@ -106,12 +106,16 @@ def test_stored_numbers_that_are_not_finite_are_refused(place: str, value: float
     refused(network, torch.tensor([[0.5]]), LinfBall(0.1), "NaN or infinite", rounding)
 
 
+TWO, ONE = [linear([[1.0], [1.0]])], [linear([[1.0, 1.0]]), IF()]
+ODD = LIF(decay=torch.tensor([0.5, 1e-40]), initial=torch.tensor([0.0, 0.5]))
+
+
 @pytest.mark.parametrize("field", ["threshold", "decay", "initial"])
 def test_a_neuron_of_nan_is_refused(field: str) -> None:
-    neuron = LIF()
+    neuron = LIF(torch.ones(2), 0.5 * torch.ones(2), initial=torch.zeros(2))
     with torch.no_grad():
-        getattr(neuron, field).fill_(math.nan)
-    refused(compared(linear([[1.0]]), neuron), torch.tensor([[0.5]]), LinfBall(0.1), "NaN or infinite")
+        getattr(neuron, field)[1] = math.nan
+    refused(compared(*TWO, neuron, *ONE), torch.tensor([[0.5]]), LinfBall(0.1), "NaN or infinite")
 
 
 def test_an_infinite_ball_is_refused_also_by_a_weight_of_zero() -> None:
@@ -221,12 +225,13 @@ class TestUnderflow:
             assert (flushed == y)[certified].all()
         assert proved > 100 and changed > 10
 
-    @pytest.mark.parametrize("neuron", [LIF(decay=1e-40), LIF(reset=(1e-39, 0.0)), IF(initial=1e-42)])
+    @pytest.mark.parametrize("neuron", [LIF(decay=1e-40), LIF(reset=(1e-39, 0.0)), IF(initial=1e-42), ODD])
     def test_a_subnormal_parameter_is_refused(self, neuron: Neuron) -> None:
-        refused(compared(linear([[1.0]]), neuron), torch.tensor([[0.5]]), LinfBall(0.1), "subnormal")
+        refused(compared(*TWO, neuron, *ONE), torch.tensor([[0.5]]), LinfBall(0.1), "subnormal")
 
     def test_a_reset_that_enlarges_for_long_is_refused(self) -> None:
-        network = compared(linear([[1.0]]), LIF(reset=(100.0, 0.0)), steps=12)
+        gains = torch.tensor([0.5, 100.0])
+        network = compared(*TWO, LIF(reset=(gains, 0.0)), *ONE, steps=12)
         refused(network, torch.tensor([[0.5]]), LinfBall(0.1), r"may reach|multiplies membranes")
         network = compared(linear([[2.0]]), LIF(reset=(1.5, 0.0)))
         assert certify(network, torch.tensor([[0.9]]), torch.tensor([0]), LinfBall(0.0)).certified.all()

@@ -285,7 +285,7 @@ def test_the_error_of_a_membrane_covers_additions_and_resets(neuron: Neuron) -> 
     stage = program.stages[0]
     executed = Interval(membranes.double(), membranes.double())
     error = membrane_error(stage.link.operators, x.double(), executed, stage.neuron, RIGOROUS)
-    threshold, decay, initial, gain, offset = (value.double() for value in stage.neuron[:5])
+    threshold, decay, initial, gain, offset = (value.double() for value in stage.neuron.numbers())
     before, current = executed.lower[:-1], linear.weight.double().diagonal()
     carried = torch.where(before < threshold, decay * before, gain * before + offset)
     exact = torch.cat([initial.expand(1, 1, inputs), carried]) + current

@@ -31,7 +31,7 @@ from certsnn.surrogates import Rectangle
 
 def envelope_line(a: float, c: float, low: float, high: float, dynamics: Dynamics) -> tuple[float, float]:
     """Slope and intercept of the envelope's segment over the midpoint, from its three points."""
-    threshold, decay, _, gain, offset = (float(value) for value in dynamics[:5])
+    threshold, decay, _, gain, offset = (float(value) for value in dynamics.numbers())
     below, above = (lambda u: c * decay * u), (lambda u: a + c * (gain * u + offset))
     if high < threshold:
         return c * decay, 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, Interval
 from certsnn.bounds.linear.alpha import Chosen, Slack, chosen_slopes
-from certsnn.bounds.linear.constant_current import MOST_PIECES, Held, held, pieces
+from certsnn.bounds.linear.constant_current import MOST_PIECES, Held, Pieces, held, pieces
 from certsnn.bounds.linear.lines import Tracked, scan_back
 from certsnn.neurons import IF, LIF, Dynamics, Neuron, scan
 
@@ -173,6 +173,19 @@ def test_too_many_pieces_are_refused() -> None:
     assert pieces(0.0, 1.0, 40, dynamics, 0.0) is None
     few = pieces(0.0, 1.0, 4, dynamics, 0.0)
     assert few is not None and len(few.lower) <= MOST_PIECES
+
+
+@pytest.mark.parametrize("field", ["threshold", "decay", "initial"])
+def test_pieces_are_for_neurons_that_are_alike(field: str) -> None:
+    def found(value: float | Tensor) -> Pieces | None:
+        parameters: dict[str, float | Tensor] = {"threshold": 1.0, "decay": 0.5, "initial": 0.0, field: value}
+        neuron = LIF(parameters["threshold"], parameters["decay"], initial=parameters["initial"])
+        return pieces(0.0, 1.0, 4, neuron.dynamics(), 0.0)
+
+    one, alike = found(0.5), found(torch.tensor([0.5, 0.5]))
+    assert alike is not None and one is not None
+    assert torch.equal(alike.spikes, one.spikes)
+    assert found(torch.tensor([0.5, 0.25])) is None
 
 
 def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:

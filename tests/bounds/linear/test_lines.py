@@ -49,7 +49,7 @@ class Run:
         return torch.stack(rows)
 
     def carried(self, u: Tensor) -> Tensor:
-        threshold, decay, _, gain, offset = self.dynamics[:5]
+        threshold, decay, _, gain, offset = self.dynamics.numbers()
         return torch.where(u >= threshold, gain * u + offset, decay * u)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
+from torch.nn.functional import conv1d
 
 from certsnn.bounds.interval.arithmetic import RIGOROUS, Interval
 from certsnn.bounds.linear.maximum import Maxima, maxima
@@ -63,7 +65,8 @@ def below(lines: Maxima, a: Tensor, x: Tensor) -> Tensor:
 
 def applied(pool: MaxPool, x: Tensor) -> Tensor:
     """The maxima ``[M, F, B, C, ...]``."""
-    return pool.apply(x.flatten(0, 2)).unflatten(0, x.shape[:3])
+    maxima = pool.apply(x.flatten(0, 2))
+    return maxima.view(*x.shape[:3], *maxima.shape[1:])
 
 
 def coefficients(pool: MaxPool, bounds: Interval, rows: int = 6) -> Tensor:
@@ -203,19 +206,13 @@ def test_executed_networks_are_bounded_with_their_rounding() -> None:
         x = x0 + 0.1 * (2 * torch.rand(500, *x0.shape) - 1)
         x = torch.cat([x, x0 + 0.1 * (x - x0).sign()])
         executed = pool.apply(first(x.flatten(0, 1))).unflatten(0, x.shape[:2]).double()
-        centre = torch.nn.functional.conv1d(
-            x0.double(), first.weight.double(), first.bias.double(), padding=1
-        )  # type: ignore[union-attr]
-        reach = torch.nn.functional.conv1d(
-            torch.full_like(x0, 0.1000001).double(), first.weight.double().abs(), padding=1
-        )
+        exact = copy.deepcopy(first).double()
+        centre = exact(x0.double())
+        reach = conv1d(torch.full_like(x0, 0.1000001).double(), exact.weight.abs(), padding=1)
         bounds = Interval((centre - reach - 1e-5)[None], (centre + reach + 1e-5)[None])
         lines, a = maxima(pool, bounds), torch.randn(5, 1, 4, 3, 5, dtype=DOUBLE)
         k, constant = lines.pull(a)
-        currents = torch.nn.functional.conv1d(
-            x.double().flatten(0, 1), first.weight.double(), first.bias.double(), padding=1
-        )  # type: ignore[union-attr]
-        currents = currents.unflatten(0, x.shape[:2])
+        currents = exact(x.double().flatten(0, 1)).unflatten(0, x.shape[:2])
         rounding = (k[:, 0].abs() * RIGOROUS.gamma(6) * 10).flatten(2).sum(2)
         floor = torch.einsum("sbcl,mbcl->msb", k[:, 0], currents) + constant - lines.lost(a) - rounding
         found = torch.einsum("sbcl,mbcl->msb", a[:, 0], executed)

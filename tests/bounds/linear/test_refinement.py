@@ -24,6 +24,8 @@ from torch import nn
 from certsnn.bounds import METHODS, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.propagate import layers_of
+from certsnn.bounds.linear.backward import Firing
+from certsnn.bounds.linear.cuts import LayerCut
 from certsnn.bounds.linear.intermediate import Refinement
 from certsnn.bounds.linear.relaxation import RELAXATIONS, joint
 from certsnn.bounds.options import BoundOptions
@@ -43,6 +45,7 @@ def test_the_rounding_of_every_layer_is_counted_in_the_cut_down_network() -> Non
         input_set = LinfBall(0.08) if kind == "image" else random_set(3, x0)
         problem = problem_of(network, x0, network(x0).argmax(1), input_set, RIGOROUS)
         for cut in Refinement(problem, joint, BoundOptions(iterations=0)).cuts:
+            assert isinstance(cut, LayerCut) and isinstance(cut.plain, Firing)
             assert cut.error is not None and (cut.error > 1e-8).all()
             assert cut.plain.error is cut.error
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS, In
 from certsnn.bounds.interval.frames import BoundedFrames, ChangedCounts
 from certsnn.bounds.interval.topk import any_weights, feasible_flips
 from certsnn.bounds.search.constraints import Box
-from certsnn.bounds.search.encoding import Model, restrict_events
+from certsnn.bounds.search.model import Model
+from certsnn.bounds.search.restrictions import restrict_events
 from certsnn.inputsets import EventChanges, LinfFrames, SpikeFlips, Threat
+from certsnn.inputsets.flips import Kind
 from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.program import over_time
-
-Kind = Literal["any", "add", "drop"]
 
 
 @settings(max_examples=40)
@@ -98,7 +98,7 @@ def test_sums_of_executed_currents_lie_within_their_bounds(seed: int) -> None:
 
 # Currents under a budget of events
 
-LAYERS = {
+LAYERS: dict[str, Callable[[], list[nn.Module]]] = {
     "linear": lambda: [nn.Flatten(), nn.Linear(4, 3)],
     "convolution": lambda: [nn.Conv2d(1, 2, 2, padding=1)],
     "pooled": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.Flatten(), nn.Linear(9, 2)],
@@ -222,7 +222,7 @@ def test_a_threat_to_frames_needs_a_network_of_frames(threat: Threat) -> None:
     layers = [nn.Linear(3, 4), IF(), nn.Linear(4, 2)]
     x, y = torch.ones(2, 1, 3), torch.tensor([0])
     for kind in ("image", "spikes"):
-        network = SpikingNetwork(layers, 2, "membrane", kind).eval()  # type: ignore[arg-type]
+        network = SpikingNetwork(layers, 2, "membrane", kind).eval()
         with pytest.raises(ValueError, match=rf"needs a network with input='frames', .* input='{kind}'"):
             certify(network, x, y, threat)
     network = SpikingNetwork(layers, 2, "membrane", "frames").eval()

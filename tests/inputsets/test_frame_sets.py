@@ -190,7 +190,7 @@ def test_counts_beyond_what_float32_holds_are_refused() -> None:
 def test_the_settings_of_events_are_checked() -> None:
     for settings_ in ({"budget": -1}, {"budget": 1, "kind": "flip"}, {"budget": 1, "most": -1}):
         with pytest.raises(ValueError, match=r"budget|kind|most"):
-            EventChanges(**settings_)  # type: ignore[arg-type]
+            EventChanges(**settings_)
     with pytest.raises(TypeError, match="most is a number of events"):
         EventChanges(1, most=1.5)  # type: ignore[arg-type]
     assert EventChanges(3).scaled(0.5) == EventChanges(2)
