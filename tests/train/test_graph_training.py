@@ -22,8 +22,9 @@ from certsnn.train.regularisers import L1, FiringRate, Tightness
 from certsnn.train.schedules import LearningRate, Ramp
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("initialisation", [Calibrated(), ConstantWidth()])
+@pytest.mark.parametrize(
+    ("precision", "initialisation"), [("float32", ConstantWidth()), ("bfloat16", Calibrated())]
+)
 def test_certified_training_of_a_residual_network(
     precision: str, initialisation: Initialisation, tmp_path: Path
 ) -> None:
