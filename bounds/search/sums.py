@@ -88,15 +88,19 @@ def carried(sums: Sums, link: Linked, variables: int) -> Sums:
 
 def added(parts: Sequence[Sums], lost: Vector) -> Sums:
     """The sum of several; ``lost [T, n]``: by the executed additions, and what led to the parts."""
-    entries = [np.concatenate([part[k] for part in parts]) for k in range(4)]
-    constant = np.sum([part.constant for part in parts], 0)
-    return Sums(*entries, constant, np.sum([part.lost for part in parts], 0) + lost)
+    constant, before = (sum(values[1:], values[0]) for values in list(zip(*parts, strict=True))[4:])
+    return Sums(*_entries(parts), constant, before + lost)
 
 
 def beside(parts: Sequence[Sums], lost: Vector) -> Sums:
     """Several side by side; ``lost [T, n]``: by what led to the parts."""
     starts = np.cumsum([0] + [part.constant.shape[1] for part in parts])
     moved = [part._replace(place=part.place + start) for part, start in zip(parts, starts, strict=False)]
-    entries = [np.concatenate([part[k] for part in moved]) for k in range(4)]
-    constant = np.concatenate([part.constant for part in parts], 1)
-    return Sums(*entries, constant, np.concatenate([part.lost for part in parts], 1) + lost)
+    constant, before = (np.concatenate(values, 1) for values in list(zip(*parts, strict=True))[4:])
+    return Sums(*_entries(moved), constant, before + lost)
+
+
+def _entries(parts: Sequence[Sums]) -> tuple[Places, Places, Places, Vector]:
+    """The entries of all of them."""
+    step, place, column, value = (np.concatenate(values) for values in list(zip(*parts, strict=True))[:4])
+    return step, place, column, value

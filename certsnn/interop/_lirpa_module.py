@@ -277,16 +277,16 @@ class Unrolled(nn.Module):
         stage = 0
         for node in program.nodes:
             ends = [_chain(link.operators, batch, shapes[link.source], x0) for link in node.links]
-            self.chains.append(nn.ModuleList(chain for chain, _ in ends))
+            self.chains.extend(chain for chain, _ in ends)
             self.nodes.append(module_of(node, stage, self.steps, [shape for _, shape in ends]))
             stage += isinstance(node, Stage)
         self.readout, _ = _chain(program.readout.operators, batch, shapes[self.last], x0)
 
     def forward(self, *frames: Tensor) -> Tensor:
-        values = [list(frames)]
-        for sources, chains, node in zip(self.links, self.chains, self.nodes, strict=True):
-            taken = zip(sources, chains, strict=True)
-            values.append(node(*([chain(frame) for frame in values[k]] for k, chain in taken)))
+        values, chains = [list(frames)], iter(self.chains)
+        for sources, node in zip(self.links, self.nodes, strict=True):
+            parts = [list(map(next(chains), values[source])) for source in sources]
+            values.append(node(*parts))
         last = values[self.last]
         logits: Tensor = self.readout(reduce(torch.add, last) / len(last))
         return logits

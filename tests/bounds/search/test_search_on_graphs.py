@@ -19,7 +19,7 @@ from certsnn.bounds.search.branch_and_bound import PROVED
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
+from certsnn.neurons import IF, LIF, Neuron
 
 
 @pytest.mark.parametrize("way", ["image", "box", "flips", "shifts"])
@@ -64,7 +64,7 @@ def _conserving(layer: nn.Module) -> nn.Module:
         setattr(layer, name, _conserving(child))
     if isinstance(layer, LIF | IF):
         dynamics = layer.dynamics()
-        return IF(max(float(dynamics.threshold), LEAST_THRESHOLD), initial=float(dynamics.initial))
+        return IF(dynamics.threshold.detach(), initial=dynamics.initial.detach())
     return layer
 
 
@@ -204,13 +204,10 @@ def test_it_proves_of_a_residual_network_what_intervals_do_not(neuron: Neuron) -
 @torch.no_grad()
 def test_a_sum_that_two_neurons_see_is_one_sum() -> None:
     """Counts 0 to 2 of a shortcut on spikes reach both logits, so that they exclude each other."""
-    network = SpikingNetwork(
-        [identity(1.0), IF(1.0, initial=0.5), Residual([identity(0.75), IF(0.5)]), nn.Linear(1, 2)],
-        4,
-        "membrane",
-    ).eval()
-    last: Tensor = network.layers[-1].weight
-    last.copy_(torch.tensor([[1.0], [0.5]]))
-    network.layers[-1].bias.copy_(torch.tensor([0.125, 0.0]))
+    last = nn.Linear(1, 2)
+    last.weight.copy_(torch.tensor([[1.0], [0.5]]))
+    last.bias.copy_(torch.tensor([0.125, 0.0]))
+    shortcut = Residual([identity(0.75), IF(0.5)])
+    network = SpikingNetwork([identity(1.0), IF(1.0, initial=0.5), shortcut, last], 4, "membrane").eval()
     x, y, ball = torch.tensor([[0.5]]), torch.tensor([0]), LinfBall(0.4)
     assert certify(network, x, y, ball, "branch-and-bound").certified
