@@ -22,3 +22,8 @@ __all__ = [
     "layer_bounds",
     "margin_bounds",
 ]
+
+# These register the bounds of nodes and readouts.
+from certsnn.bounds import filters as filters
+from certsnn.bounds import readouts as readouts
+from certsnn.bounds import recurrence as recurrence

@@ -18,7 +18,10 @@ from certsnn.bounds.memory import TEMPORARIES, packed
 from certsnn.bounds.method import Method
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
+from certsnn.bounds.refusals import beyond, check_within
 from certsnn.bounds.search.branch_and_bound import proved_margins
+from certsnn.filters import Filter
+from certsnn.recurrence import RecurrentStage
 
 TOGETHER = 64
 """At most so many samples are refined together: more gain nothing."""
@@ -108,7 +111,11 @@ class BranchAndBound(Method):
     help = "a search on spike counts, for IF networks"
     alone = limited = True
 
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
+
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         return proved_margins(problem, interval_bounds(problem)[0], options)
 
 
@@ -124,9 +131,13 @@ class SecondEngine(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"auto-lirpa:{self.engine}")
 
+    def suits(self, problem: Problem) -> bool:
+        return not beyond(problem.program, RecurrentStage, Filter)
+
     def __call__(self, problem: Problem, options: BoundOptions) -> Tensor:
         from certsnn.interop import auto_lirpa  # an optional dependency, loaded on use
 
+        check_within(self.name, problem.program, RecurrentStage, Filter)
         if problem.arithmetic.unit:
             raise ValueError(f"{self.name} does not cover rounding errors; use rounding=False")
         return auto_lirpa.margin_bounds(

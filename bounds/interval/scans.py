@@ -75,6 +75,12 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
 
 
+def next_membranes(u: Interval, currents: Interval, dynamics: Dynamics) -> Interval:
+    """Bounds of the membranes ``[B, ...]`` after the next current, from those before it."""
+    _, _, low, high = _Step.apply(*u, *currents, *edges_of(dynamics), dynamics, *dynamics.numbers())
+    return Interval(low, high)
+
+
 @final
 class _Step(torch.autograd.Function):
     """The spikes of bounds ``u_low, u_high`` of the membranes, and those of the next step."""

@@ -15,6 +15,7 @@ from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, 
 from certsnn.dynamics import NUMBERS, Dynamics
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
 from certsnn.program import Concatenation, Maximum, Node, Program, Stage, Sum
+from certsnn.readouts import Mean
 
 Shape = tuple[int, ...]
 
@@ -263,11 +264,13 @@ class Unrolled(nn.Module):
         x0: a batch as the network takes it; the module works for its shape only.
 
     Raises:
-        TypeError: for a node or an operator that has no layers.
+        TypeError: for a node, an operator or a readout that has no layers.
     """
 
     def __init__(self, program: Program, x0: Tensor) -> None:
         super().__init__()
+        if not isinstance(program.reading, Mean):
+            raise TypeError(f"auto-lirpa reads means over time, not {program.reading.name!r}")
         frames, self.steps = program.input.frames(x0, None)
         batch = frames.shape[1]
         shapes = [tuple(value.shape[2:]) for value in program.values(x0)]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from hypothesis import strategies as st
+from temporal import decays, synapses, timed
 from torch import Tensor, nn
 
 from certsnn.graph import Branches, Residual
@@ -38,6 +39,7 @@ from certsnn.inputsets.flips import Kind
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
+from certsnn.readouts import ReadoutName
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts", "frames", "events"]
@@ -249,7 +251,7 @@ def _wired(
     draw: st.DrawFn,
     numbers: Drawn,
     block: list[nn.Module],
-    neuron: Neuron,
+    neuron: nn.Module,
     before: tuple[int, ...],
     after: tuple[int, ...],
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
@@ -306,7 +308,8 @@ def _classes(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts, branches and max pooling; otherwise the networks are chains.
+    ``graphs`` adds shortcuts, branches, max pooling, filters, feedback and more readouts; otherwise networks
+    are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
@@ -318,7 +321,9 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     batch = draw(st.integers(1, most))
     input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
     x_shape = shape = draw(_shapes())
-    readout: Literal["rate", "membrane"] = draw(st.sampled_from(["rate", "membrane"]))
+    readouts: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
+    readout = draw(st.sampled_from(readouts))
+    filters = decays(exact, steps)
     same_neuron = draw(st.booleans())
     neuron = draw(neurons(numbers))
 
@@ -343,8 +348,12 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
                 shape = _shape_after(final, shape)
             ends = neuron if same_neuron else draw(neurons(numbers, shape))
             layers += [*block, *final, ends] if readout == "rate" else [*block, ends, *final]
+            if graphs and readout != "rate" and draw(st.booleans()):
+                layers.append(draw(synapses(filters, _shape_after(final[:1], shape))))
         else:
-            one = neuron if same_neuron else draw(neurons(numbers, shape))
+            one: nn.Module = neuron if same_neuron else draw(neurons(numbers, shape))
+            if graphs:
+                one = draw(timed(one, filters, shape, lambda layer: _weighted(layer, numbers)))
             group = [*block, one]
             if graphs:
                 group, shape = draw(_wired(numbers, block, one, before, shape))

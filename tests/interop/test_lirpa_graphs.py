@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from certsnn.bounds import bind
 from certsnn.bounds import margin_bounds as own_bounds
+from certsnn.filters import Synapse
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import FreeSpikes, InputSet, LinfBall
 from certsnn.interop._lirpa_module import Unrolled
 from certsnn.interop.auto_lirpa import ENGINE_METHODS, Engine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
-from certsnn.program import Link, Node, Program
+from certsnn.program import Link, Node
+from certsnn.recurrence import Recurrent
 
 
 def lif() -> LIF:
@@ -130,7 +132,7 @@ class Odd(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return parts[0]
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return parts[0]
 
 
@@ -138,6 +140,21 @@ def test_other_nodes_are_refused_by_name() -> None:
     program = dense("spikes").freeze()
     odd = Odd((Link(len(program.nodes), ()),), "layers.7")
     nodes = (*program.nodes, odd)
-    changed = Program(program.input, nodes, Link(len(nodes), program.readout.operators))
+    changed = replace(program, nodes=nodes, readout=Link(len(nodes), program.readout.operators))
     with pytest.raises(TypeError, match=r"auto-lirpa has no layer for Odd \(layers\.7\)"):
         Unrolled(changed, torch.rand(2, 6))
+
+
+def test_other_readouts_filters_and_recurrent_layers_are_refused_by_name() -> None:
+    x = torch.rand(2, 3)
+    for readout in ("sum", "last", "maximum"):
+        network = SpikingNetwork([nn.Linear(3, 4), lif(), nn.Linear(4, 2)], 2, readout)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"reads means over time, not '{readout}'"):
+            Unrolled(network.freeze(), x)
+    for layers, name in (
+        ([Synapse(0.5), lif()], r"Filter \(layers\.1\)"),
+        ([Recurrent(lif(), nn.Linear(4, 4))], r"\w+ \(layers\.1"),
+    ):
+        network = SpikingNetwork([nn.Linear(3, 4), *layers, nn.Linear(4, 2)], 2, "membrane")
+        with pytest.raises(TypeError, match=f"auto-lirpa has no layer for {name}"):
+            Unrolled(network.freeze(), x)

@@ -19,8 +19,8 @@ from certsnn.bounds.interval.joints import Part, bounded
 from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.propagate import layers_of, margins_of
 from certsnn.bounds.linear import intermediate
-from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, rows_of
-from certsnn.bounds.linear.backward import Constant
+from certsnn.bounds.linear.active_neurons import Gathered, Rows, Scattered, Selection, rows_of
+from certsnn.bounds.linear.backward import Chain, Constant
 from certsnn.bounds.linear.cuts import JointCut, LayerCut
 from certsnn.bounds.linear.intermediate import Refinement, sample_sizes
 from certsnn.bounds.linear.levels import Adding
@@ -97,7 +97,7 @@ def test_spikes_that_cancel_over_two_paths_are_seen_through(way: str, neuron: LI
     torch.manual_seed(0)
     weight = torch.randn(3, 3).tolist()
     negated, bias = [[-value for value in row] for row in weight], [0.2, 0.3, -0.4]
-    both = [[*row, *(float(i == j) for j in range(3))] for i, row in enumerate(negated)]
+    both = torch.cat([torch.tensor(negated), torch.eye(3)], 1).tolist()
     cancelled = Residual(dense(weight), dense(negated, bias))
     bodies: dict[str, list[nn.Module]] = {
         "sum": [cancelled],
@@ -204,10 +204,9 @@ def test_slopes_of_a_branch_that_a_bound_does_not_reach_are_left_alone() -> None
 @torch.no_grad()
 def test_the_matrices_of_a_sample_take_no_more_than_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Rows] = []
-    original = rows_of
 
-    def noted(*arguments: object) -> Rows:
-        made.append(original(*arguments))  # type: ignore[arg-type]
+    def noted(chain: Chain, neurons: Tensor, inputs: Selection) -> Rows:
+        made.append(rows_of(chain, neurons, inputs))
         return made[-1]
 
     monkeypatch.setattr(intermediate, "rows_of", noted)
@@ -244,7 +243,7 @@ class Odd(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return parts[0]
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return parts[0]
 
 

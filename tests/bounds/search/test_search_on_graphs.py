@@ -15,7 +15,8 @@ from strategies import Example, examples
 from torch import Tensor, nn
 
 from certsnn.bounds import certify, margin_bounds
-from certsnn.bounds.search.branch_and_bound import PROVED
+from certsnn.bounds.options import BoundOptions
+from certsnn.bounds.search.branch_and_bound import PROVED, proved_margins
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
@@ -211,3 +212,33 @@ def test_a_sum_that_two_neurons_see_is_one_sum() -> None:
     network = SpikingNetwork([identity(1.0), IF(1.0, initial=0.5), shortcut, last], 4, "membrane").eval()
     x, y, ball = torch.tensor([[0.5]]), torch.tensor([0]), LinfBall(0.4)
     assert certify(network, x, y, ball, "branch-and-bound").certified
+
+
+@torch.no_grad()
+def test_a_readout_of_what_stays_the_same_counts_once() -> None:
+    """Neurons that lead nowhere, and a margin x - 0.2 (or x + 0.2) of the pixel itself, over four steps."""
+    for bias, certified in ((-0.2, False), (0.2, True)):
+        out = nn.Linear(1, 2)
+        out.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        out.bias.copy_(torch.tensor([bias, 0.0]))
+        nodes: dict[str, tuple[nn.Module, list[str]]] = {
+            "first": (identity(1.0), ["input"]),
+            "neurons": (IF(1.0), ["first"]),
+            "out": (out, ["first"]),
+        }
+        network = SpikingNetwork.from_graph(nodes, 4, "membrane").eval()
+        x, y = torch.tensor([[0.3]]), torch.tensor([0])
+        problem = Case(network, LinfBall(0.2), x).problem()
+        found = proved_margins(problem, torch.tensor([[-1.0]], dtype=torch.float64), BoundOptions())
+        assert float(found) == (PROVED if certified else -1.0)
+        assert bool(certify(network, x, y, LinfBall(0.2), "branch-and-bound").certified) == certified
+
+
+@torch.no_grad()
+def test_max_pooling_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), IF(0.4), nn.Flatten(), nn.Linear(8, 3)]
+    network, x = SpikingNetwork(layers, 3, "membrane").eval(), torch.rand(2, 1, 6, 6)
+    y, ball = network(x).argmax(1), LinfBall(0.2)
+    found = margin_bounds(network, x, y, ball, "branch-and-bound")
+    assert torch.equal(found, margin_bounds(network, x, y, ball))
