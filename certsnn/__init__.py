@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from certsnn.attacks import Attack as Attack
     from certsnn.attacks import AttackResult as AttackResult
     from certsnn.attacks import ExhaustiveFlips as ExhaustiveFlips
+    from certsnn.attacks import GreedyEvents as GreedyEvents
     from certsnn.attacks import GreedyFlips as GreedyFlips
     from certsnn.attacks import GreedyShifts as GreedyShifts
     from certsnn.attacks import RandomSearch as RandomSearch
     from certsnn.bounds import Interval as Interval
     from certsnn.bounds import LayerBounds as LayerBounds
     from certsnn.bounds import Verdict as Verdict
-    from certsnn.bounds import certify as certify
     from certsnn.bounds import layer_bounds as layer_bounds
     from certsnn.bounds import margin_bounds as margin_bounds
+    from certsnn.bounds.certify import certify as certify
+    from certsnn.data import FrameDataset as FrameDataset
     from certsnn.data import Frames as Frames
     from certsnn.data import ImageDataset as ImageDataset
     from certsnn.data import Saccades as Saccades
@@ -35,10 +37,16 @@ if TYPE_CHECKING:
     from certsnn.encoding import Latency as Latency
     from certsnn.errors import UserError as UserError
     from certsnn.evaluation import evaluate as evaluate
+    from certsnn.filters import Synapse as Synapse
+    from certsnn.graph import Branches as Branches
+    from certsnn.graph import Graph as Graph
+    from certsnn.graph import Residual as Residual
     from certsnn.inputsets import CoupledBernoulli as CoupledBernoulli
+    from certsnn.inputsets import EventChanges as EventChanges
     from certsnn.inputsets import FreeSpikes as FreeSpikes
     from certsnn.inputsets import InputSet as InputSet
     from certsnn.inputsets import LinfBall as LinfBall
+    from certsnn.inputsets import LinfFrames as LinfFrames
     from certsnn.inputsets import SpikeBox as SpikeBox
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
     from certsnn.neurons import IF as IF
     from certsnn.neurons import LIF as LIF
     from certsnn.neurons import Neuron as Neuron
+    from certsnn.recurrence import Recurrent as Recurrent
 
 __version__ = "0.1.0"
 
@@ -69,13 +78,18 @@ if find_spec("certsnn.bounds") is None:
     )
 
 HOMES = {
-    "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips GreedyFlips GreedyShifts RandomSearch",
-    "bounds": "Interval LayerBounds Verdict certify layer_bounds margin_bounds",
-    "data": "Frames ImageDataset Saccades SpikeDataset load loader",
+    "attacks": "FGSM G2S PGD RSF Attack AttackResult ExhaustiveFlips "
+    "GreedyEvents GreedyFlips GreedyShifts RandomSearch",
+    "bounds": "Interval LayerBounds Verdict layer_bounds margin_bounds",
+    "bounds.certify": "certify",
+    "data": "FrameDataset Frames ImageDataset Saccades SpikeDataset load loader",
     "encoding": "Bernoulli Latency",
     "errors": "UserError",
     "evaluation": "evaluate",
-    "inputsets": "CoupledBernoulli FreeSpikes InputSet LinfBall SpikeBox SpikeFlips SpikeShift Threat",
+    "filters": "Synapse",
+    "graph": "Branches Graph Residual",
+    "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
+    "SpikeBox SpikeFlips SpikeShift Threat",
     "interop.own_modules": "from_torch",
     "interop.snntorch": "from_snntorch",
     "interop.spikingjelly": "from_spikingjelly",
@@ -83,6 +97,7 @@ HOMES = {
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
+    "recurrence": "Recurrent",
 }
 """The public names by the module below certsnn that they are imported from."""
 

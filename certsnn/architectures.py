@@ -16,10 +16,12 @@ from typing import Literal, final
 from torch import nn
 
 from certsnn.errors import ConfigError
-from certsnn.graph import Composite, Residual
+from certsnn.graph import Residual
 from certsnn.inputs import Domain
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
+from certsnn.recurrence import Recurrent
 
 MakeNeuron = Callable[[], Neuron]
 Body = Callable[[Sequence[int], MakeNeuron], tuple[list[nn.Module], int]]
@@ -62,7 +64,10 @@ def convolutional(channels: Sequence[tuple[int, int]], hidden: Sequence[int]) ->
 
 
 def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
-    """VGG-like: in each stage 3x3 convolutions of these channels, with neurons, then 2x2 max pooling."""
+    """VGG-like: in each stage 3x3 convolutions of these channels with neurons, the last with max pooling.
+
+    The 2x2 maxima are those of currents, before the neurons, as in snnTorch's tutorials.
+    """
 
     def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
         """Hidden layers for samples ``(C, H, W)``, and the width of the last."""
@@ -72,7 +77,7 @@ def pooled(*stages: Sequence[int], hidden: Sequence[int]) -> Body:
             for outputs in stage:
                 layers += [nn.Conv2d(depth, outputs, 3, padding=1), neuron()]
                 depth = outputs
-            layers.append(nn.MaxPool2d(2))
+            layers.insert(-1, nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         head, features = fully_connected(*hidden)((depth, height, width), neuron)
         return layers + head, features
@@ -182,21 +187,35 @@ def event_blocks(channels: int, blocks: int, hidden: Sequence[int]) -> Body:
     return body
 
 
+def recurrent(*hidden: int) -> Body:
+    """For sequences: Linear layers of these widths, each followed by neurons that feed back on themselves."""
+
+    def body(shape: Sequence[int], neuron: MakeNeuron) -> tuple[list[nn.Module], int]:
+        """Hidden layers for samples of any shape, and the width of the last."""
+        layers: list[nn.Module] = [nn.Flatten()]
+        widths = (prod(shape), *hidden)
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), Recurrent(neuron(), nn.Linear(outputs, outputs))]
+        return layers, widths[-1]
+
+    return body
+
+
 def plain(layers: Sequence[nn.Module]) -> list[nn.Module]:
     """The layers as they are."""
     return list(layers)
 
 
 def batch_normalised(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """The layers with batch norm after each Linear and Conv2d, inside of others too."""
+    """The layers with batch norm after each Linear and Conv2d, inside of residual blocks too."""
     normalised: list[nn.Module] = []
     for layer, following in zip_longest(layers, layers[1:]):
         normalised.append(layer)
         if isinstance(following, (nn.BatchNorm1d, nn.BatchNorm2d)):
             continue
-        if isinstance(layer, Composite):
-            for name, inner in layer.named_children():
-                setattr(layer, name, nn.Sequential(*batch_normalised(list(inner.children()))))
+        if isinstance(layer, Residual):
+            layer.body = nn.Sequential(*batch_normalised(list(layer.body)))
+            layer.shortcut = nn.Sequential(*batch_normalised(list(layer.shortcut)))
         if isinstance(layer, nn.Linear):
             normalised.append(nn.BatchNorm1d(layer.out_features))
         elif isinstance(layer, nn.Conv2d):
@@ -218,7 +237,7 @@ ARCHITECTURES: Mapping[str, Body] = {
     "small-cnn": convolutional([(16, 2), (32, 2)], [100]),
     "wide-cnn": convolutional([(32, 2), (64, 2)], [128]),
     "medium-cnn": convolutional([(32, 1), (32, 2), (64, 1), (64, 2)], [256]),
-    "vgg-small": pooled([16], [32], hidden=[128]),
+    "vgg-small": pooled([8], [16], hidden=[100]),
     "vgg": pooled([32, 32], [64, 64], [128, 128], hidden=[256]),
     "sew-resnet-small": residual(SpikeShortcut(), 8, 8, 2),
     "sew-resnet-8": residual(SpikeShortcut(), 8, 16, 1),
@@ -230,6 +249,7 @@ ARCHITECTURES: Mapping[str, Body] = {
     "ms-resnet-20": residual(MembraneShortcut(), 20, 16, 1),
     "dvs-gesture": event_blocks(128, 5, [512]),
     "dvs-gesture-small": event_blocks(16, 5, [128]),
+    "recurrent": recurrent(64),
     "reference-fc": fully_connected(512, 256),
     "reference-conv": convolutional([(64, 2), (128, 2)], [256]),
 }
@@ -242,7 +262,7 @@ def build(
     classes: int,
     neuron: MakeNeuron,
     steps: int,
-    readout: Literal["rate", "membrane"] = "membrane",
+    readout: ReadoutName = "membrane",
     input: Domain = "image",
     norm: Literal["none", "batch"] = "none",
 ) -> SpikingNetwork:

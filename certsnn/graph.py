@@ -34,15 +34,26 @@ class Planned(NamedTuple):
 @final
 @dataclass
 class Plan:
-    """The nodes of a network, in topological order, and all of its layers as they were met."""
+    """The nodes of a network, in topological order, and all of its layers as they were met.
+
+    ``within``: the affine layers that are part of a node.
+    """
 
     nodes: list[Planned] = field(default_factory=list)
     layers: list[nn.Module] = field(default_factory=list)
+    within: list[nn.Module] = field(default_factory=list)
 
     def add(self, wires: Sequence[Wire], make: Callable[[tuple[Link, ...]], Node]) -> Wire:
         """A new node; the wire that leaves it."""
         self.nodes.append(Planned(tuple(wires), make))
         return Wire(len(self.nodes))
+
+    def node(self, wire: Wire) -> Node | None:
+        """The node that a wire leaves, with nothing that leads to it; None for the input."""
+        if wire.source == 0:
+            return None
+        planned = self.nodes[wire.source - 1]
+        return planned.make(tuple(Link(one.source, ()) for one in planned.wires))
 
     def shared(self, name: str, wire: Wire) -> Wire:
         """A wire that several may follow without running its layers twice."""
@@ -69,9 +80,9 @@ class Plan:
         return Wire(wire.source, (*wire.layers, layer))
 
     def affine(self, last: Wire) -> list[nn.Module]:
-        """The affine layers of all wires, the last one's too."""
+        """The affine layers of all wires, the last one's too, and of nodes."""
         wires = [wire for node in self.nodes for wire in node.wires]
-        return [layer for wire in [*wires, last] for layer in wire.layers]
+        return [layer for wire in [*wires, last] for layer in wire.layers] + self.within
 
     def chain(self, name: str, layers: Sequence[nn.Module], wire: Wire) -> Wire:
         """The wire that leaves the last of some layers in a row."""
@@ -81,7 +92,7 @@ class Plan:
 
 
 class Composite(nn.Module, ABC):
-    """Several layers that are wired up in another way than one after the other."""
+    """What is more than an affine layer or neurons: nodes of its own, or layers in another order."""
 
     @abstractmethod
     def lay(self, plan: Plan, name: str, wire: Wire) -> Wire:

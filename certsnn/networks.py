@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, fold
 from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
+from certsnn.filters import Filter
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
 from certsnn.inputs import Domain, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
-from certsnn.program import Link, Node, Program, as_logits, mean_over_time
+from certsnn.program import Link, Neurons, Node, Program, as_logits
+from certsnn.readouts import READOUTS, ReadoutName
 
 
 @final
@@ -34,8 +36,9 @@ class SpikingNetwork(nn.Module):
             Identity, Normalize, LIF and IF; lists and ``nn.Sequential`` of these, and what wires them up in
             another way: Residual, Branches and Graph (`certsnn.graph`).
         steps: simulation steps T for images; spikes and frames come with their length.
-        readout: ``"rate"`` (ends with a neuron; logits are spike counts / T) or ``"membrane"`` (ends with
-            affine layers; logits are their mean output over T).
+        readout: of what the network ends with: ``"rate"`` (neurons; logits are spike counts / T),
+            ``"membrane"`` (anything but neurons; logits are its mean over T), ``"sum"``, ``"last"`` (the last
+            step) or ``"maximum"`` (over time). See `certsnn.readouts` for what is executed.
         input: ``"image"`` (``[B, ...]``, the same current at each step), ``"spikes"`` (``[T, B, ...]``, 0
             or 1) or ``"frames"`` (``[T, B, ...]``, any numbers).
 
@@ -52,14 +55,14 @@ class SpikingNetwork(nn.Module):
         self,
         layers: Layers,
         steps: int,
-        readout: Literal["rate", "membrane"] = "rate",
+        readout: ReadoutName = "rate",
         input: Domain = "image",
     ) -> None:
         super().__init__()
         check_steps(steps)
         entry = input_named(input, steps)
-        if readout not in ("rate", "membrane"):
-            raise ValueError(f"readout must be 'rate' or 'membrane', got {readout!r}")
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(map(repr, READOUTS))}, got {readout!r}")
         self.layers = nn.ModuleList(one if isinstance(one, nn.Module) else sequential(one) for one in layers)
         self.steps, self.readout, self.input = steps, readout, entry
         self.training_products: torch.dtype | None = None
@@ -74,7 +77,7 @@ class SpikingNetwork(nn.Module):
         cls,
         nodes: Mapping[str, tuple[nn.Module, Sequence[str]]],
         steps: int,
-        readout: Literal["rate", "membrane"] = "rate",
+        readout: ReadoutName = "rate",
         input: Domain = "image",
     ) -> SpikingNetwork:
         """A network of named layers ``{name: (layer, sources)}``; see `certsnn.graph.Graph`."""
@@ -97,17 +100,22 @@ class SpikingNetwork(nn.Module):
         last = plan.chain("layers", list(self.layers), Wire(0))
         if not any(isinstance(layer, Neuron) for layer in plan.layers):
             raise ValueError("a spiking network needs at least one layer of neurons (LIF, IF)")
-        if self.readout == "rate" and last.layers:
+        self._check_end(plan, last)
+        return plan, last
+
+    def _check_end(self, plan: Plan, last: Wire) -> None:
+        """Raise ValueError where the network can't end like this with its readout."""
+        if self.readout == "rate" and (last.layers or isinstance(plan.node(last), Filter)):
+            end = last.layers[-1] if last.layers else "a Synapse"
             raise ValueError(
-                f"the rate readout ends with a neuron, but the last layer is {last.layers[-1]}; add a neuron "
-                "or use readout='membrane'"
+                f"the rate readout ends with a neuron, but the last layer is {end}; add a neuron or use "
+                "readout='membrane'"
             )
-        if self.readout == "membrane" and not last.layers:
+        if self.readout == "membrane" and not last.layers and isinstance(plan.node(last), Neurons):
             raise ValueError(
                 "the membrane readout ends with an affine layer, but the last layer is a neuron; add e.g. "
                 "a Linear or use readout='rate'"
             )
-        return plan, last
 
     def affine_layers(self) -> list[nn.Module]:
         """The layers that are affine, those inside of others too."""
@@ -127,7 +135,7 @@ class SpikingNetwork(nn.Module):
 
         with settled(plan.layers):
             nodes = tuple(node.make(tuple(map(linked, node.wires))) for node in plan.nodes)
-            return Program(self.input, nodes, linked(last))
+            return Program(self.input, nodes, linked(last), READOUTS[self.readout])
 
     def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
@@ -159,8 +167,10 @@ class SpikingNetwork(nn.Module):
             parts, links = zip(*(run(wire, values[wire.source]) for wire in planned.wires), strict=True)
             nodes.append(planned.make(links))
             values.append(nodes[-1].run(parts, steps))
-        logits, readout = run(last, mean_over_time(values[last.source])[None])
-        return as_logits(logits[0]), Program(self.input, tuple(nodes), readout)
+        reading = READOUTS[self.readout]
+        outputs, readout = run(last, reading.frames(values[last.source]))
+        logits = as_logits(reading.logits(outputs, steps))
+        return logits, Program(self.input, tuple(nodes), readout, reading)
 
     def check(self, x: Tensor, steps: int | None = None) -> None:
         """Raise if x (on another device, of another kind or dtype, NaN) cannot enter the network."""

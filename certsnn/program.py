@@ -20,6 +20,7 @@ from certsnn.affine import Affine, apply_chain
 from certsnn.inputs import Input
 from certsnn.neurons import Dynamics, Trace, scan
 from certsnn.pooling import MaxPool
+from certsnn.readouts import Readout
 
 
 def over_time(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
@@ -61,13 +62,12 @@ class Node(ABC):
         """Whether the values are the same at every step, given which links' outputs are."""
 
     @abstractmethod
-    def reach(self, parts: Sequence[float]) -> float:
-        """A bound of the values' magnitudes, from those of the links' outputs."""
+    def reach(self, parts: Sequence[float], steps: int) -> float:
+        """A bound of the values' magnitudes over T steps, from those of the links' outputs."""
 
 
-@final
 @dataclass(frozen=True)
-class Stage(Node):
+class Neurons(Node):
     """A layer of neurons and the link that drives it; its values are spikes."""
 
     links: tuple[Link]
@@ -75,22 +75,44 @@ class Stage(Node):
     name: str = "the neurons"
 
     @property
+    @final
     def link(self) -> Link:
         """What drives the neurons."""
         return self.links[0]
 
+    @property
+    @abstractmethod
+    def feedback(self) -> tuple[Affine, ...]:
+        """What carries the layer's own spikes of the step before to its currents; often nothing."""
+
+    @abstractmethod
     def trace(self, currents: Tensor, steps: int) -> Trace:
         """Membranes and spikes ``[T, B, ...]``."""
-        return scan(currents, self.neuron, steps, self.name)
 
+    @final
     def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
         return self.trace(parts[0], steps).spikes
 
+    @final
     def held(self, parts: Sequence[bool]) -> bool:
         return False
 
-    def reach(self, parts: Sequence[float]) -> float:
+    @final
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Stage(Neurons):
+    """Neurons that are driven by their link alone."""
+
+    @property
+    def feedback(self) -> tuple[Affine, ...]:
+        return ()
+
+    def trace(self, currents: Tensor, steps: int) -> Trace:
+        return scan(currents, self.neuron, steps, self.name)
 
 
 @final
@@ -113,7 +135,7 @@ class Sum(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return all(parts)
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return sum(parts)
 
 
@@ -135,7 +157,7 @@ class Concatenation(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return all(parts)
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return max(parts)
 
 
@@ -154,37 +176,36 @@ class Maximum(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return parts[0]
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return parts[0]
 
 
 @final
 @dataclass(frozen=True)
 class Program:
-    """A network frozen for bounds: its input, its nodes, and the affine readout (no operators: rates).
-
-    With the membrane readout the mean over time is taken first, then the affine readout: they commute, and
-    it is one product a sample instead of T.
-    """
+    """A network frozen for bounds: its input, its nodes, the affine readout, and how it is read over time."""
 
     input: Input
     nodes: tuple[Node, ...]
     readout: Link
+    reading: Readout
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Neurons, ...]:
         """The layers of neurons, first to last."""
-        return tuple(node for node in self.nodes if isinstance(node, Stage))
+        return tuple(node for node in self.nodes if isinstance(node, Neurons))
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is nothing but layers of neurons, each driven by the one before."""
+        """Whether it is nothing but layers of neurons, each driven by the one before and by nothing else."""
+        if any(stage.feedback for stage in self.stages):
+            return False
         sources = [stage.link.source for stage in self.stages] + [self.readout.source]
         return sources == list(range(len(self.nodes) + 1))
 
-    def changed(self, change: Callable[[Stage], Stage]) -> Program:
+    def changed(self, change: Callable[[Neurons], Neurons]) -> Program:
         """The program with other layers of neurons."""
-        nodes = (change(node) if isinstance(node, Stage) else node for node in self.nodes)
+        nodes = (change(node) if isinstance(node, Neurons) else node for node in self.nodes)
         return replace(self, nodes=tuple(nodes))
 
     def held(self, input_held: bool) -> list[bool]:
@@ -208,7 +229,7 @@ class Program:
         values, traces = [frames], []
         for node in self.nodes:
             parts = [link.run(values) for link in node.links]
-            if isinstance(node, Stage):
+            if isinstance(node, Neurons):
                 traces.append(node.trace(parts[0], steps))
                 values.append(traces[-1].spikes)
             else:
@@ -217,17 +238,10 @@ class Program:
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``."""
-        last = self.values(x, steps)[self.readout.source]
-        return as_logits(apply_chain(self.readout.operators, mean_over_time(last)))
-
-
-def mean_over_time(values: Tensor) -> Tensor:
-    """The mean ``[B, ...]`` of values ``[T, B, ...]``, a quotient that every device rounds alike.
-
-    CUDA multiplies by the reciprocal of a number; a divisor in a tensor is really divided by.
-    """
-    sums = values.sum(0)
-    return sums / sums.new_full((), len(values))
+        values = self.values(x, steps)
+        taken = self.reading.frames(values[self.readout.source])
+        outputs = over_time(partial(apply_chain, self.readout.operators), taken)
+        return as_logits(self.reading.logits(outputs, self.input.frames(x, steps)[1]))
 
 
 def as_logits(outputs: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from certsnn.factory import Factory
 from certsnn.inputsets import CoupledBernoulli, LinfBall, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.neurons import IF, Neuron
+from certsnn.readouts import ReadoutName
 from certsnn.settings import check_count
 from certsnn.train.augmentation import Augmentation
 from certsnn.train.averaging import Averaging, Latest
@@ -72,14 +73,15 @@ class NetworkConfig:
         architecture: a name in certsnn.architectures.
         neuron: the neuron of every layer, LIF or IF with its arguments.
         steps: simulation steps T.
-        readout: rate (spike counts of a last layer of neurons) or membrane (mean of a last affine layer).
+        readout: rate (spike counts of a last layer of neurons), or of a last affine layer the membrane (its
+            mean), the sum, the last step or the maximum over time.
         norm: batch norm before every hidden layer of neurons, or none.
     """
 
     architecture: str = "digits-fc"
     neuron: Callable[[], Neuron] = field(default_factory=lambda: ROUNDING)
     steps: int = 2
-    readout: Literal["rate", "membrane"] = "membrane"
+    readout: ReadoutName = "membrane"
     norm: Literal["none", "batch"] = "batch"
 
     def __post_init__(self) -> None:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from certsnn.layers import WITH_WEIGHTS, BatchNorm, as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.neurons import Dynamics, scan
-from certsnn.program import Link, Stage, over_time
+from certsnn.program import Link, Neurons, over_time
 
 
 class Initialisation(ABC):
@@ -88,7 +87,7 @@ class Calibrated(Initialisation):
     @torch.no_grad()
     def __call__(self, network: SpikingNetwork, x0: Tensor) -> None:
         for hidden in _hidden(network, x0):
-            threshold = float(hidden.neuron.threshold.mean())
+            threshold = float(hidden.stage.neuron.threshold.mean())
             deviation = float(hidden.currents().std().clamp_min(torch.finfo(torch.float32).tiny))
             hidden.weighted.weight.mul_(self.spread * threshold / deviation)
             if hidden.weighted.bias is None:
@@ -114,7 +113,7 @@ class _Hidden:
     steps: int
     layers: Sequence[nn.Module]
     weighted: nn.Linear | nn.Conv1d | nn.Conv2d
-    neuron: Dynamics
+    stage: Neurons
 
     def currents(self) -> Tensor:
         """``[F, B, ...]``, F = 1 for an image."""
@@ -122,7 +121,7 @@ class _Hidden:
 
     def spikes(self) -> Tensor:
         """``[T, B, ...]``."""
-        return scan(self.currents(), self.neuron, self.steps).spikes
+        return self.stage.trace(self.currents(), self.steps).spikes
 
 
 def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
@@ -136,12 +135,12 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     values = [frames]
     for planned in plan.nodes:
         node = planned.make(tuple(Link(wire.source, ()) for wire in planned.wires))
-        if isinstance(node, Stage):
+        if isinstance(node, Neurons):
             (wire,) = planned.wires
             weighted = [one for one in wire.layers if isinstance(one, WITH_WEIGHTS)]
             normalised = any(isinstance(one, BatchNorm) for one in wire.layers)
             if weighted and not normalised:
-                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node.neuron)
+                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node)
         values.append(node.run([_apply(wire.layers, values[wire.source]) for wire in planned.wires], steps))
 
 

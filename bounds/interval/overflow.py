@@ -8,7 +8,7 @@ written so that NaN fails it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from certsnn.affine import Affine
 from certsnn.bounds.interval.arithmetic import MOST_TERMS
-from certsnn.program import Link, Program, Stage, as_logits
+from certsnn.program import Neurons, Program, as_logits
 
 Shaped = tuple[tuple[Affine, torch.Size], ...]
 """Operators, each with the shape of one input of it."""
@@ -38,18 +38,20 @@ class Overflow(ValueError):
 class Layout:
     """A network's operators as their shapes are for one input.
 
-    ``nodes``: what leads to each node, link by link. ``readout``: what leads to the logits. ``classes``: K.
+    ``nodes``: what leads to each node, link by link. ``feedback``: from each node's spikes to its currents.
+    ``readout``: what leads to the logits. ``classes``: K.
     """
 
     program: Program
     nodes: tuple[tuple[Shaped, ...], ...]
+    feedback: tuple[Shaped, ...]
     readout: Shaped
     classes: int
 
     def named(self) -> Iterator[tuple[str, Shaped]]:
         """All chains, each with the name of what it leads to."""
-        for node, chains in zip(self.program.nodes, self.nodes, strict=True):
-            yield from ((node.name, chain) for chain in chains)
+        for node, chains, back in zip(self.program.nodes, self.nodes, self.feedback, strict=True):
+            yield from ((node.name, chain) for chain in (*chains, back))
         yield "the readout", self.readout
 
 
@@ -57,16 +59,21 @@ def layout(program: Program, x0: Tensor) -> Layout:
     """The layout for inputs like x0; raises ValueError, naming the layer, where shapes do not fit."""
     values = program.values(x0.narrow(program.input.batch_axis, 0, 0), steps=1)
     nodes = tuple(
-        tuple(_shaped(link, values[link.source])[0] for link in node.links) for node in program.nodes
+        tuple(_shaped(link.operators, values[link.source])[0] for link in node.links)
+        for node in program.nodes
     )
-    readout, logits = _shaped(program.readout, values[program.readout.source])
-    return Layout(program, nodes, readout, as_logits(logits).shape[1])
+    feedback = tuple(
+        _shaped(node.feedback, spikes)[0] if isinstance(node, Neurons) else ()
+        for node, spikes in zip(program.nodes, values[1:], strict=True)
+    )
+    readout, logits = _shaped(program.readout.operators, values[program.readout.source])
+    return Layout(program, nodes, feedback, readout, as_logits(logits).shape[1])
 
 
-def _shaped(link: Link, values: Tensor) -> tuple[Shaped, Tensor]:
-    """A link's operators with the shapes of their inputs, and an empty batch of its outputs."""
+def _shaped(operators: Sequence[Affine], values: Tensor) -> tuple[Shaped, Tensor]:
+    """Operators with the shapes of their inputs, and an empty batch of their outputs."""
     x, found = values.flatten(0, 1), []
-    for operator in link.operators:
+    for operator in operators:
         found.append((operator, x.shape[1:]))
         x = operator.apply(x)
     return tuple(found), x
@@ -88,9 +95,8 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
     _require(largest, limit, "inputs")
     reached, values = [largest], [largest]
 
-    def through(name: str, source: int, chain: Shaped) -> float:
-        """A bound of a link's outputs."""
-        size = values[source]
+    def through(name: str, size: float, chain: Shaped) -> float:
+        """A bound of a chain's outputs for inputs of this size."""
         for operator, shape in chain:
             gain = operator.gain
             bias = 0.0 if operator.bias is None else float(operator.bias.detach().abs().max())
@@ -106,17 +112,20 @@ def largest_number(network: Layout, largest: float, limit: float, steps: int) ->
         return size
 
     program = network.program
-    for node, chains in zip(program.nodes, network.nodes, strict=True):
+    for node, chains, back in zip(program.nodes, network.nodes, network.feedback, strict=True):
         parts = [
-            through(node.name, link.source, chain) for link, chain in zip(node.links, chains, strict=True)
+            through(node.name, values[link.source], chain)
+            for link, chain in zip(node.links, chains, strict=True)
         ]
-        if isinstance(node, Stage):
-            _require(_membrane(node, parts[0], steps), limit, f"the membranes of {node.name}")
-        values.append(node.reach(parts))
+        if isinstance(node, Neurons):
+            current = parts[0] + (through(node.name, 1.0, back) if back else 0.0)
+            _require(_membrane(node, current, steps), limit, f"the membranes of {node.name}")
+        values.append(node.reach(parts, steps))
         _require(values[-1], limit, f"the values of {node.name}")
         reached.append(values[-1])
-    _require(steps * values[program.readout.source], limit, "sums over time")
-    through("the readout", program.readout.source, network.readout)
+    size = values[program.readout.source]
+    outputs = through("the readout", size, network.readout)
+    _require(program.reading.reach(size, outputs, steps), limit, "sums over time")
     return max(reached)
 
 
@@ -146,7 +155,7 @@ def check_float_model(network: Layout, steps: int) -> None:
             )
 
 
-def _numbers(stage: Stage) -> list[float]:
+def _numbers(stage: Neurons) -> list[float]:
     """The largest magnitudes of threshold, decay, initial potential, gain and offset over the neurons."""
     found = [float(number.detach().abs().max()) for number in stage.neuron.numbers()]
     if not all(math.isfinite(value) for value in found):
@@ -154,7 +163,7 @@ def _numbers(stage: Stage) -> list[float]:
     return found
 
 
-def _membrane(stage: Stage, current: float, steps: int) -> float:
+def _membrane(stage: Neurons, current: float, steps: int) -> float:
     """A bound of the magnitude of membranes over all steps."""
     _, decay, initial, gain, offset = _numbers(stage)
     v = largest = initial

@@ -8,6 +8,7 @@ docs/theory/intervals.md and docs/theory/counts.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import singledispatch
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from torch import Tensor
 from certsnn.affine import Affine, Dense
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
 from certsnn.bounds.interval.joints import Part, bounded
-from certsnn.bounds.interval.layers import Layer, Mean, Source
+from certsnn.bounds.interval.layers import Layer, Source
+from certsnn.bounds.interval.layers import Mean as MeanBounds
 from certsnn.bounds.interval.topk import Ranking
 from certsnn.bounds.problem import Problem
 from certsnn.program import Node
+from certsnn.readouts import Mean, Readout
 
 
 def propagate(problem: Problem, ranking: Ranking) -> list[Source]:
@@ -40,7 +43,7 @@ def layers_of(sources: Sequence[Source]) -> list[Layer]:
     return [source for source in sources if isinstance(source, Layer)]
 
 
-def last_mean(problem: Problem, sources: Sequence[Source]) -> Mean:
+def last_mean(problem: Problem, sources: Sequence[Source]) -> MeanBounds:
     """The mean over time of what the readout takes."""
     return sources[problem.program.readout.source].mean(problem.arithmetic, problem.x0.dtype)
 
@@ -60,13 +63,14 @@ def margins(readout: Sequence[Affine], rate: Interval, y: Tensor, arithmetic: Ar
     """
     if readout and isinstance(readout[-1], Dense):
         rate, merged = arithmetic.chain(readout[:-1], rate), readout[-1]
-        return _merged_margins(arithmetic, merged, rate, y)
+        return merged_margins(arithmetic, merged, rate, y)
     low, high = arithmetic.chain(readout, rate)
     rivals = high.gather(1, others(y, high.shape[1]))
     return low.gather(1, y[:, None]) - rivals
 
 
-def _merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Tensor) -> Tensor:
+def merged_margins(arithmetic: Arithmetic, plain: Dense, rate: Interval, y: Tensor) -> Tensor:
+    """`margins` of a single Dense operator."""
     dense = plain.to(plain.weight.dtype if arithmetic.dtype is None else arithmetic.dtype)
     rivals = others(y, len(dense.weight))
     centre, radius = (rate.upper + rate.lower) / 2, (rate.upper - rate.lower) / 2
@@ -103,5 +107,20 @@ def interval_margins(problem: Problem, ranking: Ranking) -> tuple[Tensor, list[S
 
 def margins_of(problem: Problem, sources: Sequence[Source]) -> Tensor:
     """Lower bounds ``[B, K-1]`` of the margins from the bounds of what the readout takes."""
+    return read_margins(problem.program.reading, problem, sources)
+
+
+@singledispatch
+def read_margins(reading: Readout, problem: Problem, sources: Sequence[Source]) -> Tensor:
+    """`margins_of` for a readout; register a function here to add a class of readouts.
+
+    Raises:
+        TypeError: for a readout that has no interval bounds.
+    """
+    raise TypeError(f"there are no interval bounds for the readout {type(reading).__name__}")
+
+
+@read_margins.register
+def _(reading: Mean, problem: Problem, sources: Sequence[Source]) -> Tensor:
     rate = last_mean(problem, sources).interval
     return margins(problem.program.readout.operators, rate, problem.y, problem.arithmetic)

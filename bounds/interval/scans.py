@@ -75,6 +75,12 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
 
 
+def next_membranes(u: Interval, currents: Interval, dynamics: Dynamics) -> Interval:
+    """Bounds of the membranes ``[B, ...]`` after the next current, from those before it."""
+    _, _, low, high = _Step.apply(*u, *currents, *edges_of(dynamics), dynamics, *dynamics.numbers())
+    return Interval(low, high)
+
+
 @final
 class _Step(torch.autograd.Function):
     """The spikes of bounds ``u_low, u_high`` of the membranes, and those of the next step."""
@@ -353,10 +359,14 @@ def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Ten
 
     .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
     """
-    steps = torch.arange(1, len(charge) + 1, dtype=charge.dtype, device=charge.device)
-    steps = steps.view(-1, *[1] * (charge.ndim - 1))
-    size = charge.cummax(0).values + steps * dynamics.offset.abs()
-    return 4 * unit * size.cumsum(0) + steps * (2 * UNDERFLOW)
+    reset = dynamics.offset.abs()
+    largest, total = charge[0], torch.zeros_like(charge[0])
+    errors = []
+    for step, charge_now in enumerate(charge, 1):  # `cummax` walks against memory: many times slower
+        largest = torch.maximum(largest, charge_now)
+        total = total + (largest + step * reset)
+        errors.append(4 * unit * total + step * (2 * UNDERFLOW))
+    return torch.stack(errors)
 
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:

@@ -33,6 +33,7 @@ from certsnn.bounds.linear.lines import Lines
 from certsnn.bounds.problem import Problem
 from certsnn.dynamics import Dynamics
 from certsnn.inputsets import InputSet
+from certsnn.readouts import Mean as MeanReadout
 
 PIECE = 256
 """How many rows of a layer's matrix are made at a time."""
@@ -244,7 +245,12 @@ def margin_forms(problem: Problem, mean: Mean) -> Forms:
     """``T (logit[y] - logit[j])`` as forms ``[K-1, F, B, ...]`` of what the readout takes, of that mean.
 
     F is T, or 1 for what is the same at every step: a mean over time is then the value of any step.
+
+    Raises:
+        TypeError: for a readout that is no mean.
     """
+    if not isinstance(problem.program.reading, MeanReadout):
+        raise TypeError(f"the margins of the readout {problem.program.reading.name!r} are no means")
     readout, y, steps = problem.program.readout.operators, problem.y, problem.steps
     arithmetic, rate = problem.arithmetic, mean.interval
     last = chain(readout, rate.upper, arithmetic)

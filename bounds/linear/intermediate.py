@@ -18,7 +18,6 @@ from torch import Tensor
 from certsnn.bounds.interval import propagate as ibp
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.interval.layers import Layer, Source, layer_of
-from certsnn.bounds.interval.propagate import last_mean
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import (
     Rows,
@@ -39,12 +38,12 @@ from certsnn.bounds.linear.backward import (
     chain,
     lower,
     magnitudes,
-    margin_forms,
     membrane_error,
 )
 from certsnn.bounds.linear.constant_current import pieces
 from certsnn.bounds.linear.cuts import Cut, HeldCut, JointCut, SteppedCut
 from certsnn.bounds.linear.levels import Known, level_of
+from certsnn.bounds.linear.margins import form_margins
 from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
@@ -210,15 +209,17 @@ class Refinement:
 
     def margins(self) -> Tensor:
         """Lower bounds ``[B, K-1]`` of the margins."""
-        problem, source = self.problem, self.problem.program.readout.source
-        forms = margin_forms(problem, last_mean(problem, self.sources))
+        return form_margins(self.problem.program.reading, self.problem, self.sources, self._bound_forms)
+
+    def _bound_forms(self, forms: Forms) -> Tensor:
+        """Lower bounds ``[S, B]`` of forms of what the readout takes, ``[S, F, B, ...]``."""
+        source = self.problem.program.readout.source
         # A value that is not selected is the same for every member: its term is a number.
         kept, terms = self.selections[source].split(forms.coefficients)
         constant = forms.constant + terms.sum((1, 3))
-        most = self._rows_at_once(source, problem.steps)
+        most = self._rows_at_once(source, self.problem.steps)
         parts = zip(*(part.split(most) for part in (kept, constant, forms.error)), strict=True)
-        found = [self.lower(source, Forms(*part), self.options.iterations) for part in parts]
-        return torch.cat(found).T / problem.steps
+        return torch.cat([self.lower(source, Forms(*part), self.options.iterations) for part in parts])
 
 
 def reached_from(source: int, program: Program) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ from certsnn.bounds.linear.relaxation import Relaxation
 from certsnn.bounds.memory import rows_that_fit
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
+from certsnn.readouts import Mean, Readout
 
 EVERY = sys.maxsize
 """All rivals at a time."""
@@ -32,12 +34,38 @@ def interval_bounds(problem: Problem) -> tuple[Tensor, list[Source]]:
 def backward_margins(
     problem: Problem, sources: Sequence[Source], relaxation: Relaxation, rows: int = EVERY
 ) -> Tensor:
-    """Margins ``[B, K-1]`` from backward passes over bounds of all values, so many rivals at a time."""
-    forms = margin_forms(problem, ibp.last_mean(problem, sources))
+    """Margins ``[B, K-1]`` from backward passes over bounds of all values, in pieces of so many rows."""
     levels = levels_of(problem, sources, relaxation)[: problem.program.readout.source]
     entry = Whole(problem.x0, problem.input_set)
-    parts = zip(*(part.split(rows) for part in forms), strict=True)
-    return torch.cat([lower(entry, levels, Forms(*part)) for part in parts]).T / problem.steps
+
+    def bound(forms: Forms) -> Tensor:
+        parts = zip(*(part.split(rows) for part in forms), strict=True)
+        return torch.cat([lower(entry, levels, Forms(*part)) for part in parts])
+
+    return form_margins(problem.program.reading, problem, sources, bound)
+
+
+@singledispatch
+def form_margins(
+    reading: Readout, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]
+) -> Tensor:
+    """Lower bounds ``[B, K-1]`` of the margins, made of linear forms; register a function to add a readout.
+
+    Args:
+        reading: the readout.
+        problem: the network and the batch.
+        sources: bounds of all values.
+        bound: lower bounds ``[S, B]`` of forms ``[S, F, B, ...]`` of what the readout takes.
+
+    Raises:
+        TypeError: for a readout that has no linear forms.
+    """
+    raise TypeError(f"S-CROWN has no backward pass for the readout {type(reading).__name__}")
+
+
+@form_margins.register
+def _(reading: Mean, problem: Problem, sources: Sequence[Source], bound: Callable[[Forms], Tensor]) -> Tensor:
+    return bound(margin_forms(problem, ibp.last_mean(problem, sources))).T / problem.steps
 
 
 def in_groups(problem: Problem, options: BoundOptions, bound: Callable[[Problem, int], Tensor]) -> Tensor:

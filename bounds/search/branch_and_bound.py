@@ -55,8 +55,7 @@ def proved_margins(problem: Problem, found: Tensor, options: BoundOptions) -> Te
     Raises:
         OverBudget: if the constraints of a sample need more memory than there is.
     """
-    program = problem.program
-    if not program.is_chain or not all(stage.neuron.lossless for stage in program.stages):
+    if not problem.searchable:
         return found
     with torch.no_grad():
         rigorous = problem.arithmetic if problem.arithmetic.unit else RIGOROUS

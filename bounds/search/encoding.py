@@ -35,7 +35,7 @@ from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
 from certsnn.neurons import Dynamics
-from certsnn.program import Stage
+from certsnn.program import Neurons
 
 Places = NDArray[np.int64]
 ENLARGED = 1 + 2.0**-20
@@ -212,7 +212,7 @@ class _Coupled(NamedTuple):
     lost: Vector
 
 
-def _coupled(problem: Problem, stage: Stage, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
+def _coupled(problem: Problem, stage: Neurons, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
     links = chain(stage.link.operators, size[0], problem.arithmetic)
     undecided = layer.undecided.any(0).flatten().nonzero().flatten()
     count = links.outputs.numel()

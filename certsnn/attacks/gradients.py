@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from certsnn.filters import Filter
 from certsnn.inputs import FrameInput
 from certsnn.neurons import LEAST_THRESHOLD
-from certsnn.program import Program, Stage
+from certsnn.program import Neurons, Program
 from certsnn.surrogates import Surrogate
 
 
@@ -23,7 +24,7 @@ def with_surrogate(program: Program, surrogate: Surrogate | None) -> Program:
 def with_penultimate_threshold(program: Program, threshold: float | None) -> Program:
     """The program with another firing threshold before its last layer; itself for None.
 
-    The last layer is the output neurons (rate readout) or the affine readout (membrane readout). A higher
+    The last layer is the output neurons or, where the network ends with something else, that. A higher
     threshold there makes the last hidden layer sparser, and keeps cross-entropy from a saturated output whose
     gradient vanishes. The reset stays that of the network. Source: Liang et al., 2021,
     https://arxiv.org/abs/2001.01587, section V.
@@ -33,7 +34,8 @@ def with_penultimate_threshold(program: Program, threshold: float | None) -> Pro
     """
     if threshold is None:
         return program
-    place = len(program.stages) - (1 if program.readout.operators else 2)
+    ends_with_neurons = not program.readout.operators and not isinstance(program.nodes[-1], Filter)
+    place = len(program.stages) - (2 if ends_with_neurons else 1)
     if place < 0:
         raise ValueError("penultimate_threshold needs a hidden layer of neurons; set it to None")
     last = program.stages[place]
@@ -46,6 +48,6 @@ def by_step(program: Program) -> Program:
     return replace(program, input=FrameInput())
 
 
-def _changed(stage: Stage, **fields: Any) -> Stage:
+def _changed(stage: Neurons, **fields: Any) -> Neurons:
     """The stage with other fields of its neurons' dynamics."""
     return replace(stage, neuron=stage.neuron._replace(**fields))

@@ -34,6 +34,9 @@ TRAINING = {"digits": 1_347, "mnist": 60_000, "fashion-mnist": 60_000, "cifar10"
 READOUTS = {
     "membrane": "membrane (the mean membrane of a last affine layer)",
     "rate": "rate (the spike counts of a last layer of neurons)",
+    "sum": "sum (of a last affine layer over time)",
+    "last": "last (the last step of a last affine layer)",
+    "maximum": "maximum (of a last affine layer over time)",
 }
 
 FLIPS = {"any": "flip", "add": "add", "drop": "drop"}

@@ -39,9 +39,10 @@ from certsnn.bounds import (
     margin_bounds,
 )
 from certsnn.bounds.interval.arithmetic import PLAIN
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.layers import Spikes, layer_of
 from certsnn.bounds.interval.scans import Summed, scan_counts, scan_steps
-from certsnn.bounds.interval.topk import FlippedSpikes, feasible_flips
+from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips
 from certsnn.layers import as_affine
@@ -138,7 +139,7 @@ def test_the_ranking_in_small_pieces_is_the_same(
     x0 = (torch.rand(3, 2, *shape) < 0.5).float()
     source = FlippedSpikes(x0, SpikeFlips(2, kind), feasible_flips)
     whole = source.charge(operators, PLAIN).sums
-    monkeypatch.setattr("certsnn.bounds.interval.topk.WINDOW_ELEMENTS", 1)
+    monkeypatch.setattr("certsnn.bounds.interval.topk.GAINS", 1)
     pieces = source.charge(operators, PLAIN).sums
     assert torch.equal(whole.lower, pieces.lower)
     assert torch.equal(whole.upper, pieces.upper)

@@ -151,8 +151,8 @@ X, Y, BALL = (
 
 
 def spread(neuron: nn.Module, name: str) -> None:
-    """A number for each neuron in place of one for all."""
-    values = torch.rand(8)
+    """Numbers for five neurons in place of one for all eight."""
+    values = torch.rand(5)
     setattr(neuron, name, values if name == "initial" else nn.Parameter(values))
 
 
@@ -167,12 +167,9 @@ def spread(neuron: nn.Module, name: str) -> None:
         (lambda net: patched(net), "forward of a SpikingNetwork has been replaced"),
         (lambda net: net.compile(), "SpikingNetwork has been compiled"),
         (lambda net: net.layers.append(LIF()), "membrane readout"),
-        (
-            lambda net: setattr(net.layers[1], "threshold", nn.Parameter(torch.rand(8))),
-            "threshold must be one",
-        ),
-        (lambda net: setattr(net.layers[1], "decay", nn.Parameter(torch.rand(8))), "decay must be one"),
-        (lambda net: setattr(net.layers[1], "initial", torch.rand(8)), "initial must be one"),
+        (lambda net: spread(net.layers[1], "threshold"), "the threshold of layers.1 has the shape"),
+        (lambda net: spread(net.layers[1], "decay"), "the decay of layers.1 has the shape"),
+        (lambda net: spread(net.layers[1], "initial"), "the initial of layers.1 has the shape"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

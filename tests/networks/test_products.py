@@ -16,7 +16,7 @@ from certsnn.inputsets import LinfBall
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF
 from certsnn.products import check_products, ieee_products
-from certsnn.program import mean_over_time
+from certsnn.readouts import mean_over_time
 
 NEW = pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older torch")
 CPU = torch.device("cpu")
