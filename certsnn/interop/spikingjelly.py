@@ -17,20 +17,8 @@ from certsnn.interop.libraries import Cell, Library, Observed, check_fires, requ
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import IF, LIF
 
-PLAIN = [
-    "Conv1d",
-    "Conv2d",
-    "Linear",
-    "Flatten",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "MaxPool1d",
-    "MaxPool2d",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-]
+_AXES = ("Conv", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool")
+PLAIN = ("Linear", "Flatten", *(f"{kind}{axes}d" for kind in _AXES for axes in (1, 2)))
 """Layers that are torch's own but for the step mode."""
 
 

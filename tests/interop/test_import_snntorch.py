@@ -147,6 +147,22 @@ def test_a_tie_breaks_as_in_the_original(monkeypatch: pytest.MonkeyPatch) -> Non
         certsnn.from_snntorch(Looping(leaky()), images(), readout="rate", output=0)
 
 
+class Leaking(Looping):
+    """Hands on another state than that of the step before."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state, outputs = self.lif1.reset_mem(), []  # type: ignore[operator]
+        for _ in range(self.steps):
+            out, state = self.lif1(self.conv(x), 0.5 * state)
+            outputs.append(out.flatten(1))
+        return torch.stack(outputs), state
+
+
+def test_a_state_of_its_own_is_refused() -> None:
+    with pytest.raises(UserError, match=r"lif1 \(Leaky\): it gets a state that is neither zero"):
+        certsnn.from_snntorch(Leaking(leaky()), images(), readout="rate", output=0)
+
+
 def test_what_must_be_said() -> None:
     module, x = Looping(leaky()), images()
     with pytest.raises(UserError, match="returns 2 outputs"):
