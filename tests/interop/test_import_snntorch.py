@@ -135,7 +135,8 @@ def test_another_class_is_listed_by_its_path() -> None:
 
 def test_a_neuron_that_acts_otherwise_is_refused_with_the_convention() -> None:
     module = Looping(leaky())
-    module.lif1.state_function = module.lif1._base_zero  # type: ignore[operator, assignment]
+    neuron: Any = module.lif1
+    neuron.state_function = neuron._base_zero
     with pytest.raises(UserError, match=r"lif1 .*from step \d+ on.*it agrees with a reset to zero"):
         certsnn.from_snntorch(module, images(), readout="rate", output=0)
 
