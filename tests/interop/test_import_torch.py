@@ -75,6 +75,29 @@ def test_a_forward_over_all_steps() -> None:
     assert network.readout == "membrane" and check.differ == 0
 
 
+READINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda outputs: outputs.sum(0),
+    "last": lambda outputs: outputs[-1],
+    "maximum": lambda outputs: outputs.max(0).values,
+}
+
+
+@pytest.mark.parametrize("readout", READINGS)
+def test_other_readings_over_time(readout: Any) -> None:
+    read = READINGS[readout]
+
+    def inside(net: Free, x: Tensor) -> Tensor:
+        return read(torch.stack([residual(net, x) for _ in range(4)]))
+
+    x = images()
+    network, check = certsnn.from_torch(Free(inside), x)
+    assert network.readout == readout and check.logits < 1e-5
+    said, _ = certsnn.from_torch(Free(residual), x, steps=4, readout=readout)
+    assert torch.equal(said(x), network(x))
+    with pytest.raises(UserError, match=f"readout='{readout}', not 'rate'"):
+        certsnn.from_torch(Free(inside), x, readout="rate")
+
+
 def test_an_import_can_be_trained_and_has_the_paths_of_the_original() -> None:
     network, _ = certsnn.from_torch(Free(residual), images(), steps=2, readout="membrane")
     network.train()(images()).sum().backward()
