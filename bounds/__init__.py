@@ -2,9 +2,12 @@
 
 from certsnn.bounds.cascade import Status, Verdict
 from certsnn.bounds.certify import LayerBounds, bind, certify, layer_bounds, margin_bounds
+from certsnn.bounds.filters import Filtering as Filtering  # registers its node, as the other two do theirs
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.method import Method
 from certsnn.bounds.methods import METHODS
+from certsnn.bounds.readouts import sum_error as sum_error
+from certsnn.bounds.recurrence import FiringBack as FiringBack
 from certsnn.bounds.support import BoundSupport
 from certsnn.bounds.supports import SUPPORTS
 

@@ -100,10 +100,11 @@ def certify(
     Args:
         network, x, y, threat, rounding, index, relaxation, memory, iterations: see `margin_bounds`.
         method: a name in `METHODS`; "auto" tries its stages one after the other, each on the samples
-            that are still undecided (and that the network gets right).
-        seconds: the time limit of a sample, over the methods that refine layers or search ("s-crown",
-            "branch-and-bound", "alpha-s-crown"); the others have none. Samples that are refined together
-            share the sum of their limits.
+            that are still undecided (and that the network gets right), and before the slow ones an attack.
+        seconds: the time limit of a sample. It ends the attack and the methods that refine layers or search
+            ("s-crown", "branch-and-bound", "alpha-s-crown"), of which each gets an equal share, and what
+            those before have left; the quick methods always run. Samples that are refined together share
+            the sum of theirs.
     """
     options = BoundOptions(method, rounding, relaxation, memory, seconds, iterations)
     method_named(method)  # raises for an unknown one, before any work
@@ -121,14 +122,14 @@ def certified(
     options: BoundOptions,
 ) -> Verdict:
     """`certify` for a network that is frozen and inputs that are bound (`bind`)."""
-    stages = method_named(options.method).stages
+    method = method_named(options.method)
     try:
         problem = posed(network, program, x0, y, input_set, options.rounding)
     except Overflow as error:
         if options.rounding:
             raise
-        return overflowed(y, str(error))
-    return decide(problem, stages, options)
+        return overflowed(x0, y, str(error))
+    return decide(problem, method.stages, options, method.attack)
 
 
 @outside_inference_mode()

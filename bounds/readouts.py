@@ -51,7 +51,7 @@ def _(reading: Last, problem: Problem, sources: Sequence[Source], bound: Callabl
 def _(reading: Total, problem: Problem, sources: Sequence[Source]) -> Tensor:
     operators, arithmetic, y = problem.program.readout.operators, problem.arithmetic, problem.y
     source, rivals = _read(problem, sources), others(problem.y, problem.classes)
-    error = _sum_error(problem, source)
+    error = sum_error(problem, source)
     if operators and isinstance(operators[-1], Dense):
         # W and the bias at every step: W on the sums, and T times the bias.
         last = arithmetic.operator(operators[-1])
@@ -73,7 +73,7 @@ def _(
 ) -> Tensor:
     rivals = others(problem.y, problem.classes)
     rows = (one_hot(problem.y, problem.classes)[:, None] - one_hot(rivals, problem.classes)).movedim(1, 0)
-    error = _sum_error(problem, _read(problem, sources))
+    error = sum_error(problem, _read(problem, sources))
     if error is not None:
         error = (error.gather(1, problem.y[:, None]) + error.gather(1, rivals)).T
     return bound(_forms(problem, sources, rows[:, None].expand(-1, problem.steps, -1, -1), error)).T
@@ -165,7 +165,7 @@ def _lost(problem: Problem, sources: Sequence[Source]) -> Tensor:
     return hold(lost.unflatten(0, size.shape[:2]), problem.steps)
 
 
-def _sum_error(problem: Problem, source: Source) -> Tensor | None:
+def sum_error(problem: Problem, source: Source) -> Tensor | None:
     """How far an executed sum of outputs may be from the exact one of executed values, ``[B, K]``."""
     arithmetic, operators, steps = problem.arithmetic, problem.program.readout.operators, problem.steps
     if not arithmetic.unit:

@@ -9,10 +9,11 @@ from typing import Any, final
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Arithmetic, Interval
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.frames import BoundedFrames, ChangedCounts
 from certsnn.bounds.interval.layers import Held, Source, Spikes
 from certsnn.bounds.interval.shifts import ShiftedSpikes
-from certsnn.bounds.interval.topk import FlippedSpikes, Ranking
+from certsnn.bounds.interval.topk import Ranking
 from certsnn.bounds.linear.active_neurons import Selection, every_input, free_bits
 from certsnn.bounds.linear.backward import Entry
 from certsnn.bounds.search.constraints import Vector

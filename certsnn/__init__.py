@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
+    from certsnn.interop.own_modules import from_torch as from_torch
+    from certsnn.interop.snntorch import from_snntorch as from_snntorch
+    from certsnn.interop.spikingjelly import from_spikingjelly as from_spikingjelly
     from certsnn.layers import Normalize as Normalize
     from certsnn.layers import Scale as Scale
     from certsnn.layers import SumPool1d as SumPool1d
@@ -87,6 +90,9 @@ HOMES = {
     "graph": "Branches Graph Residual",
     "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
     "SpikeBox SpikeFlips SpikeShift Threat",
+    "interop.own_modules": "from_torch",
+    "interop.snntorch": "from_snntorch",
+    "interop.spikingjelly": "from_spikingjelly",
     "layers": "Normalize Scale SumPool1d SumPool2d",
     "models": "Model load_model save_model",
     "networks": "SpikingNetwork",

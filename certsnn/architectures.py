@@ -237,7 +237,7 @@ ARCHITECTURES: Mapping[str, Body] = {
     "small-cnn": convolutional([(16, 2), (32, 2)], [100]),
     "wide-cnn": convolutional([(32, 2), (64, 2)], [128]),
     "medium-cnn": convolutional([(32, 1), (32, 2), (64, 1), (64, 2)], [256]),
-    "vgg-small": pooled([16], [32], hidden=[128]),
+    "vgg-small": pooled([8], [16], hidden=[100]),
     "vgg": pooled([32, 32], [64, 64], [128, 128], hidden=[256]),
     "sew-resnet-small": residual(SpikeShortcut(), 8, 8, 2),
     "sew-resnet-8": residual(SpikeShortcut(), 8, 16, 1),

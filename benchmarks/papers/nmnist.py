@@ -29,8 +29,9 @@ from torch import Tensor
 
 from certsnn.attacks import G2S, Attack, GreedyFlips, RandomSearch
 from certsnn.bounds.interval.arithmetic import Interval
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.layers import Held, Source
-from certsnn.bounds.interval.topk import FlippedSpikes, any_weights, feasible_flips
+from certsnn.bounds.interval.topk import any_weights, feasible_flips
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.configuration import read_config
 from certsnn.data import Split, load, loader

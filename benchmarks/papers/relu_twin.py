@@ -78,7 +78,7 @@ class Relu(Node):
     def held(self, parts: Sequence[bool]) -> bool:
         return parts[0]
 
-    def reach(self, parts: Sequence[float]) -> float:
+    def reach(self, parts: Sequence[float], steps: int) -> float:
         return parts[0]
 
 

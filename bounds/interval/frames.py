@@ -11,7 +11,7 @@ entries with room for m are ranked, and of all of these the best k are taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval.arithmetic import Arithmetic, Enclosure, Interval
+from certsnn.bounds.interval.flips import ChangedSpikes
 from certsnn.bounds.interval.layers import Operators, Source, framewise, step_numbers
 from certsnn.bounds.interval.scans import Summed
-from certsnn.bounds.interval.topk import ChangedSpikes, Gains, Ranking, _best_so_far
+from certsnn.bounds.interval.topk import Best, Gains, Ranking, best_so_far, in_pieces, outputs_of
 from certsnn.inputsets import EventChanges
 
 SUM_UNIT = 2.0**-52
@@ -75,23 +76,45 @@ class ChangedCounts(ChangedSpikes):
         return Interval(*self.changes.box(self.x0))
 
     def moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
-        rise, fall = self._gains(operator, shaped)
-        return Gains(rise.sum(0), fall.sum(0))
+        levels = self._levels()
+
+        def step(best: Best, more: Tensor, less: Tensor) -> tuple[Best, Gains]:
+            return best, Gains(*(gain.sum(0) for gain in self._ranked(operator, more, less, levels)))
+
+        return in_pieces(self._limits(operator, shaped), self._numbers(operator, shaped), step)
 
     def cumulative_moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
-        gains = self._gains(operator, shaped)
-        return Gains(*(_best_so_far(gain, len(self.x0), self.changes.budget) for gain in gains))
+        levels = self._levels()
 
-    def _gains(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
-        """The best gains of single events, at most the budget of them at each step."""
-        budget, kind = self.changes.budget, self.changes.kind
+        def step(best: Best, more: Tensor, less: Tensor) -> tuple[Best, Gains]:
+            return best_so_far(
+                best, self._ranked(operator, more, less, levels), len(more), self.changes.budget
+            )
+
+        return in_pieces(self._limits(operator, shaped), self._numbers(operator, shaped), step)
+
+    def _levels(self) -> list[int]:
+        """The numbers of events that some entry has room for, ascending."""
         limits = self.changes.limits(self.x0)
         levels = torch.cat([limit.unique() for limit in limits]).unique().tolist()
+        return [int(level) for level in levels if level > 0]
+
+    def _limits(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The events that each entry has room for: further ones, and ones to remove."""
+        return [shaped(limit.to(operator.rows.dtype)) for limit in self.changes.limits(self.x0)]
+
+    def _numbers(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> int:
+        alive = sum(self.changes.budget // m for m in range(1, max(self._levels(), default=0) + 1))
+        return self.ranking.numbers(outputs_of(operator, shaped(self.x0[:1, :1])[0]), alive)
+
+    def _ranked(self, operator: Weighted, more: Tensor, less: Tensor, levels: Sequence[int]) -> Gains:
+        """The best gains of single events, at most the budget of them at each step."""
+        budget, kind = self.changes.budget, self.changes.kind
         parts: list[Gains] = []
         start = 0
         # The entries with room for m events are the same for all m from one level to the next.
-        for level in (int(level) for level in levels if level > 0):
-            gained, lost = (shaped((limit >= level).to(operator.rows.dtype)) for limit in limits)
+        for level in levels:
+            gained, lost = ((limit >= level).to(operator.rows.dtype) for limit in (more, less))
             best = self.ranking(operator, gained, lost, kind, budget // (start + 1))
             parts += [Gains(*(gain[: budget // m] for gain in best)) for m in range(start + 1, level + 1)]
             start = level

@@ -359,10 +359,14 @@ def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Ten
 
     .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
     """
-    steps = torch.arange(1, len(charge) + 1, dtype=charge.dtype, device=charge.device)
-    steps = steps.view(-1, *[1] * (charge.ndim - 1))
-    size = charge.cummax(0).values + steps * dynamics.offset.abs()
-    return 4 * unit * size.cumsum(0) + steps * (2 * UNDERFLOW)
+    reset = dynamics.offset.abs()
+    largest, total = charge[0], torch.zeros_like(charge[0])
+    errors = []
+    for step, charge_now in enumerate(charge, 1):  # `cummax` walks against memory: many times slower
+        largest = torch.maximum(largest, charge_now)
+        total = total + (largest + step * reset)
+        errors.append(4 * unit * total + step * (2 * UNDERFLOW))
+    return torch.stack(errors)
 
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.interval.topk import ChangedSpikes, Gains, Ranking
+from certsnn.bounds.interval.flips import ChangedSpikes
+from certsnn.bounds.interval.topk import Best, Gains, Ranking, in_pieces, outputs_of
 from certsnn.inputsets import SpikeShift
 
 
@@ -40,23 +41,36 @@ class ShiftedSpikes(ChangedSpikes):
 
     def moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
         low, high = self.box()
-        rise, fall = self._gains(operator, shaped, high > self.x0, low < self.x0)
-        return Gains(rise.sum(0), fall.sum(0))
+
+        def step(best: Best, added: Tensor, dropped: Tensor) -> tuple[Best, Gains]:
+            return best, Gains(*(gain.sum(0) for gain in self._ranked(operator, added, dropped)))
+
+        bits = [shaped(changed.to(operator.rows.dtype)) for changed in (high > self.x0, low < self.x0)]
+        return in_pieces(bits, self._numbers(operator, shaped), step)
 
     def cumulative_moves(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> Gains:
         more, less = self._counts()
         # A count that can change by m is m candidates of one weight.
-        times = range(1, max(1, min(self.shift.moved, int(torch.maximum(more, less).amax()))) + 1)
-        gains = [self._gains(operator, shaped, more >= m, less >= m) for m in times]
-        rise, fall = (torch.cat(parts) for parts in zip(*gains, strict=True))
-        count = min(self.shift.moved, len(rise))
-        return Gains(*(gain.topk(count, dim=0).values.sum(0) for gain in (rise, fall)))
+        most = max(1, min(self.shift.moved, int(torch.maximum(more, less).amax())))
 
-    def _gains(
-        self, operator: Weighted, shaped: Callable[[Tensor], Tensor], added: Tensor, dropped: Tensor
-    ) -> Gains:
-        up, down = (shaped(bits.to(operator.rows.dtype)) for bits in (added, dropped))
-        return self.ranking(operator, up, down, "any", self.shift.moved)
+        def step(best: Best, more: Tensor, less: Tensor) -> tuple[Best, Gains]:
+            dtype = operator.rows.dtype
+            gains = [
+                self._ranked(operator, (more >= m).to(dtype), (less >= m).to(dtype))
+                for m in range(1, most + 1)
+            ]
+            rise, fall = (torch.cat(parts) for parts in zip(*gains, strict=True))
+            count = min(self.shift.moved, len(rise))
+            return best, Gains(*(gain.topk(count, dim=0).values.sum(0) for gain in (rise, fall)))
+
+        bits = [shaped(count.to(operator.rows.dtype)) for count in (more, less)]
+        return in_pieces(bits, most * self._numbers(operator, shaped), step)
+
+    def _ranked(self, operator: Weighted, added: Tensor, dropped: Tensor) -> Gains:
+        return self.ranking(operator, added, dropped, "any", self.shift.moved)
+
+    def _numbers(self, operator: Weighted, shaped: Callable[[Tensor], Tensor]) -> int:
+        return self.ranking.numbers(outputs_of(operator, shaped(self.x0[:1, :1])[0]), self.shift.moved)
 
     def _counts(self) -> tuple[Tensor, Tensor]:
         """By how much the counts of spikes so far can rise, and fall: int64 ``[T, B, ...]``."""

@@ -7,6 +7,7 @@ member of the input set, put to the network as it acts in eval mode, meets the c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, final, get_args
 
@@ -122,15 +123,32 @@ class Attack(ABC):
         """
         self._check(network, x, input_set)
         x, program = usable(x), usable_network(network).freeze()
-        view = self.view(program)
+        self.view(program)
+        with ieee_products():
+            _check_criterion(y, targets, x, input_set.batch_axis, program)
+        criterion = Criterion(usable(y), None if targets is None else usable(targets))
+        return self.run(program, x, criterion, input_set)
+
+    @final
+    @torch.no_grad()
+    def run(
+        self,
+        program: Program,
+        x: Tensor,
+        criterion: Criterion,
+        input_set: InputSet,
+        late: Callable[[], bool] = lambda: False,
+    ) -> AttackResult:
+        """Attack a frozen network with inputs, labels and a set that are known to fit it and the attack.
+
+        ``late`` is asked between rounds whether to end the search.
+        """
         axis = input_set.batch_axis
         with ieee_products():
-            _check_criterion(y, targets, x, axis, program)
-            criterion = Criterion(usable(y), None if targets is None else usable(targets))
-            ledger = Ledger(x, axis, program)
-            rows = torch.arange(len(y), device=x.device)
+            ledger = Ledger(x, axis, program, late)
+            rows = torch.arange(len(criterion.y), device=x.device)
             keys = sample_keys(x, axis)
-            oracle = Oracle(program, view, x, criterion, input_set, keys, ledger, rows)
+            oracle = Oracle(program, self.view(program), x, criterion, input_set, keys, ledger, rows)
             if len(oracle):
                 oracle.measure(x[None])
                 ledger.iterations.zero_()

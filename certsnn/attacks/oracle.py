@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -23,16 +24,15 @@ MEMORY = 2**28
 class Ledger:
     """The findings so far about each sample of the whole batch.
 
-    ``bytes``: the memory that the activations of one sample's forward pass take.
+    ``bytes``: the memory that the activations of one sample's forward pass take. ``late``: whether the search
+    is to end.
     """
 
-    def __init__(self, x0: Tensor, batch_axis: int, program: Program) -> None:
+    def __init__(self, x0: Tensor, batch_axis: int, program: Program, late: Callable[[], bool]) -> None:
         batch = x0.shape[batch_axis]
+        self.late = late
         self.batch_axis = batch_axis
-        one = x0.narrow(batch_axis, 0, min(1, batch))
-        # Of every node its values, and as much again: membranes, or what a sum is made of.
-        numbers = one.numel() + 2 * sum(values.numel() for values in program.values(one)[1:])
-        self.bytes = max(1, numbers * x0.element_size())
+        self.bytes = activation_bytes(program, x0.narrow(batch_axis, 0, min(1, batch)))
         self.found = x0.clone()
         self.broken, self.random = (torch.zeros(batch, dtype=torch.bool, device=x0.device) for _ in range(2))
         self.queries, self.iterations = (
@@ -72,8 +72,12 @@ class Oracle:
         return len(self.rows)
 
     def unbroken(self, *state: Tensor) -> tuple[Oracle, tuple[Tensor, ...]]:
-        """The oracle of those samples that nothing has broken yet, and their part of tensors like x0."""
-        return self._part(~self.ledger.broken[self.rows], state)
+        """The oracle of those samples that nothing has broken yet, and their part of tensors like x0.
+
+        Without samples once the time is over.
+        """
+        open_ = ~self.ledger.broken[self.rows]
+        return self._part(torch.zeros_like(open_) if self.ledger.late() else open_, state)
 
     def broken(self) -> tuple[Oracle, Tensor]:
         """The oracle of those samples that are broken, and the inputs that broke them."""
@@ -171,6 +175,13 @@ class Oracle:
             rows=self.rows[mask],
         )
         return part, tuple(self.select(x, mask) for x in state)
+
+
+def activation_bytes(program: Program, one: Tensor) -> int:
+    """Bytes that a forward pass of a batch of one, or of none, keeps; at least 1."""
+    # Of every node its values, and as much again: membranes, or what a sum is made of.
+    numbers = one.numel() + 2 * sum(values.numel() for values in program.values(one)[1:])
+    return max(1, numbers * one.element_size())
 
 
 def sample_keys(x0: Tensor, batch_axis: int) -> Tensor:

@@ -100,6 +100,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "files": {"type": Path, "metavar": "FILE.jsonl", "nargs": "+"},
     "name": {"metavar": "NAME", "nargs": "?"},
     "run": {"metavar": "RUN"},
+    "--adversarial": {"type": Path, "metavar": "DIR"},
     "--attacked": {**N, "default": 1000},
     "--attacks": {"metavar": "LIST"},
     "--batch-size": N,
@@ -134,6 +135,7 @@ HELP: Mapping[str, str] = {
     "files": "files of --results, one for each shard",
     "name": "a pretrained model, a run folder or a weights file to describe (default: list the pretrained)",
     "run": "a run folder, a weights file or the name of a pretrained model",
+    "--adversarial": "save the input that breaks a sample here, a file for each (method auto breaks some)",
     "--attacked": "how many samples are attacked, the first of the test set (default: 1000)",
     "--attacks": "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: "
     "10},FGSM' (default: a suite that fits the threat)",
@@ -161,7 +163,7 @@ HELP: Mapping[str, str] = {
     "--run": "the run folder (default: runs/ and the config's name)",
     "--runs": "the folder of the run folders (default: runs)",
     "--samples": "only the first N of the test set (default: all)",
-    "--seconds": "time limit of each sample, over the methods that have one: {limited} (default: none)",
+    "--seconds": "time limit of each sample; it ends {limited}, and auto's attack (default: none)",
     "--seed": "of all attacks that draw (default: 0)",
     "--seeds": "the seeds of every config, such as 0,1,2 (default: the config's own one)",
     "--shard": "only every N-th sample, from the K-th on: a part for one of N machines (see certsnn merge)",
@@ -196,14 +198,14 @@ examples:
   certsnn verify runs/digits --method auto --seconds 10 --results digits.jsonl
 
 Prints the clean error and the verified error: the share of samples that are misclassified, or whose
-robustness is not proved. Nothing is written but the files that --json and --results name. With
+robustness is not proved. Nothing is written but what --json, --results and --adversarial name. With
 --results a verification that was stopped, by Ctrl-C or a crash, goes on where it was. The threat and
 the data set are those of the training, unless the keys below say otherwise.
 
 Several processes share the samples, and write one file of results together:
   torchrun --nproc-per-node 4 -m -- certsnn verify runs/digits --results digits.jsonl
 Machines that share nothing take a --shard each; `certsnn merge` puts their files together.""",
-        f"run {BOUNDS} {SAMPLES} {COMMON}",
+        f"run {BOUNDS} {SAMPLES} --adversarial {COMMON}",
         ("threat", "data"),
     ),
     "attack": Command(

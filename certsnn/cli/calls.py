@@ -41,7 +41,13 @@ def _train(options: Namespace, overrides: list[str], processes: Processes) -> in
 def _verify(options: Namespace, overrides: list[str], processes: Processes) -> int:
     outputs = options.json, options.results
     return verify(
-        options.run, overrides, _setting(options, processes), options.samples, *outputs, options.shard
+        options.run,
+        overrides,
+        _setting(options, processes),
+        options.samples,
+        *outputs,
+        options.shard,
+        options.adversarial,
     )
 
 

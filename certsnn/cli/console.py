@@ -144,8 +144,9 @@ def samples_note(done: Sequence[SampleResult], samples: int, cascade: Sequence[s
     shares = [f"{name} {by_stage[name]}" for name in cascade if by_stage.get(name)]
     if len(cascade) > 1 and shares:
         note += f" ({', '.join(shares)})"
-    if any(result.attacks for result in done):
-        note += f", {sum(bool(result.broken_by) for result in done)} broken"
+    broken = sum(bool(result.broken_by) for result in done)
+    if broken or any(result.attacks for result in done):
+        note += f", {broken} broken"
     return note
 
 

@@ -31,6 +31,7 @@ from certsnn.evaluation.verification import (
     SampleResult,
     bind_batch,
     evaluating,
+    evidence_of,
     judge,
 )
 from certsnn.inputsets import Threat
@@ -194,17 +195,8 @@ def _check(
         adversarial = one.x0
         if name in found:
             adversarial = found[name].narrow(network.input.batch_axis, right.index(position), 1)
-        with torch.no_grad():
-            tensors = {
-                "x": one.x,
-                "x0": one.x0,
-                "adversarial": adversarial,
-                "label": one.y,
-                "index": one.index,
-                "logits": network(one.x0),
-                "adversarial_logits": network(adversarial),
-            }
-        raise Refuted(_message(result, name, rounding), Refutation(result.index, tensors, row(result)))
+        shown = Refutation(result.index, evidence_of(network, one, adversarial), row(result))
+        raise Refuted(_message(result, name, rounding), shown)
 
 
 def _message(result: SampleResult, name: str, rounding: bool) -> str:

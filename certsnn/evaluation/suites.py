@@ -12,10 +12,9 @@ from certsnn.attacks import (
     RSF,
     Attack,
     GreedyEvents,
-    GreedyFlips,
-    GreedyShifts,
     RandomSearch,
 )
+from certsnn.attacks.strongest import strongest
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
 
@@ -27,7 +26,6 @@ def default_suite(input_set: InputSet, seed: int = 0) -> tuple[Attack, ...]:
     search for single flips, or for moves in time where the set allows no flip alone. Frames: FGSM, PGD with
     restarts, random search, and a greedy search for single events where the frames are counts.
     """
-    greedy = GreedyShifts(seed=seed) if input_set.reach else GreedyFlips(seed=seed)
     choice: Mapping[Domain, Sequence[Attack]] = {
         "image": (FGSM(), RandomSearch(seed=seed), G2S(seed=seed), PGD(restarts=2, seed=seed)),
         "frames": (
@@ -36,7 +34,7 @@ def default_suite(input_set: InputSet, seed: int = 0) -> tuple[Attack, ...]:
             PGD(restarts=2, seed=seed),
             GreedyEvents(seed=seed),
         ),
-        "spikes": (RandomSearch(seed=seed), RSF(seed=seed), G2S(seed=seed), greedy),
+        "spikes": (RandomSearch(seed=seed), RSF(seed=seed), G2S(seed=seed), *strongest(input_set, seed)),
     }
     return tuple(attack for attack in choice[input_set.domain] if attack.fits(input_set))
 

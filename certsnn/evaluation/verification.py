@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -19,6 +20,7 @@ from certsnn.bounds.options import STANDARD, BoundOptions
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
 from certsnn.errors import UnsoundBoundError
+from certsnn.files import write_tensors
 from certsnn.inference_mode import outside_inference_mode, usable_network
 from certsnn.inputsets import InputSet, Threat
 from certsnn.inputsets.base import Domain
@@ -55,8 +57,9 @@ class SampleResult:
 
     ``correct``: the class has strictly the largest logit (a tie is an error). ``margin``: the least lower
     bound of its margins; > 0 is what certifies. ``stage``: the method that certified it, or the last one that
-    was begun; ``seconds``: what the bounds took (an equal share of what a whole batch took); ``reason``: what
-    happened, where the status is "error". ``attacks``: what each attack did, by its description.
+    was begun, or "attack" where the cascade broke it; ``seconds``: what that took (an equal share of what a
+    whole batch took); ``reason``: what happened, where the status is "error". ``attacks``: what each further
+    attack did, by its description.
 
     Raises:
         ValueError: for a negative index or label, a margin that is NaN or inf, or a sample that is certified
@@ -84,8 +87,9 @@ class SampleResult:
 
     @property
     def broken_by(self) -> tuple[str, ...]:
-        """The attacks that succeeded."""
-        return tuple(name for name, outcome in self.attacks.items() if outcome.success)
+        """The attacks that succeeded; "attack" is that of the cascade."""
+        found = tuple(name for name, outcome in self.attacks.items() if outcome.success)
+        return (*found, self.stage) if self.status == "broken" else found
 
     @property
     def fell(self) -> bool:
@@ -106,6 +110,7 @@ class Summary:
     clean_error: float
     verified_error: float
     certified: int
+    broken: int
     unknown: int
     timeout: int
     error: int
@@ -160,6 +165,14 @@ def bind_batch(network: SpikingNetwork, batch: Batch, threat: Threat, encoding: 
     return Bound(x, x0, y.to(device), index, input_set, threat.domain)
 
 
+Keeping = Callable[[SampleResult, Bound, Tensor], None]
+"""What is done with a sample that the cascade breaks, and the member that breaks it, each a batch of one."""
+
+
+def kept_nowhere(result: SampleResult, one: Bound, adversarial: Tensor) -> None:
+    """Nothing is kept."""
+
+
 @contextmanager
 def evaluating(network: SpikingNetwork) -> Iterator[None]:
     """The network in eval mode while the block runs, then as it was."""
@@ -178,6 +191,7 @@ def verify(
     *,
     encoding: Encoding | None = None,
     options: BoundOptions = STANDARD,
+    keep: Keeping = kept_nowhere,
 ) -> Iterator[list[SampleResult]]:
     """Clean and certified results, a list for each batch.
 
@@ -187,16 +201,19 @@ def verify(
         threat: what the adversary may do.
         encoding: turns images into the spikes that the threat takes; None where it takes x itself.
         options: how to bound.
+        keep: is called for each sample whose status is "broken".
     """
     with evaluating(network):
         for batch in batches:
-            yield judge(network, bind_batch(network, batch, threat, encoding), options)
+            yield judge(network, bind_batch(network, batch, threat, encoding), options, keep)
 
 
 @outside_inference_mode()
 @torch.no_grad()
-def judge(network: SpikingNetwork, batch: Bound, options: BoundOptions) -> list[SampleResult]:
-    """Clean and certified results of one batch by a network in eval mode."""
+def judge(
+    network: SpikingNetwork, batch: Bound, options: BoundOptions, keep: Keeping = kept_nowhere
+) -> list[SampleResult]:
+    """Clean and certified results of one batch by a network in eval mode; arguments as `verify`."""
     program = usable_network(network).freeze()
     verdict = certified(network, program, batch.x0, batch.y, batch.input_set, options)
     with ieee_products():
@@ -212,7 +229,35 @@ def judge(network: SpikingNetwork, batch: Bound, options: BoundOptions) -> list[
         verdict.reason,
         strict=True,
     )
-    return [SampleResult(*row) for row in rows]
+    results = [SampleResult(*row) for row in rows]
+    for position in verdict.broken.nonzero().squeeze(1).tolist():
+        adversarial = verdict.adversarial.narrow(network.input.batch_axis, position, 1)
+        keep(results[position], batch.select([position]), adversarial)
+    return results
+
+
+@torch.no_grad()
+def evidence_of(network: SpikingNetwork, one: Bound, adversarial: Tensor) -> dict[str, Tensor]:
+    """All that it takes to see again what the network answers to a member of a sample's input set."""
+    return {
+        "x": one.x,
+        "x0": one.x0,
+        "adversarial": adversarial,
+        "label": one.y,
+        "index": one.index,
+        "logits": network(one.x0),
+        "adversarial_logits": network(adversarial),
+    }
+
+
+def kept_in(folder: Path, network: SpikingNetwork) -> Keeping:
+    """Keeps the `evidence_of` each broken sample in a file of the folder, sample-INDEX.safetensors."""
+
+    def keep(result: SampleResult, one: Bound, adversarial: Tensor) -> None:
+        place = folder / f"sample-{result.index}.safetensors"
+        write_tensors(place, evidence_of(network, one, adversarial), {})
+
+    return keep
 
 
 def check_sound(results: Iterable[SampleResult]) -> None:

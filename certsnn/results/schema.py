@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 from certsnn.bounds.cascade import STATUSES
 from certsnn.evaluation.verification import Attempt, SampleResult
 
-VERSION = 2
-"""Of the lines. Version 1 did not say so, and knew neither the data's digest nor the device."""
+VERSION = 3
+"""Of the lines. Version 2 did not know the status "broken"; 1 did not say its version, and knew neither the
+data's digest nor the device."""
 
 SAMPLE = {
     "index": int,

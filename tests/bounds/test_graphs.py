@@ -41,7 +41,7 @@ def test_s_crown_ibp_is_sound_and_nowhere_below_s_ibp(example: Example) -> None:
 
 
 @pytest.mark.parametrize("method", ["s-crown", "alpha-s-crown"])
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(example=examples(graphs=True), relaxation=st.sampled_from(RELAXED))
 def test_refining_methods_are_sound_and_nowhere_below_s_ibp(
     method: str, example: Example, relaxation: Literal["joint", "separate"]
@@ -50,7 +50,18 @@ def test_refining_methods_are_sound_and_nowhere_below_s_ibp(
     check_method(case, outcome(case, list(members(case))), method, relaxation)
 
 
-@settings(max_examples=40)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["s-crown", "alpha-s-crown"])
+@settings(max_examples=100)
+@given(example=examples(graphs=True), relaxation=st.sampled_from(RELAXED))
+def test_refining_methods_on_more_graphs(
+    method: str, example: Example, relaxation: Literal["joint", "separate"]
+) -> None:
+    case = bound(example)
+    check_method(case, outcome(case, list(members(case))), method, relaxation)
+
+
+@settings(max_examples=20)
 @given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
 def test_executed_traces_lie_within_the_refined_layers(
     example: Example, relaxation: Literal["joint", "separate"], iterations: int

@@ -156,7 +156,7 @@ class TestResults:
 
     def test_the_header_says_data_and_device(self, done: Path) -> None:
         header = lines(done)[0]
-        assert (header["schema"], header["device"]) == (2, "cpu")
+        assert (header["schema"], header["device"]) == (3, "cpu")
         assert len(header["data"]["digest"]) == 64
 
     @pytest.mark.parametrize("part", ["images", "labels"])

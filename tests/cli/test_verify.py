@@ -58,6 +58,26 @@ def test_verify_with_a_larger_threat_proves_less(finished: Path, capsys: pytest.
     assert verified_error("0.001") < verified_error("0.05")
 
 
+def test_what_breaks_samples_is_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = verified(capsys, "--adversarial", tmp_path / "broken", "--threat.eps", "0.1")
+    broken = {row["index"] for row in report["samples"] if row["status"] == "broken"}
+    assert 0 < report["summary"]["broken"] == len(broken)
+    kept = {path.name for path in (tmp_path / "broken").iterdir()}
+    assert kept == {f"sample-{index}.safetensors" for index in broken}
+    (tmp_path / "file").touch()
+    words = ["verify", "digits-eps0.05", "--adversarial", str(tmp_path / "file" / "broken")]
+    assert "can't be written" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("command", ["verify", "evaluate", "attack"])
+def test_freed_memory_is_kept_for_the_next_batch(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr("certsnn.cli.commands.common.keep_freed_memory", lambda: kept.append(True))
+    words = [] if command == "verify" else ["--attacks", "FGSM"]
+    assert main([command, "digits-eps0.05", "--samples", "2", *words]) == 0
+    assert kept
+
+
 def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[str]) -> None:
     cheap, report = verified(capsys, method="s-ibp"), verified(capsys)
     assert report["method"] == "auto"
@@ -68,7 +88,7 @@ def test_auto_shows_what_each_stage_has_certified(capsys: pytest.CaptureFixture[
     assert sum(summary["by_stage"].values()) == summary["certified"]
     assert summary["by_stage"]["s-ibp"] == cheap["summary"]["certified"]
     for row in report["samples"]:
-        assert row["stage"] in stages
+        assert row["stage"] == "attack" if row["status"] == "broken" else row["stage"] in stages
         assert (row["status"] == "certified") == (row["margin"] > 0)
         assert row["correct"] or (row["status"], row["stage"]) == ("unknown", "s-ibp")
     assert main(["verify", "digits-eps0.05", "--samples", "5", "--method", "auto"]) == 0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from stand_in import StandIn
 from strategies import Example, examples
+from thresholds import LABELS, Idle, pixels, threshold_network
 from torch import Tensor, nn
 
 from certsnn.attacks import FGSM, PGD, Attack, ExhaustiveFlips, GreedyFlips, Oracle, RandomSearch
@@ -62,44 +63,6 @@ class Corner(Attack):
     def search(self, oracle: Oracle) -> None:
         for end in oracle.input_set.box(oracle.x0):
             oracle.attempt(end)
-
-
-@final
-@dataclass(frozen=True)
-class Idle(Attack):
-    """Finds nothing."""
-
-    rounds: int = 0
-
-    domains = EVERY
-
-    def view(self, program: Program) -> Program:
-        return program
-
-    def search(self, oracle: Oracle) -> None:
-        pass
-
-
-def threshold_network() -> SpikingNetwork:
-    """Logits (1, 0) for a pixel below 0.5, where the neuron is silent, else (0, 1)."""
-    first, last = nn.Linear(1, 1, bias=False), nn.Linear(1, 2)
-    with torch.no_grad():
-        first.weight.fill_(2.0)
-        last.weight.copy_(torch.tensor([[-1.0], [1.0]]))
-        last.bias.copy_(torch.tensor([1.0, 0.0]))
-    return SpikingNetwork([first, IF(1.0), last], steps=1, readout="membrane", input="image").eval()
-
-
-PIXELS = [0.2, 0.45, 0.9, 0.9, 0.55]
-
-
-LABELS = [0, 0, 0, 1, 1]
-
-
-def pixels(size: int = 5) -> Batches:
-    """Certified, broken, misclassified, certified, broken under LinfBall(0.1), in batches of a size."""
-    x, y, index = torch.tensor(PIXELS)[:, None], torch.tensor(LABELS), torch.arange(10, 15)
-    return list(zip(x.split(size), y.split(size), index.split(size), strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -315,6 +278,9 @@ def test_a_larger_threat_cannot_do_less() -> None:
     nested([held, broken])
     with pytest.raises(UnsoundBoundError, match="certified under large, but broken by a under small"):
         nested([broken, held])
+    by_cascade = Report("small", "auto", True, (), (result(4, status="broken", stage="attack"),))
+    with pytest.raises(UnsoundBoundError, match="broken by attack under small"):
+        nested([by_cascade, held])
 
 
 def test_errors_grow_with_the_threat() -> None:

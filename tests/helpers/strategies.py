@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from hypothesis import strategies as st
-from temporal import decays, synapses, timed
+from temporal import decays, readouts, synapses, timed
 from torch import Tensor, nn
 
 from certsnn.graph import Branches, Residual
@@ -39,7 +39,6 @@ from certsnn.inputsets.flips import Kind
 from certsnn.layers import Normalize
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron, Number, OrderName, Reset
-from certsnn.readouts import ReadoutName
 
 Numbers = Literal["smooth", "dyadic", "grid"]
 Way = Literal["linf", "flips", "free", "box", "coupled", "shifts", "frames", "events"]
@@ -308,8 +307,7 @@ def _classes(draw: st.DrawFn, numbers: Drawn, inputs: int, exact: bool) -> list[
 def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs: bool = False) -> Example:
     """Everything the bounds take, under the given kinds of threats, in batches of up to ``most`` samples.
 
-    ``graphs`` adds shortcuts, branches, max pooling, filters, feedback and more readouts; otherwise networks
-    are chains.
+    ``graphs`` adds shortcuts, max pooling, filters, feedback and readouts; without, networks are chains.
     """
     way: Way = draw(st.sampled_from(ways))
     kind: Numbers = draw(st.sampled_from(["smooth", "dyadic", "grid"]))
@@ -321,15 +319,12 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
     batch = draw(st.integers(1, most))
     input_kind: Domain = "image" if way == "linf" else "frames" if way in FRAMES else "spikes"
     x_shape = shape = draw(_shapes())
-    readouts: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
-    readout = draw(st.sampled_from(readouts))
-    filters = decays(exact, steps)
+    readout, filters = draw(readouts(graphs)), decays(exact, steps)
     same_neuron = draw(st.booleans())
     neuron = draw(neurons(numbers))
 
-    layers: list[nn.Module] = []
-    if len(shape) == 3 and not exact and draw(st.booleans()):
-        layers.append(Normalize([0.3] * shape[0], [0.7] * shape[0]))
+    normal = len(shape) == 3 and not exact and draw(st.booleans())
+    layers: list[nn.Module] = [Normalize([0.3] * shape[0], [0.7] * shape[0])] if normal else []
     depth = draw(st.integers(1, 4))
     for number in range(depth):
         if len(shape) == 3 and draw(st.booleans()):
@@ -338,8 +333,7 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
             flat = [] if len(shape) == 1 else [nn.Flatten()]
             block = [*flat, *draw(_dense_block(numbers, math.prod(shape), exact))]
         before, shape = shape, _shape_after(block, shape)
-        last = number == depth - 1
-        if last:
+        if number == depth - 1:
             if len(shape) == 3:
                 block.append(nn.Flatten())
                 shape = (math.prod(shape),)
@@ -349,14 +343,13 @@ def examples(draw: st.DrawFn, ways: Sequence[Way] = WAYS, most: int = 3, graphs:
             ends = neuron if same_neuron else draw(neurons(numbers, shape))
             layers += [*block, *final, ends] if readout == "rate" else [*block, ends, *final]
             if graphs and readout != "rate" and draw(st.booleans()):
-                layers.append(draw(synapses(filters, _shape_after(final[:1], shape))))
+                layers.append(draw(synapses(filters, (1,))))
         else:
-            one: nn.Module = neuron if same_neuron else draw(neurons(numbers, shape))
-            if graphs:
-                one = draw(timed(one, filters, shape, lambda layer: _weighted(layer, numbers)))
+            one = neuron if same_neuron else draw(neurons(numbers, shape))
             group = [*block, one]
             if graphs:
-                group, shape = draw(_wired(numbers, block, one, before, shape))
+                timely = draw(timed(one, filters, shape, lambda layer: _weighted(layer, numbers)))
+                group, shape = draw(_wired(numbers, block, timely, before, shape))
             layers += group
     network = SpikingNetwork(layers, steps, readout, input_kind).eval()
     threat, x = draw(_threats(numbers, way, x_shape, steps, batch))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from certsnn.filters import Synapse
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
 from certsnn.recurrence import Recurrent
 
-Weigh = Callable[[nn.Module], nn.Module]
+Weigh = Callable[[nn.Linear | nn.Conv2d], nn.Module]
 """Gives a layer its weights."""
 
 
@@ -21,6 +22,13 @@ def decays(exact: bool, steps: int) -> Sequence[float]:
     if exact:
         return [1.0, 0.0, 0.5] if steps <= 3 else [1.0, 0.0]
     return [0.9, 0.3, 1.0, 0.0]
+
+
+def readouts(graphs: bool) -> st.SearchStrategy[ReadoutName]:
+    """A readout: of chains the means alone."""
+    means: list[ReadoutName] = ["rate", "membrane"]
+    others: list[ReadoutName] = ["sum", "last", "maximum"]
+    return st.sampled_from([*means, *others] if graphs else means)
 
 
 @st.composite
@@ -41,7 +49,7 @@ def timed(
     way = draw(st.sampled_from(["plain", "filter", "feedback", "both"]))
     if way in ("feedback", "both"):
         bias, size = draw(st.booleans()), shape[0]
-        layer: nn.Module = nn.Linear(size, size, bias=bias)
+        layer: nn.Linear | nn.Conv2d = nn.Linear(size, size, bias=bias)
         if len(shape) == 3:
             layer = nn.Conv2d(size, size, (1, 3), padding=(0, 1), bias=bias)
         found = Recurrent(neuron, weigh(layer))

@@ -19,6 +19,7 @@ SAMPLES = [
     SAMPLE,
     replace(SAMPLE, status="unknown", margin=-math.inf, stage="", reason="none"),
     replace(SAMPLE, attacks={"FGSM": ATTEMPT, "PGD": replace(ATTEMPT, margin=1)}),
+    replace(SAMPLE, status="broken", margin=-0.5, stage="attack"),
 ]
 
 
@@ -41,7 +42,7 @@ def test_a_header_comes_back() -> None:
         ({"margin": "0.5"}, 'margin is "0.5", not a number'),
         ({"margin": True}, "margin is true, not a number"),
         ({"margin": 10**400}, "margin is 1"),
-        ({"status": "proved"}, "status is 'proved', which is none of certified, unknown"),
+        ({"status": "proved"}, "status is 'proved', which is none of certified, broken"),
         ({"status": None}, "status is null, not text"),
         ({"correct": "false"}, 'correct is "false", not true or false'),
         ({"correct": 1}, "correct is 1, not true or false"),
@@ -91,10 +92,11 @@ def test_what_is_no_object_is_refused(line: str) -> None:
     ("header", "told"),
     [
         ({"weights": "1f"}, "format is version 1"),
+        ({"schema": 2, "weights": "1f"}, "format is version 2"),
         ({"schema": 99, "weights": "1f"}, "format is version 99"),
-        ({"schema": 2, "weights": "1f"}, "does not say how many samples"),
-        ({"schema": 2, "weights": "1f", "data": {"samples": True}}, "does not say how many samples"),
-        ({"schema": 2, "weights": "1f", "data": {"samples": 0}}, "does not say how many samples"),
+        ({"schema": 3, "weights": "1f"}, "does not say how many samples"),
+        ({"schema": 3, "weights": "1f", "data": {"samples": True}}, "does not say how many samples"),
+        ({"schema": 3, "weights": "1f", "data": {"samples": 0}}, "does not say how many samples"),
         ({"data": {"samples": 3}}, "no header"),
     ],
 )

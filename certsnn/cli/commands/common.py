@@ -18,6 +18,7 @@ from certsnn import __version__
 from certsnn.bounds.cascade import device_name
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import STANDARD, BoundOptions
+from certsnn.cli.allocator import keep_freed_memory
 from certsnn.cli.distributed import launched
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
@@ -247,6 +248,7 @@ def completed(
         shown: is called with the results of each batch.
         processes: that share the samples.
     """
+    keep_freed_memory()
     order = data.index.tolist()
     done = {} if book is None else {index: book.done[index] for index in order if index in book.done}
     _check_labels(done, data)

@@ -25,8 +25,8 @@ from certsnn.cli.commands.common import (
 from certsnn.cli.console import facts_table, samples_progress
 from certsnn.data import Batch, LabelledDataset
 from certsnn.evaluation import verification
-from certsnn.evaluation.verification import SampleResult, summarise
-from certsnn.files import write_text
+from certsnn.evaluation.verification import Keeping, SampleResult, kept_in, kept_nowhere, summarise
+from certsnn.files import check_writable, write_text
 from certsnn.models.pretrained import Model
 from certsnn.results.journal import Journal
 from certsnn.results.rates import percent
@@ -43,6 +43,7 @@ def verify(
     json_to: Path | None = None,
     results_to: Path | None = None,
     shard: Shard | None = None,
+    adversarial: Path | None = None,
 ) -> int:
     """Verify a model (see `load_model`) on the test set, or its first samples; the exit status.
 
@@ -55,8 +56,11 @@ def verify(
         results_to: a file for each sample's result as it comes (see `certsnn.results.journal`); samples that
             are there already are not verified again.
         shard: only this part of the samples.
+        adversarial: a folder for what breaks samples, where the method attacks them.
     """
     check_outputs({"--json": json_to, "--results": results_to})
+    if adversarial is not None:
+        check_writable(adversarial / "sample-0.safetensors")
     setting.cascade  # noqa: B018 (raises for an unknown method)
     work = task(source, overrides, samples, shard, setting.processes)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
@@ -65,7 +69,8 @@ def verify(
         keeping = kept(results_to, header, setting.processes)
     with keeping as book:
         try:
-            report, results = verified(work.model, work.config, work.text, work.part, setting, book)
+            keep = kept_nowhere if adversarial is None else kept_in(adversarial, work.model.network)
+            report, results = verified(work.model, work.config, work.text, work.part, setting, book, keep)
         except KeyboardInterrupt:
             left = stopped(book, work.part, setting.processes)
             raise KeyboardInterrupt(f"stopped; {left}") from None
@@ -90,13 +95,16 @@ def verified(
     data: LabelledDataset,
     setting: Setting,
     book: Journal | None = None,
+    keep: Keeping = kept_nowhere,
 ) -> tuple[dict[str, Any], list[SampleResult]]:
     """Verify what the journal does not hold, showing progress: the report for JSON, and all results."""
 
     def run(batches: Iterable[Batch]) -> Iterator[list[SampleResult]]:
         network = model.network.to(setting.device)
-        encoding = config.data.encoding
-        return verification.verify(network, batches, config.threat, encoding=encoding, options=setting.bounds)
+        encoding, options = config.data.encoding, setting.bounds
+        return verification.verify(
+            network, batches, config.threat, encoding=encoding, options=options, keep=keep
+        )
 
     by, screen = setting.processes, Console(stderr=True)
     with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
@@ -126,13 +134,13 @@ def facts_of(report: dict[str, Any], setting: Setting) -> dict[str, str]:
 
 
 def statuses(summary: dict[str, Any], cascade: Sequence[str], reasons: Sequence[str]) -> dict[str, str]:
-    """What each stage of a cascade has certified, and what went wrong."""
+    """What each stage of a cascade has certified, how many samples are broken, and what went wrong."""
     facts: dict[str, str] = {}
     if len(cascade) > 1:
         counts = {name: summary["by_stage"].get(name, 0) for name in cascade}
         facts |= {f"certified by {name}": f"{count} samples" for name, count in counts.items()}
-    odd = {status: summary[status] for status in ("timeout", "error", "overflow") if summary[status]}
-    facts |= {f"status {status}": f"{count} samples" for status, count in odd.items()}
+    ends = ("broken", "timeout", "error", "overflow")
+    facts |= {f"status {status}": f"{summary[status]} samples" for status in ends if summary[status]}
     if reasons:
         last = next(reversed(facts))
         facts[last] += f" ({reasons[0]})"

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from certsnn.affine import Affine, Dense, per_channel
 from certsnn.bounds import Interval, LayerBounds, certify, layer_bounds, margin_bounds
 from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, RIGOROUS
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.scans import Summed, membranes_of_counts, scan_counts
-from certsnn.bounds.interval.topk import FlippedSpikes, Ranking, any_weights, feasible_flips
+from certsnn.bounds.interval.topk import Ranking, any_weights, feasible_flips
 from certsnn.bounds.linear.backward import membrane_error
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.layers import Normalize, as_affine

@@ -128,7 +128,7 @@ def test_the_errors_of_the_membranes_are_what_keeps_ties_open(
         found = membrane_error(*args)
         return None if found is None else torch.zeros_like(found)
 
-    for module in ("linear.margins", "linear.intermediate"):
+    for module in ("linear.levels", "linear.intermediate"):
         monkeypatch.setattr(f"certsnn.bounds.{module}.membrane_error", nothing)
     y = torch.tensor([0])
     wrong = 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval import topk as flips
-from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.interval.topk import Gains, feasible_flips
 from certsnn.layers import as_affine
 
 T, B = 2, 3
@@ -43,7 +43,11 @@ def random_weights(outputs: int, inputs: int) -> Tensor:
 @pytest.mark.parametrize("budget", [1, 3])
 @pytest.mark.parametrize("kind", ["any", "add", "drop", "counts"])
 @pytest.mark.parametrize("heavy", ["mixed", "positive"])
-def test_a_wide_layer_has_the_gains_of_all_flips(kind: str, heavy: str, budget: int) -> None:
+@pytest.mark.parametrize("walked", [0, 10**6], ids=["sorted", "walked"])
+def test_a_wide_layer_has_the_gains_of_all_flips(
+    kind: str, heavy: str, budget: int, walked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flips, "WALKED", walked)
     weight = random_weights(5, 90)
     if heavy == "positive":  # the heaviest weights are of no use for falls by added spikes
         weight[:, :45] = weight[:, :45].abs() + 10
@@ -59,12 +63,33 @@ def test_a_wide_layer_has_the_gains_of_all_flips(kind: str, heavy: str, budget: 
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
 
 
-def test_the_short_list_changes_nothing_of_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("walked", [0, 10**6], ids=["sorted", "walked"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_short_list_changes_nothing_of_a_convolution(
+    groups: int, walked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    operator = as_affine(nn.Conv2d(6, 4, 3, padding=1, bias=False))
+    monkeypatch.setattr(flips, "WALKED", walked)
+    operator = as_affine(nn.Conv2d(6 * groups, 4, 3, padding=1, bias=False, groups=groups))
     assert isinstance(operator, Weighted)
-    x0 = bits(6, 5, 5).float()
+    x0 = bits(6 * groups, 5, 5).float()
     listed = feasible_flips(operator, 1 - x0, x0, "any", 2)
     monkeypatch.setattr(flips, "SHORT_LIST", 10**6)
+    monkeypatch.setattr(flips, "WALKED", 0)  # all is sorted
     for short, whole in zip(listed, feasible_flips(operator, 1 - x0, x0, "any", 2), strict=True):
         assert torch.equal(short, whole) and bool((short > 0).any())
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_the_best_of_all_steps_compete(budget: int) -> None:
+    """Piece by piece the same as the best of the union, with steps that make nothing better."""
+    generator = torch.Generator().manual_seed(0)
+    gains = torch.rand(3, 6, 2, 4, generator=generator).sort(0, descending=True).values
+    gains[:, 3] = 0
+    other = gains.flip(1)
+    first, sums = flips.best_so_far(([], []), Gains(gains[:, :2], other[:, :2]), 2, budget)
+    _, more = flips.best_so_far(first, Gains(gains[:, 2:], other[:, 2:]), 4, budget)
+    for side, all_gains in enumerate((gains, other)):
+        for step, found in enumerate([*sums[side], *more[side]], 1):
+            best = all_gains[:, :step].flatten(0, 1).sort(0, descending=True).values[:budget].sum(0)
+            torch.testing.assert_close(found, best)

@@ -1,0 +1,320 @@
+"""From a foreign module to a `SpikingNetwork`: recorded while it runs, rebuilt, and compared step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from certsnn.errors import UserError
+from certsnn.graph import Add, Concatenate
+from certsnn.inputs import Domain, input_named
+from certsnn.interop.libraries import Library
+from certsnn.interop.recording import Recording, copied
+from certsnn.interop.traces import Case, TraceCheck, check_neuron, check_traces
+from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When
+from certsnn.layers import Scale
+from certsnn.networks import SpikingNetwork
+
+ReadoutName = Literal["rate", "membrane"]
+JOINTS: Mapping[str, type[nn.Module]] = {"=Add": Add, "=Concatenate": Concatenate}
+
+
+@final
+class Import(NamedTuple):
+    """An imported network in eval mode, and how it compared with the original."""
+
+    network: SpikingNetwork
+    check: TraceCheck
+
+
+@final
+class Recorded(NamedTuple):
+    """A finished recording; ``output``: what is read (None: unknown), ``numbers``: of the original.
+
+    ``each_step``: whether the module was called once a step.
+    """
+
+    recording: Recording
+    output: Value | None
+    numbers: Tensor
+    steps: int
+    each_step: bool
+
+    @property
+    def problems(self) -> list[str]:
+        """What can't be imported."""
+        return list(self.recording.problems)
+
+
+def import_module_with(
+    library: Library,
+    module: nn.Module,
+    x: Tensor,
+    steps: int | None,
+    readout: ReadoutName | None,
+    input: Domain,
+    output: int | None,
+) -> Import:
+    """A module as a `SpikingNetwork`, with the record of the comparison that is always made.
+
+    The module is copied and never changed. The copy is in eval mode, runs from a fresh state, and is
+    recorded on ``x``: either one call runs all steps, or it is called once a step.
+
+    Certificates speak about the imported network, as certsnn executes it. Where the library rounds in another
+    order, they are no proof for the original's own floating-point execution. ``check`` says how near the two
+    have been on the inputs that were tried.
+
+    Args:
+        library: what is known of the module's library.
+        module: the network.
+        x: inputs to compare on, B >= 1 of them, as the network takes them: images ``[B, ...]``, or spikes and
+            frames ``[T, B, ...]``. As many random ones are tried, too.
+        steps: T for images; may be left out where the module has a loop of its own.
+        readout: how logits are read from the outputs over time; may be left out where the module does it.
+        input: ``"image"``, ``"spikes"`` or ``"frames"``; see `SpikingNetwork`.
+        output: which of the module's outputs is meant, where it returns several (0: the first).
+
+    Raises:
+        UserError: for what can't be imported, all of it at once; for a module that does not do what its
+            import does; where steps, readout or output have to be said.
+    """
+    _check(module, x, input)
+    recorder = _Recorder(library, module, input, output)
+    # What ran one step in a call is called once a step; its problems are then those to tell.
+    best = min(
+        recorder.both(x, steps), key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems))
+    )
+    if best.problems:
+        listed = "\n".join(f"- {problem}" for problem in best.problems)
+        raise UserError(f"the {type(module).__name__} can't be imported:\n{listed}")
+    chosen, clean = _readout(best, readout), copied(module)
+    names = _names(best)
+    try:
+        network = SpikingNetwork.from_graph(_nodes(library, best, clean, names), best.steps, chosen, input)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the {type(module).__name__} can't be imported: {error}") from error
+    network.eval()
+    for path, cell in best.recording.cells.items():
+        check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
+    cases = [_case(x, best, names)]
+    for other in _random(x, input):
+        again = recorder.record(other, best.steps, best.each_step)
+        if again.recording.entries != best.recording.entries or again.problems:
+            raise UserError("the module computes another graph on other inputs: take the condition out of it")
+        cases.append(_case(other, again, names))
+    calls = "once a step" if best.each_step else "once for all steps"
+    return Import(network, check_traces(network, cases, calls))
+
+
+def _check(module: nn.Module, x: Tensor, input: Domain) -> None:
+    """Raise UserError for what is no module and no inputs, or has another dtype."""
+    if not isinstance(module, nn.Module) or not isinstance(x, Tensor):
+        raise UserError(
+            f"give a torch module and a tensor, not {type(module).__name__} and {type(x).__name__}"
+        )
+    input_named(input, 1).check(x)
+    kinds = {part.dtype for part in [x, *module.parameters()] if part.is_floating_point()}
+    if kinds != {torch.get_default_dtype()}:
+        raise UserError(
+            f"the module and x must both be {torch.get_default_dtype()}: convert them with .float()"
+        )
+
+
+@final
+class _Recorder:
+    """Records a module on inputs of one kind."""
+
+    def __init__(self, library: Library, module: nn.Module, input: Domain, output: int | None) -> None:
+        self._library, self._module = library, module
+        self._image, self._output = input == "image", output
+
+    def both(self, x: Tensor, steps: int | None) -> list[Recorded]:
+        """One call for all steps, and one a step where it is known how many there are."""
+        found = [self.record(x, steps, False)]
+        if not self._image:
+            steps = len(x)
+        return found if steps is None else [*found, self.record(x, steps, True)]
+
+    def record(self, x: Tensor, steps: int | None, each_step: bool) -> Recorded:
+        """A recording of either kind."""
+        recording = Recording(self._library, self._module)
+        if each_step:
+            frames = [x] * (steps or 0) if self._image else list(x)
+            whens = [HELD if self._image else When("step", number) for number in range(len(frames))]
+        else:
+            frames, whens = [x], [HELD if self._image else SEQUENCE]
+        outputs: list[Tensor] = []
+        for frame, when in zip(frames, whens, strict=True):
+            recording.emit(frame, Value(0, when))
+            output = self._call(recording, frame)
+            if output is not None:
+                outputs.append(output)
+        return self._finish(recording, outputs, steps if self._image else len(x), each_step)
+
+    def _call(self, recording: Recording, frame: Tensor) -> Tensor | None:
+        """The output that is meant of a call; None where there is none."""
+        try:
+            with torch.no_grad(), recording:
+                found = recording.twin(frame)
+        except Exception as error:  # whatever a foreign module raises is a problem to report
+            recording.report(f"it raised {type(error).__name__}: {error}")
+            return None
+        several = isinstance(found, (tuple, list))
+        if several and self._output is None:
+            recording.report(f"it returns {len(found)} outputs: say which holds the logits, as output=0, ...")
+            return None
+        try:
+            found = found[self._output] if several else found
+        except IndexError:
+            recording.report(f"it returns {len(found)} outputs, counted from 0: there is none {self._output}")
+        return found if isinstance(found, Tensor) else None
+
+    def _finish(
+        self, recording: Recording, outputs: Sequence[Tensor], steps: int | None, each_step: bool
+    ) -> Recorded:
+        """The recording with the value of its output, or with the problems that it has."""
+        counts = {len(seen) for seen in recording.observed.values()}
+        found = max(counts, default=0)
+        values = [recording.value(output) for output in outputs]
+        value = values[0] if values else None
+        if recording.problems:
+            pass
+        elif counts != {found} or not found:
+            recording.report("its neurons run for different numbers of steps, or there are none")
+        elif value is None or value.node == BROKEN:
+            recording.report("its output does not come from its input by operations that are known")
+        elif recording.entries[value.node].key.startswith("membrane of "):
+            recording.report(
+                "its output is the membrane of a neuron that spikes: read spikes, or an affine layer"
+            )
+        elif steps is None and value.when.kind == "step" and found == 1:
+            recording.report("it runs one step a call: say how many steps you run it for, as steps=25")
+        elif not each_step and _length(value.when, outputs[0]) not in (found, None):
+            recording.report(
+                f"its output holds {_length(value.when, outputs[0])} of its {found} steps: return all"
+            )
+        elif found != (steps or found):
+            recording.report(f"it runs {found} steps, and {steps} are asked for: make them the same")
+        if each_step and value is not None:
+            if len({one.node for one in values if one}) > 1 or value.when.kind not in ("held", "step"):
+                recording.report("its output is not that of one step: let one call run all steps")
+            value = Value(value.node, SEQUENCE)
+        numbers = (torch.stack(list(outputs)) if each_step else outputs[0]) if outputs else torch.zeros(0)
+        return Recorded(recording, value, numbers, found, each_step)
+
+
+def _length(when: When, output: Tensor) -> int | None:
+    """How many steps an output holds or has been read from; None where that is not counted."""
+    return len(output) if when == SEQUENCE else when.number if when.kind in ("part", "mean", "sum") else None
+
+
+def _readout(recorded: Recorded, given: ReadoutName | None) -> ReadoutName:
+    """The readout; raises UserError where it must be said, or is another than the module's."""
+    assert recorded.output is not None
+    kind, node = recorded.output.when.kind, recorded.output.node
+    if kind == "mean":
+        spikes = recorded.recording.entries[node].key in recorded.recording.cells
+        found: ReadoutName = "rate" if spikes else "membrane"
+        if given not in (None, found):
+            raise UserError(f"the module takes the mean over time, which is readout={found!r}, not {given!r}")
+        return found
+    if kind not in ("sequence", "sum", "part"):
+        raise UserError(
+            "the module reads the last step, the maximum or a value without time; certsnn imports means and "
+            "sums over time: return the outputs of all steps, and say readout="
+        )
+    if given is None:
+        raise UserError(
+            "how are logits read from the outputs over time? Say readout='rate' (spike counts / T, of "
+            "neurons) or readout='membrane' (the mean over T, of an affine layer)"
+        )
+    return given
+
+
+def _used(recorded: Recorded) -> list[int]:
+    """The nodes that lead to the output, in order, without the input."""
+    assert recorded.output is not None
+    used, waiting = {0}, [recorded.output.node]
+    while waiting:
+        node = waiting.pop()
+        if node not in used:
+            used.add(node)
+            waiting += recorded.recording.entries[node].sources
+    return sorted(used - {0})
+
+
+def _names(recorded: Recorded) -> dict[int, str]:
+    """Names for the nodes that are used: the paths of modules with _ for dots, or what an operation does."""
+    names = {0: "input"}
+    for node in _used(recorded):
+        key = recorded.recording.entries[node].key
+        name = base = (
+            key.lstrip("=").partition("(")[0].replace(".", "_").lower()
+            if key[0] == "="
+            else (key.replace(".", "_") or "module")
+        )
+        number = 1
+        while name in names.values() or hasattr(nn.ModuleDict, name):
+            number += 1
+            name = f"{base}_{number}"
+        names[node] = name
+    return names
+
+
+def _nodes(
+    library: Library, recorded: Recorded, clean: nn.Module, names: Mapping[int, str]
+) -> dict[str, tuple[nn.Module, Sequence[str]]]:
+    """The nodes for `SpikingNetwork.from_graph`, with the layers of a clean copy."""
+    nodes: dict[str, tuple[nn.Module, Sequence[str]]] = {}
+    for node in _used(recorded):
+        entry = recorded.recording.entries[node]
+        name, sources = names[node], [names[source] for source in entry.sources]
+        if entry.key in JOINTS:
+            nodes[name] = (JOINTS[entry.key](), sources)
+        elif entry.key in recorded.recording.made:
+            nodes[name] = (recorded.recording.made[entry.key], sources)
+        elif entry.key in recorded.recording.cells:
+            axes = recorded.recording.observed[entry.key][0].spikes.ndim - 1
+            cell = library.cell(clean.get_submodule(entry.key), axes)
+            if cell.gain != 1:
+                nodes[f"{name}_gain"] = (Scale(cell.gain), sources)
+                sources = [f"{name}_gain"]
+            nodes[name] = (cell.neuron, sources)
+        else:
+            layers = library.layers(clean.get_submodule(entry.key))
+            assert layers is not None
+            nodes[name] = (layers[0] if len(layers) == 1 else nn.Sequential(*layers), sources)
+    return nodes
+
+
+def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str]) -> Case:
+    """What the original did on x: per layer of neurons, by the name of its node, and its logits."""
+    output, recording = recorded.output, recorded.recording
+    assert output is not None
+    stages = {}
+    for node, name in names.items():
+        key = recording.entries[node].key
+        if key in recording.cells:
+            spikes, membranes = zip(*recording.observed[key], strict=True)
+            stages[name] = (key, torch.stack(spikes), torch.stack(membranes))
+    if output.when.kind == "mean":
+        logits = recorded.numbers
+    elif output.when.kind == "sequence":
+        logits = recorded.numbers.mean(0)
+    else:
+        logits = recorded.numbers / recorded.steps
+    return Case(x, stages, logits)
+
+
+def _random(x: Tensor, input: Domain) -> list[Tensor]:
+    """A random batch of the shape of x: pixels between its extremes, spikes as frequent, its frames mixed."""
+    draw = torch.Generator().manual_seed(0)
+    if input == "frames":
+        return [x.flatten()[torch.randperm(x.numel(), generator=draw).to(x.device)].view(x.shape)]
+    uniform = torch.rand(x.shape, generator=draw).to(x)
+    if input == "spikes":
+        return [(uniform < x.mean()).to(x.dtype)]
+    return [x.min() + (x.max() - x.min()) * uniform]
