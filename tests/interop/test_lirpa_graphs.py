@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def spatial() -> SpikingNetwork:
     return SpikingNetwork(layers, 3, "rate", "spikes").eval()
 
 
+READOUTS: tuple[Literal["sum", "last", "maximum"], ...] = ("sum", "last", "maximum")
 KINDS = ("spikes", "doubled spikes", "currents", "membrane", "branches")
 
 
@@ -147,8 +149,8 @@ def test_other_nodes_are_refused_by_name() -> None:
 
 def test_other_readouts_filters_and_recurrent_layers_are_refused_by_name() -> None:
     x = torch.rand(2, 3)
-    for readout in ("sum", "last", "maximum"):
-        network = SpikingNetwork([nn.Linear(3, 4), lif(), nn.Linear(4, 2)], 2, readout)  # type: ignore[arg-type]
+    for readout in READOUTS:
+        network = SpikingNetwork([nn.Linear(3, 4), lif(), nn.Linear(4, 2)], 2, readout)
         with pytest.raises(TypeError, match=f"reads means over time, not '{readout}'"):
             Unrolled(network.freeze(), x)
     for layers, name in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from certsnn.bounds import certify, margin_bounds
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.search.branch_and_bound import PROVED, proved_margins
+from certsnn.filters import Synapse
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
+from certsnn.recurrence import Recurrent
 
 
 @pytest.mark.parametrize("way", ["image", "box", "flips", "shifts"])
@@ -53,19 +56,24 @@ def test_on_spikes_every_margin_that_all_members_keep_is_proved(case: Case) -> N
 
 
 def conserving(example: Example) -> Example:
-    """The example with IF neurons of the same thresholds and initial membranes."""
-    layers = [_conserving(layer) for layer in example.network.layers]
+    """The example as the search takes it: IF neurons of the same thresholds, no filters, means over time."""
     network = example.network
-    changed = SpikingNetwork(layers, network.steps, network.readout, example.threat.network_input).eval()
+    layers = [_conserving(layer) for layer in network.layers]
+    readout: Literal["rate", "membrane"] = "rate" if network.readout == "rate" else "membrane"
+    changed = SpikingNetwork(layers, network.steps, readout, example.threat.network_input).eval()
     return replace(example, network=changed)
 
 
 def _conserving(layer: nn.Module) -> nn.Module:
-    for name, child in layer.named_children():
-        setattr(layer, name, _conserving(child))
-    if isinstance(layer, LIF | IF):
+    if isinstance(layer, Synapse):
+        return nn.Identity()
+    if isinstance(layer, Recurrent):
+        return _conserving(layer.neuron)
+    if isinstance(layer, Neuron):
         dynamics = layer.dynamics()
         return IF(dynamics.threshold.detach(), initial=dynamics.initial.detach())
+    for name, child in layer.named_children():
+        setattr(layer, name, _conserving(child))
     return layer
 
 
