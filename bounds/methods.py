@@ -21,6 +21,7 @@ from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.refusals import beyond, check_within
 from certsnn.bounds.search.branch_and_bound import proved_margins
+from certsnn.bounds.search.encoding import takes
 from certsnn.filters import Filter
 from certsnn.recurrence import RecurrentStage
 
@@ -116,7 +117,7 @@ class AlphaSCrown(Method):
 
     def gains(self, problem: Problem) -> bool:
         # Slopes never certified a sample that branch and bound left open: 0 of 68 on the shipped models.
-        return not (BranchAndBound().suits(problem) and problem.searchable)
+        return not BranchAndBound().gains(problem)
 
 
 @final
@@ -135,7 +136,7 @@ class BranchAndBound(Method):
         return proved_margins(problem, interval_bounds(problem)[0], options)
 
     def gains(self, problem: Problem) -> bool:
-        return problem.searchable
+        return self.suits(problem) and takes(problem.program)
 
 
 @final

@@ -39,12 +39,6 @@ class Problem:
         """T."""
         return self.program.input.frames(self.x0, None)[1]
 
-    @property
-    def searchable(self) -> bool:
-        """Whether branch and bound takes the network: a chain whose neurons all conserve charge."""
-        program = self.program
-        return program.is_chain and all(stage.neuron.lossless for stage in program.stages)
-
     @cached_property
     def held(self) -> list[bool]:
         """Which values are the same at every step, as `Program.values` counts them."""

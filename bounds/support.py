@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # these modules take what is declared here
     from certsnn.bounds.linear.active_neurons import Selection
     from certsnn.bounds.linear.backward import Entry
     from certsnn.bounds.search.constraints import Vector
-    from certsnn.bounds.search.encoding import Model, Places
+    from certsnn.bounds.search.model import Model
+    from certsnn.bounds.search.sums import Places
 
 
 @dataclass(frozen=True)

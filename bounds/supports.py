@@ -17,8 +17,9 @@ from certsnn.bounds.interval.topk import Ranking
 from certsnn.bounds.linear.active_neurons import Selection, every_input, free_bits
 from certsnn.bounds.linear.backward import Entry
 from certsnn.bounds.search.constraints import Vector
-from certsnn.bounds.search.encoding import Model, Places
+from certsnn.bounds.search.model import Model
 from certsnn.bounds.search.restrictions import restrict_events, restrict_flips, restrict_moves
+from certsnn.bounds.search.sums import Places
 from certsnn.bounds.support import BoundSupport
 from certsnn.inputsets import (
     EventChanges,

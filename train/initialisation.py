@@ -128,7 +128,7 @@ def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     """The layers of neurons with weights, first to last; each is driven by those before it as they now are.
 
     Batch norm acts in training by the batch's statistics, which no scale of the weights changes: layers
-    before a norm are left out.
+    before a norm are left out. So are those before a sum: its currents are several layers' together.
     """
     plan, _ = network.plan()
     frames, steps = network.input.frames(x0, None)

@@ -1,13 +1,14 @@
 """Check the soundness property of the tests on as many random margins as one likes.
 
-    python benchmarks/tightness/soundness.py [--margins 100000] [--seed 0] [--odd] [--keep] [METHOD ...]
+    python benchmarks/tightness/soundness.py [--margins N] [--seed N] [--odd] [--graphs] [--keep] [METHOD ...]
 
 Draws random networks with an input set around a batch of inputs and bounds them by each METHOD (s-ibp if none
 is named), until so many margins are bounded. Every margin is compared with those that the network has on
 sampled members, on corners found by gradients and, where the set is small, on all members. --odd draws
 extreme numbers, other layouts and dtypes and changed modules; these may be refused, and the table says how
-many were and why. Slopes are optimised by one step alone. Runs in one thread. --keep writes the table to
-results/soundness.md. Exits with status 1 after a violation, or an error that is not certsnn's own.
+many were and why. --graphs draws shortcuts, branches, max pooling, filters, feedback and more readouts.
+Slopes are optimised by one step alone. Runs in one thread. --keep writes the table to results/soundness.md.
+Exits with status 1 after a violation, or an error that is not certsnn's own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -69,7 +71,7 @@ def kind(message: str) -> str:
     return re.sub(r"layers[.\d]*\w*|-?\d[\d.e+-]*", "#", message.partition(";")[0])[:90]
 
 
-def search(method: str, margins: int, start: int, odd: bool, console: Console) -> Tally:
+def search(method: str, margins: int, start: int, drawn: SearchStrategy[Odd], console: Console) -> Tally:
     """Bound by one method until so many margins are checked."""
     tally = Tally()
 
@@ -91,7 +93,6 @@ def search(method: str, margins: int, start: int, odd: bool, console: Console) -
         tally.samples += len(certified)
         tally.certified += int(certified.sum())
 
-    drawn = odd_examples(BATCH) if odd else examples(most=BATCH).map(lambda example: Odd(example, ""))
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(method, total=margins)
@@ -122,11 +123,20 @@ def page(found: dict[str, Tally], start: int) -> str:
     return f"{text}\n{reasons}" if refused else text
 
 
-def main(*methods: str, margins: int = 100_000, seed: int = 0, odd: bool = False, keep: bool = False) -> None:
+def main(
+    *methods: str,
+    margins: int = 100_000,
+    seed: int = 0,
+    odd: bool = False,
+    graphs: bool = False,
+    keep: bool = False,
+) -> None:
     """Check each method, print the table and exit."""
     torch.set_num_threads(1)
     console = Console()
-    found = {method: search(method, margins, seed, odd, console) for method in methods or ("s-ibp",)}
+    plain = examples(most=BATCH, graphs=graphs).map(lambda example: Odd(example, ""))
+    drawn = odd_examples(BATCH) if odd else plain
+    found = {method: search(method, margins, seed, drawn, console) for method in methods or ("s-ibp",)}
     text = page(found, seed)
     console.print(text, markup=False)
     if keep:

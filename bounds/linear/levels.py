@@ -150,10 +150,10 @@ def _(node: Stage, values: Layer, known: Known) -> Level:
 @level_of.register
 def _(node: Sum, values: Source, known: Known) -> Level:
     sources, couplings = zip(*((link.source, known.coupling(link)) for link in node.links), strict=True)
-    return Adding(sources, couplings, _lost_in_sum(node, known))
+    return Adding(sources, couplings, lost_in_sum(node, known))
 
 
-def _lost_in_sum(node: Sum, known: Known) -> Tensor | None:
+def lost_in_sum(node: Sum, known: Known) -> Tensor | None:
     """How far an executed sum may be from the exact sum of exact outputs: products, and each addition."""
     arithmetic = known.problem.arithmetic
     if not arithmetic.unit:
@@ -176,12 +176,16 @@ def _lost_in_sum(node: Sum, known: Known) -> Tensor | None:
 def _(node: Concatenation, values: Source, known: Known) -> Level:
     sources, couplings = zip(*((link.source, known.coupling(link)) for link in node.links), strict=True)
     sizes = [known.chain(link).outputs[0] for link in node.links]
-    error = None
-    if known.problem.arithmetic.unit:
-        parts = [known.lost(link) for link in node.links]
-        frames = max(map(len, parts))
-        error = torch.cat([hold(part, frames) for part in parts], 2)
-    return Joining(sources, couplings, sizes, error)
+    return Joining(sources, couplings, sizes, lost_beside(node, known))
+
+
+def lost_beside(node: Concatenation, known: Known) -> Tensor | None:
+    """How far executed outputs may be from exact ones, side by side: by their products."""
+    if not known.problem.arithmetic.unit:
+        return None
+    parts = [known.lost(link) for link in node.links]
+    frames = max(map(len, parts))
+    return torch.cat([hold(part, frames) for part in parts], 2)
 
 
 @level_of.register

@@ -33,7 +33,7 @@ from certsnn.bounds.linear.backward import margin_forms
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.bounds.search.constraints import Box, Constraints, Vector
-from certsnn.bounds.search.encoding import encode
+from certsnn.bounds.search.encoding import ENLARGED, encode, takes
 from certsnn.products import ieee_products
 
 PROVED = 2.0**-20
@@ -50,12 +50,12 @@ def proved_margins(problem: Problem, found: Tensor, options: BoundOptions) -> Te
     """Margins ``[B, K-1]``, those that are not positive raised to `PROVED` where a search proves them.
 
     A sample's rivals are tried from the least margin on, up to the first that can't be proved: the sample
-    stays undecided then. Networks with neurons that do not conserve charge are left as they are.
+    stays undecided then. Networks that a search is not for are left as they are (`encoding.takes`).
 
     Raises:
         OverBudget: if the constraints of a sample need more memory than there is.
     """
-    if not problem.searchable:
+    if not takes(problem.program):
         return found
     with torch.no_grad():
         rigorous = problem.arithmetic if problem.arithmetic.unit else RIGOROUS
@@ -97,21 +97,25 @@ class System:
 
     def __init__(self, problem: Problem, sources: Sequence[Source], options: BoundOptions) -> None:
         self._problem, self._options = problem, options
-        self._model, self._counts, self._inputs = encode(problem, sources, options.memory)
+        self._model, self._last, self._inputs = encode(problem, sources, options.memory)
         forms = margin_forms(problem, ibp.last_mean(problem, sources))
-        coefficients = forms.coefficients[:, 0, 0].flatten(1)  # the same at each step: forms of the counts
+        # The same at each step, so forms of sums: over all steps, or of the one frame of held values.
+        coefficients = forms.coefficients[:, 0, 0].flatten(1)
+        self._step = forms.coefficients.shape[1] - 1
         # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
         lost = forms.error * (1 + coefficients.shape[1] * 2.0**-26)
         self._coefficients = coefficients.double().cpu().numpy()
-        self._constants = (forms.constant - lost)[:, 0].cpu().numpy()
+        # What the readout takes is off, too.
+        before = ENLARGED * np.abs(self._coefficients) @ self._last.lost[self._step]
+        self._constants = (forms.constant - lost)[:, 0].cpu().numpy() - before
 
     def proves(self, rival: int) -> bool:
         """Whether the margin over this rival is at least `PROVED` (as executed, on the whole set)."""
-        a, last = self._coefficients[rival], self._counts
-        row = csr_matrix(a @ last.matrix(self._problem.steps - 1, self._model.size))
+        a, last = self._coefficients[rival], self._last
+        row = csr_matrix(a @ last.matrix(self._step, self._model.size))
         # T times the executed margin is at least a N + constant, less the rounding: if no point of the box
         # has a N + constant <= T PROVED, the margin is above PROVED.
-        most = self._problem.steps * PROVED - self._constants[rival] - a @ last.constant[-1]
+        most = self._problem.steps * PROVED - self._constants[rival] - a @ last.constant[self._step]
         constraints = self._model.constraints(row, most)
         box = constraints.propagated(self._model.box)
         if box is None:

@@ -11,170 +11,131 @@ encoding a first-layer neuron sees one current I, and its whole train is a funct
 (`linear.constant_current`): the binary variable ``b_k`` says that I lies in the k-th piece or beyond. Only
 what S-IBP leaves undecided becomes a variable. docs/theory/branch-and-bound.md has every row.
 
+What joins outputs, sums and concatenations, makes no variables: its values are affine functions of those
+there are (`search.sums`).
+
 **Rounding.** Executed currents are off by at most ``lost`` in each step, executed membranes by at most E
 (`accumulated_rounding`). A spike therefore says ``C_t >= ... - e``, a silent step ``C_t <= ... + e``, with
-``e_t = sum_{k <= t} lost_k + E_t``, enlarged for the float64 coefficients.
+``e_t = sum_{k <= t} lost_k + E_t``, enlarged for the float64 coefficients. To ``lost`` belongs what executed
+sums have lost on the way, times the magnitudes of the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import singledispatch
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from scipy.sparse import csr_matrix
-from scipy.sparse import vstack as stacked
 from torch import Tensor
 
 from certsnn.bounds.interval.layers import CountedLayer, Source
-from certsnn.bounds.linear.backward import PIECE, chain, magnitudes
 from certsnn.bounds.linear.constant_current import pieces
-from certsnn.bounds.memory import TEMPORARIES, OverBudget, rows_that_fit
+from certsnn.bounds.linear.levels import Known, lost_beside, lost_in_sum
+from certsnn.bounds.linear.relaxation import joint
 from certsnn.bounds.problem import Problem
-from certsnn.bounds.search.constraints import Box, Constraints, Vector
+from certsnn.bounds.search.constraints import Vector
+from certsnn.bounds.search.model import Model, Terms
+from certsnn.bounds.search.sums import Linked, Places, Sums, added, array, beside, carried, linked
 from certsnn.neurons import Dynamics
-from certsnn.program import Neurons
+from certsnn.program import Concatenation, Link, Node, Program, Stage, Sum
 
-Places = NDArray[np.int64]
 ENLARGED = 1 + 2.0**-20
 
 
-class Terms(NamedTuple):
-    """Variables by number ``column [R]``, or constants where that is negative."""
-
-    column: Places
-    constant: Vector
-
-
-class Sums(NamedTuple):
-    """What enters a stage, summed over steps 1..t, as affine functions of the variables.
-
-    The sum at (step, place) has the coefficient ``value`` on the variable ``column``, one entry each;
-    ``constant [T, n]``.
-    """
-
-    step: Places
-    place: Places
-    column: Places
-    value: Vector
-    constant: Vector
-
-    def matrix(self, t: int, variables: int) -> csr_matrix:
-        """The coefficients ``[n, variables]`` at step t (from 0)."""
-        now = self.step == t
-        shape = (self.constant.shape[1], variables)
-        return csr_matrix((self.value[now], (self.place[now], self.column[now])), shape=shape)
-
-
-@final
-class Model:
-    """Variables and rows as they are collected."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._lower: list[Vector] = []
-        self._upper: list[Vector] = []
-        self._integer: list[NDArray[np.bool_]] = []
-        self._blocks: list[csr_matrix] = []
-        self._ends: list[tuple[Vector, Vector]] = []
-
-    def variables(self, lower: Vector, upper: Vector, integer: bool) -> Places:
-        """The numbers of new variables within these bounds."""
-        first, self.size = self.size, self.size + len(lower)
-        self._lower.append(lower)
-        self._upper.append(upper)
-        self._integer.append(np.full(len(lower), integer))
-        return np.arange(first, self.size)
-
-    def switches(self, count: int) -> Places:
-        """New variables that are 0 or 1."""
-        return self.variables(np.zeros(count), np.ones(count), True)
-
-    def block(self, matrix: csr_matrix, lower: Vector, upper: Vector) -> None:
-        """New rows ``lower <= matrix x <= upper``."""
-        self._blocks.append(matrix)
-        self._ends.append((lower, upper))
-
-    def rows(
-        self, terms: Sequence[tuple[Vector | float, Terms]], lower: Vector | float, upper: Vector | float
-    ) -> None:
-        """New rows ``lower <= sum of factor * term <= upper``; those without variables are left out."""
-        columns = np.stack([term.column for _, term in terms])
-        factors = np.stack([np.broadcast_to(factor, columns.shape[1:]) for factor, _ in terms])
-        known = np.stack([term.constant for _, term in terms])
-        shift = np.where(columns < 0, factors * known, 0.0).sum(0)
-        kept = (columns >= 0).any(0)
-        columns, factors = columns[:, kept], factors[:, kept]
-        which, row = (columns >= 0).nonzero()
-        data = factors[which, row], (row, columns[which, row])
-        self.block(
-            csr_matrix(data, shape=(columns.shape[1], self.size)),
-            (lower - shift)[kept],
-            (upper - shift)[kept],
-        )
-
-    @property
-    def box(self) -> Box:
-        """The bounds of all variables."""
-        return Box(np.concatenate(self._lower), np.concatenate(self._upper))
-
-    def constraints(self, row: csr_matrix, most: float) -> Constraints:
-        """All rows that say more than the box, and ``row x <= most``."""
-        blocks = [*self._blocks, row]
-        for block in blocks:
-            block.resize(block.shape[0], self.size)
-        lower, upper = zip(*self._ends, (np.array([-np.inf]), np.array([most])), strict=True)
-        rows = stacked(blocks, format="csr"), np.concatenate(lower), np.concatenate(upper)
-        return Constraints(*rows, np.concatenate(self._integer)).beyond(self.box)
-
-    def check_memory(self, memory: int) -> None:
-        """Raise OverBudget if the rows so far, with the temporaries of propagation, need more memory."""
-        needed = TEMPORARIES * 16 * sum(block.nnz for block in self._blocks)
-        if needed > memory:
-            raise OverBudget(
-                f"the constraints of one sample take {needed / 2**20:.1f} MiB, and the memory budget is "
-                f"{memory / 2**20:.1f} MiB; raise it (--memory)"
-            )
-
-
-def array(values: Tensor) -> Vector:
-    """A tensor ``[F, 1, ...]`` of one sample as ``[F, n]``, in float64."""
-    found: Vector = values.detach()[:, 0].flatten(1).double().cpu().numpy()
-    return found
-
-
 def encode(problem: Problem, sources: Sequence[Source], memory: int) -> tuple[Model, Sums, Places]:
-    """One sample's network as constraints, from the bounds of its layers.
+    """One sample's network as constraints, from the bounds of its values.
 
     Args:
         problem: one sample; its arithmetic covers rounding.
-        sources: bounds of the input and of all layers, in the count domain.
+        sources: bounds of all values, as `Program.values` counts them; of layers in the count domain.
         memory: bytes that the constraints may take.
 
     Returns:
-        The constraints, the last layer's counts, and the variables of the free inputs ``[F * n]`` (-1 where
-        an input is fixed).
+        The constraints, the values that the readout takes, and the variables of the free inputs ``[F * n]``
+        (-1 where an input is fixed).
 
     Raises:
         OverBudget: if the constraints need more memory.
-        TypeError: if a layer is not in the count domain.
+        TypeError: if a layer is not in the count domain, or a node is not for a search (`takes`).
     """
     model = Model()
-    sums, inputs = _inputs(model, problem)
-    for number, (stage, layer) in enumerate(zip(problem.program.stages, sources[1:], strict=True)):
-        if not isinstance(layer, CountedLayer):
-            raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
-        size = magnitudes(sources[number])
-        coupled = _coupled(problem, stage, layer, size, memory)
-        trains = _trains(layer, stage.neuron) if problem.held[number] else None
-        if trains is None:
-            sums = _counted(model, sums, coupled, layer)
-        else:
-            sums = _held(model, sums, coupled, layer, trains)
-        model.check_memory(memory)
-    return model, sums, inputs
+    start, inputs = _inputs(model, problem)
+    so_far = Encoded(model, Known(problem, sources, joint), [start], memory)
+    for node, bounds in zip(problem.program.nodes, sources[1:], strict=True):
+        so_far.values.append(encoded(node, bounds, so_far))
+        model.check_memory(memory, sum(len(values.value) for values in so_far.values))
+    return model, so_far.values[problem.program.readout.source], inputs
+
+
+class Encoded(NamedTuple):
+    """What there is of a network so far: ``values`` as `Program.values` counts them."""
+
+    model: Model
+    known: Known
+    values: list[Sums]
+    memory: int
+
+    def at(self, link: Link, places: Tensor) -> Linked:
+        """The operators of a link, those that lead to its outputs ``places [u]``."""
+        problem = self.known.problem
+        like = problem.arithmetic.raised(problem.x0.detach()[:0])
+        return linked(self.known.chain(link), places, like, self.memory)
+
+    def outputs(self, link: Link) -> Sums:
+        """All outputs of a link."""
+        values = self.values[link.source]
+        if not link.operators:
+            return values
+        every = torch.arange(self.known.chain(link).outputs.numel(), device=self.known.problem.x0.device)
+        return carried(values, self.at(link, every), self.model.size)
+
+    def lost(self, lost: Tensor | None) -> Vector:
+        """Errors ``[F, 1, ...]`` of single steps, summed up over all steps so far, ``[T, n]``."""
+        one = np.zeros((1, 1)) if lost is None else array(lost)
+        found: Vector = np.broadcast_to(one, (self.known.problem.steps, one.shape[1])).cumsum(0)
+        return found
+
+
+@singledispatch
+def encoded(node: Node, bounds: Source, so_far: Encoded) -> Sums:
+    """A node's values, with what they need of variables and rows; register a function here for a new class.
+
+    Raises:
+        TypeError: for a node that is not for a search.
+    """
+    raise TypeError(f"branch and bound has no constraints for {type(node).__name__} ({node.name})")
+
+
+@encoded.register
+def _(node: Stage, bounds: Source, so_far: Encoded) -> Sums:
+    if not isinstance(bounds, CountedLayer):
+        raise TypeError("constraints on counts need neurons that conserve charge (decay and gain 1)")
+    source = node.link.source
+    coupled = _coupled(node.link, bounds, so_far)
+    trains = _trains(bounds, node.neuron) if so_far.known.problem.held[source] else None
+    if trains is None:
+        return _counted(so_far.model, so_far.values[source], coupled, bounds)
+    return _held(so_far.model, so_far.values[source], coupled, bounds, trains)
+
+
+@encoded.register
+def _(node: Sum, bounds: Source, so_far: Encoded) -> Sums:
+    return added(list(map(so_far.outputs, node.links)), so_far.lost(lost_in_sum(node, so_far.known)))
+
+
+@encoded.register
+def _(node: Concatenation, bounds: Source, so_far: Encoded) -> Sums:
+    return beside(list(map(so_far.outputs, node.links)), so_far.lost(lost_beside(node, so_far.known)))
+
+
+def takes(program: Program) -> bool:
+    """Whether `encode` is for a program: neurons that conserve charge, and nodes that have constraints."""
+    known = all(encoded.dispatch(type(node)) is not encoded.dispatch(Node) for node in program.nodes)
+    return known and all(stage.neuron.lossless for stage in program.stages)
 
 
 def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
@@ -197,35 +158,27 @@ def _inputs(model: Model, problem: Problem) -> tuple[Sums, Places]:
     step, entry = (steps[:, None] >= frame).nonzero()
     value = (step + 1 if held else np.ones_like(step)).astype(np.float64)
     constant = ((steps[:, None] + 1) * fixed if held else fixed.cumsum(0)).astype(np.float64)
-    return Sums(step, place[entry], column[entry], value, constant), inputs.flatten()
+    sums = Sums(step, place[entry], column[entry], value, constant, np.zeros_like(constant))
+    return sums, inputs.flatten()
 
 
 class _Coupled(NamedTuple):
     """The affine operators into a layer's undecided neurons ``neurons [u]``.
 
-    ``matrix [u, n]``, ``bias [u]``, ``lost [T, u]``: how far executed currents may be from exact ones.
+    ``lost [T, u]``: how far currents summed so far may be from what the link makes of `Sums`.
     """
 
     neurons: Places
-    matrix: csr_matrix
-    bias: Vector
+    link: Linked
     lost: Vector
 
 
-def _coupled(problem: Problem, stage: Neurons, layer: CountedLayer, size: Tensor, memory: int) -> _Coupled:
-    links = chain(stage.link.operators, size[0], problem.arithmetic)
+def _coupled(link: Link, layer: CountedLayer, so_far: Encoded) -> _Coupled:
     undecided = layer.undecided.any(0).flatten().nonzero().flatten()
-    count = links.outputs.numel()
-    fitting = rows_that_fit(8 * (count + size[0].numel()), memory)
-    blocks, biases = [], []
-    for part in undecided.split(min(PIECE, fitting)):
-        pulled = links.rows(part, problem.arithmetic.raised(size[:0]))
-        blocks.append(csr_matrix(array(pulled.coefficients.flatten(2))))
-        biases.append(pulled.constant[:, 0].cpu().numpy())
-    lost = problem.arithmetic.lost(stage.link.operators, size.flatten(0, 1)).unflatten(0, size.shape[:2])
-    neurons = undecided.cpu().numpy()
-    every = np.broadcast_to(array(lost), (layer.steps, count))
-    return _Coupled(neurons, stacked(blocks, format="csr"), np.concatenate(biases), every[:, neurons])
+    found, neurons = so_far.at(link, undecided), undecided.cpu().numpy()
+    # What the values have lost is weighed by the link; its own products err in each step.
+    before = (abs(found.matrix) @ so_far.values[link.source].lost.T).T
+    return _Coupled(neurons, found, so_far.lost(so_far.known.lost(link))[:, neurons] + before)
 
 
 class _Trains(NamedTuple):
@@ -290,8 +243,8 @@ def _define(
 ) -> None:
     """Rows for variables that are the cumulative currents of undecided neurons ``rows`` at step t."""
     # The sum over steps of W s + b is W (sum of s) + t b, up to the slack.
-    matrix = coupled.matrix[rows]
-    shift = matrix @ sums.constant[t] + (t + 1) * coupled.bias[rows]
+    matrix = coupled.link.matrix[rows]
+    shift = matrix @ sums.constant[t] + (t + 1) * coupled.link.bias[rows]
     itself = csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), column)), shape=(len(rows), model.size))
     model.block(matrix @ sums.matrix(t, model.size) - itself, -shift - slack, -shift + slack)
 
@@ -305,8 +258,8 @@ def _counted(model: Model, sums: Sums, coupled: _Coupled, layer: CountedLayer) -
     low, high = (array(end)[:, coupled.neurons] for end in layer.scan.counts)
     least, most = (array(end)[:, coupled.neurons] for end in layer.driven_by)
     size = np.abs(threshold) + np.abs(initial) + layer.steps * np.abs(offset)
-    # Errors of products add up over the steps; the second term covers the float64 rounding of `needed`.
-    error = coupled.lost.cumsum(0) + 2.0**-50 * size
+    # The second term covers the float64 rounding of `needed`.
+    error = coupled.lost + 2.0**-50 * size
     if layer.scan.error is not None:
         error = error + array(layer.scan.error)[:, coupled.neurons]
     columns = np.full((layer.steps, layer.steps, len(coupled.neurons)), -1)
@@ -353,4 +306,5 @@ def _sums(entries: Sequence[tuple[Places, Places, Places, Vector]], constant: Ve
         np.concatenate([np.empty(0, dtype=np.int64), *(part[k] for part in entries)]) for k in range(3)
     ]
     step, place, column = (part.astype(np.int64) for part in numbers)
-    return Sums(step, place, column, np.concatenate([np.empty(0), *(part[3] for part in entries)]), constant)
+    value = np.concatenate([np.empty(0), *(part[3] for part in entries)])
+    return Sums(step, place, column, value, constant, np.zeros_like(constant))

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from certsnn.bounds.search.constraints import Vector
-from certsnn.bounds.search.encoding import Model, Places, Terms
+from certsnn.bounds.search.model import Model, Terms
+from certsnn.bounds.search.sums import Places
 from certsnn.inputsets import EventChanges
 
 

@@ -178,8 +178,9 @@ class Oracle:
 
 
 def activation_bytes(program: Program, one: Tensor) -> int:
-    """Bytes of the input, the membranes and the spikes of a batch of one, or of none; at least 1."""
-    numbers = one.numel() + 2 * sum(trace.membranes.numel() for trace in program.traces(one))
+    """Bytes that a forward pass of a batch of one, or of none, keeps; at least 1."""
+    # Of every node its values, and as much again: membranes, or what a sum is made of.
+    numbers = one.numel() + 2 * sum(values.numel() for values in program.values(one)[1:])
     return max(1, numbers * one.element_size())
 
 

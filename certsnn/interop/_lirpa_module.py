@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certsnn.affine import Affine, Convolution, Dense, Diagonal, Padding, Pool, Reshape
-from certsnn.dynamics import NUMBERS
+from certsnn.dynamics import NUMBERS, Dynamics
 from certsnn.interop._lirpa_neurons import CARRY, FIRE, Operator
-from certsnn.program import Program
+from certsnn.program import Concatenation, Maximum, Node, Program, Stage, Sum
+from certsnn.readouts import Mean
 
 Shape = tuple[int, ...]
 
@@ -147,6 +149,111 @@ def _chain(operators: Sequence[Affine], batch: int, shape: Shape, like: Tensor) 
 
 
 @final
+class Neurons(nn.Module):
+    """A layer of neurons, the ``stage``-th: the spikes of T steps from the currents."""
+
+    def __init__(self, dynamics: Dynamics, stage: int, steps: int, shape: Shape) -> None:
+        super().__init__()
+        self.stage, self.steps = stage, steps
+        for name, values in zip(NUMBERS, dynamics.numbers(), strict=True):
+            self.register_buffer(name, values.detach().clone())
+        # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
+        started = bool(dynamics.initial.any())
+        self.start = _parameter(dynamics.initial.expand(shape)) if started else None
+
+    def forward(self, currents: list[Tensor]) -> list[Tensor]:
+        """A single current is that of every step."""
+        numbers = [getattr(self, name) for name in NUMBERS]
+        u = currents[0]
+        if self.start is not None:
+            u = self.start + u
+        spikes = [Operator.apply(u, *numbers, FIRE, self.stage)]
+        for t in range(1, self.steps):
+            u = Operator.apply(u, *numbers, CARRY, self.stage) + currents[t % len(currents)]
+            spikes.append(Operator.apply(u, *numbers, FIRE, self.stage))
+        return spikes
+
+
+@final
+class Added(nn.Module):
+    """The sum of several links' outputs, step by step."""
+
+    def forward(self, *parts: list[Tensor]) -> list[Tensor]:
+        """A link of a single frame has that one at every step."""
+        return [reduce(torch.add, together) for together in _steps(parts)]
+
+
+@final
+class Joined(nn.Module):
+    """Several links' outputs side by side, step by step."""
+
+    def forward(self, *parts: list[Tensor]) -> list[Tensor]:
+        """A link of a single frame has that one at every step."""
+        return [torch.cat(together, 1) for together in _steps(parts)]
+
+
+@final
+class Pooled(nn.Module):
+    """Maxima over windows that tile a map, step by step."""
+
+    def __init__(self, kernel: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, frames: list[Tensor]) -> list[Tensor]:
+        """Every frame on its own."""
+        return [F.max_pool2d(frame, self.kernel) for frame in frames]
+
+
+def _steps(parts: Sequence[list[Tensor]]) -> list[list[Tensor]]:
+    frames = max(map(len, parts))
+    return [[part[t % len(part)] for part in parts] for t in range(frames)]
+
+
+@singledispatch
+def module_of(node: Node, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    """What makes a node's frames of those of its links.
+
+    Args:
+        node: the node.
+        stage: how many layers of neurons come before.
+        steps: T.
+        shapes: of one output of each link.
+
+    Raises:
+        TypeError: for a node that has no such module.
+    """
+    raise TypeError(f"auto-lirpa has no layer for {type(node).__name__} ({node.name})")
+
+
+@module_of.register
+def _(node: Stage, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Neurons(node.neuron, stage, steps, shapes[0])
+
+
+@module_of.register
+def _(node: Sum, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Added()
+
+
+@module_of.register
+def _(node: Concatenation, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    return Joined()
+
+
+@module_of.register
+def _(node: Maximum, stage: int, steps: int, shapes: Sequence[Shape]) -> nn.Module:
+    pool, maps = node.pool, shapes[0][1:]
+    tiled = pool.stride == pool.kernel and not any(pool.padding) and set(pool.dilation) == {1}
+    if len(maps) != 2 or not tiled or any(size % k for size, k in zip(maps, pool.kernel, strict=True)):
+        raise TypeError(
+            f"auto-lirpa takes maxima over windows that tile a map, not those of {node.name} "
+            f"on {list(shapes[0])}"
+        )
+    return Pooled(pool.kernel)
+
+
+@final
 class Unrolled(nn.Module):
     """A program as a function of its frames: one image ``[B, ...]``, or T tensors of spikes ``[B, ...]``.
 
@@ -155,40 +262,34 @@ class Unrolled(nn.Module):
     Args:
         program: the network.
         x0: a batch as the network takes it; the module works for its shape only.
+
+    Raises:
+        TypeError: for a node, an operator or a readout that has no layers.
     """
 
     def __init__(self, program: Program, x0: Tensor) -> None:
         super().__init__()
+        if not isinstance(program.reading, Mean):
+            raise TypeError(f"auto-lirpa reads means over time, not {program.reading.name!r}")
         frames, self.steps = program.input.frames(x0, None)
-        batch, shape = frames.shape[1], tuple(frames.shape[2:])
-        self.chains, self.initials = nn.ModuleList(), nn.ParameterDict()
-        for number, stage in enumerate(program.stages):
-            chain, shape = _chain(stage.link.operators, batch, shape, x0)
-            self.chains.append(chain)
-            for name, values in zip(NUMBERS, stage.neuron.numbers(), strict=True):
-                self.register_buffer(f"{name}{number}", values.detach().clone())
-            # Left out at 0: a linear first layer is then bounded without a matrix of its size squared.
-            if bool(stage.neuron.initial.any()):
-                self.initials[str(number)] = _parameter(stage.neuron.initial.expand(shape))
-        self.readout, _ = _chain(program.readout.operators, batch, shape, x0)
+        batch = frames.shape[1]
+        shapes = [tuple(value.shape[2:]) for value in program.values(x0)]
+        self.links = [[link.source for link in node.links] for node in program.nodes]
+        self.last = program.readout.source
+        self.chains, self.nodes = nn.ModuleList(), nn.ModuleList()
+        stage = 0
+        for node in program.nodes:
+            ends = [_chain(link.operators, batch, shapes[link.source], x0) for link in node.links]
+            self.chains.extend(chain for chain, _ in ends)
+            self.nodes.append(module_of(node, stage, self.steps, [shape for _, shape in ends]))
+            stage += isinstance(node, Stage)
+        self.readout, _ = _chain(program.readout.operators, batch, shapes[self.last], x0)
 
     def forward(self, *frames: Tensor) -> Tensor:
-        for number in range(len(self.chains)):
-            frames = tuple(self._spikes(number, [self.chains[number](frame) for frame in frames]))
-        total = frames[0]
-        for spikes in frames[1:]:
-            total = total + spikes
-        logits: Tensor = self.readout(total / self.steps)
+        values, chains = [list(frames)], iter(self.chains)
+        for sources, node in zip(self.links, self.nodes, strict=True):
+            parts = [list(map(next(chains), values[source])) for source in sources]
+            values.append(node(*parts))
+        last = values[self.last]
+        logits: Tensor = self.readout(reduce(torch.add, last) / len(last))
         return logits
-
-    def _spikes(self, number: int, currents: list[Tensor]) -> list[Tensor]:
-        """The spikes of all steps; a single current is that of every step."""
-        numbers = [getattr(self, f"{name}{number}") for name in NUMBERS]
-        u = currents[0]
-        if str(number) in self.initials:
-            u = self.initials[str(number)] + u
-        spikes = [Operator.apply(u, *numbers, FIRE, number)]
-        for t in range(1, self.steps):
-            u = Operator.apply(u, *numbers, CARRY, number) + currents[t % len(currents)]
-            spikes.append(Operator.apply(u, *numbers, FIRE, number))
-        return spikes

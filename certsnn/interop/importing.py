@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from certsnn.interop.traces import Case, TraceCheck, check_neuron, check_traces
 from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When
 from certsnn.layers import Scale
 from certsnn.networks import SpikingNetwork
+from certsnn.readouts import ReadoutName
 
-ReadoutName = Literal["rate", "membrane"]
+READ: Mapping[str, ReadoutName] = {"sum": "sum", "part": "sum", "maximum": "maximum", "step": "last"}
+"""The readout that a module does itself, by the kind of its output."""
 JOINTS: Mapping[str, type[nn.Module]] = {"=Add": Add, "=Concatenate": Concatenate}
 
 
@@ -99,12 +101,12 @@ def import_module_with(
     network.eval()
     for path, cell in best.recording.cells.items():
         check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
-    cases = [_case(x, best, names)]
+    cases = [_case(x, best, names, chosen)]
     for other in _random(x, input):
         again = recorder.record(other, best.steps, best.each_step)
         if again.recording.entries != best.recording.entries or again.problems:
             raise UserError("the module computes another graph on other inputs: take the condition out of it")
-        cases.append(_case(other, again, names))
+        cases.append(_case(other, again, names, chosen))
     calls = "once a step" if best.each_step else "once for all steps"
     return Import(network, check_traces(network, cases, calls))
 
@@ -208,30 +210,38 @@ class _Recorder:
 
 def _length(when: When, output: Tensor) -> int | None:
     """How many steps an output holds or has been read from; None where that is not counted."""
-    return len(output) if when == SEQUENCE else when.number if when.kind in ("part", "mean", "sum") else None
+    if when.kind == "step":
+        return when.number + 1
+    return len(output) if when == SEQUENCE else when.number or None
 
 
 def _readout(recorded: Recorded, given: ReadoutName | None) -> ReadoutName:
     """The readout; raises UserError where it must be said, or is another than the module's."""
     assert recorded.output is not None
     kind, node = recorded.output.when.kind, recorded.output.node
-    if kind == "mean":
-        spikes = recorded.recording.entries[node].key in recorded.recording.cells
-        found: ReadoutName = "rate" if spikes else "membrane"
-        if given not in (None, found):
-            raise UserError(f"the module takes the mean over time, which is readout={found!r}, not {given!r}")
-        return found
-    if kind not in ("sequence", "sum", "part"):
-        raise UserError(
-            "the module reads the last step, the maximum or a value without time; certsnn imports means and "
-            "sums over time: return the outputs of all steps, and say readout="
-        )
-    if given is None:
+    spikes = recorded.recording.entries[node].key in recorded.recording.cells
+    mean: ReadoutName = "rate" if spikes else "membrane"
+    found = mean if kind == "mean" else READ.get(kind)
+    if found is None and given is None:
         raise UserError(
             "how are logits read from the outputs over time? Say readout='rate' (spike counts / T, of "
-            "neurons) or readout='membrane' (the mean over T, of an affine layer)"
+            "neurons), 'membrane' (the mean over T, of an affine layer), 'sum', 'last' or 'maximum'"
         )
-    return given
+    if None not in (found, given) and given != found and (found, given) != ("sum", mean):
+        raise UserError(f"the module reads its outputs itself, which is readout={found!r}, not {given!r}")
+    chosen = given or found
+    assert chosen is not None
+    return chosen
+
+
+def _logits(recorded: Recorded, readout: ReadoutName) -> Tensor:
+    """The original's logits, read over time where it does not do so itself."""
+    assert recorded.output is not None
+    kind, numbers = recorded.output.when.kind, recorded.numbers
+    if kind != "sequence":
+        return numbers / recorded.steps if READ.get(kind) == "sum" != readout else numbers
+    readings = {"sum": numbers.sum(0), "last": numbers[-1], "maximum": numbers.amax(0)}
+    return readings.get(readout, numbers.mean(0))
 
 
 def _used(recorded: Recorded) -> list[int]:
@@ -290,7 +300,7 @@ def _nodes(
     return nodes
 
 
-def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str]) -> Case:
+def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str], readout: ReadoutName) -> Case:
     """What the original did on x: per layer of neurons, by the name of its node, and its logits."""
     output, recording = recorded.output, recorded.recording
     assert output is not None
@@ -300,13 +310,7 @@ def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str]) -> Case:
         if key in recording.cells:
             spikes, membranes = zip(*recording.observed[key], strict=True)
             stages[name] = (key, torch.stack(spikes), torch.stack(membranes))
-    if output.when.kind == "mean":
-        logits = recorded.numbers
-    elif output.when.kind == "sequence":
-        logits = recorded.numbers.mean(0)
-    else:
-        logits = recorded.numbers / recorded.steps
-    return Case(x, stages, logits)
+    return Case(x, stages, _logits(recorded, readout))
 
 
 def _random(x: Tensor, input: Domain) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from certsnn.inputs import Domain
 from certsnn.interop.importing import Import, import_module_with
 from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.neurons import Neuron
+from certsnn.readouts import ReadoutName
 
 
 def from_torch(
@@ -19,7 +20,7 @@ def from_torch(
     x: Tensor,
     *,
     steps: int | None = None,
-    readout: Literal["rate", "membrane"] | None = None,
+    readout: ReadoutName | None = None,
     input: Domain = "image",
     output: int | None = None,
 ) -> Import:

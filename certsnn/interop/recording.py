@@ -119,7 +119,7 @@ class Recording(TorchFunctionMode):
             finally:
                 self._scopes.pop()
 
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
 
     @contextmanager
     def _leaf(self) -> Iterator[None]:

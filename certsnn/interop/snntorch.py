@@ -6,7 +6,7 @@ Leaky executes ``((beta m) + I) - s threshold`` and fires where ``m > threshold`
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from certsnn.interop.importing import Import, import_module_with
 from certsnn.interop.libraries import Cell, Library, Observed, above, check_fires, number, required
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import LIF
+from certsnn.readouts import ReadoutName
 
 
 def from_snntorch(
@@ -23,7 +24,7 @@ def from_snntorch(
     x: Tensor,
     *,
     steps: int | None = None,
-    readout: Literal["rate", "membrane"] | None = None,
+    readout: ReadoutName | None = None,
     input: Domain = "image",
     output: int | None = None,
 ) -> Import:

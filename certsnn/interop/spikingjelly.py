@@ -6,7 +6,7 @@ same real numbers as a decay of ``1 - 1/tau`` and inputs over tau, rounded in an
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,10 @@ from certsnn.interop.importing import Import, import_module_with
 from certsnn.interop.libraries import Cell, Library, Observed, check_fires, required
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import IF, LIF
+from certsnn.readouts import ReadoutName
 
-PLAIN = [
-    "Conv1d",
-    "Conv2d",
-    "Linear",
-    "Flatten",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "MaxPool1d",
-    "MaxPool2d",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-]
+_AXES = ("Conv", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool")
+PLAIN = ("Linear", "Flatten", *(f"{kind}{axes}d" for kind in _AXES for axes in (1, 2)))
 """Layers that are torch's own but for the step mode."""
 
 
@@ -43,7 +32,7 @@ def from_spikingjelly(
     x: Tensor,
     *,
     steps: int | None = None,
-    readout: Literal["rate", "membrane"] | None = None,
+    readout: ReadoutName | None = None,
     input: Domain = "image",
     output: int | None = None,
 ) -> Import:

@@ -117,7 +117,8 @@ def layers_text(architecture: str, model: Model) -> str:
         for parameter in layer.parameters()
     )
     parts = ["x".join(map(str, model.shape)), *filter(None, map(layer_text, model.network.leaves()))]
-    return f"`{architecture}`: {', '.join(parts)} ({weights:,} weights)"
+    kind = "" if model.network.freeze().is_chain else "; a graph, its layers listed in order"
+    return f"`{architecture}`: {', '.join(parts)} ({weights:,} weights{kind})"
 
 
 def layer_text(layer: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,9 @@ from certsnn.attacks import (
 )
 from certsnn.attacks.criterion import Criterion
 from certsnn.attacks.gradients import by_step, with_penultimate_threshold, with_surrogate
-from certsnn.attacks.oracle import sample_keys
+from certsnn.attacks.oracle import Ledger, sample_keys
 from certsnn.attacks.spike_view import ternary
+from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
@@ -79,6 +81,24 @@ def test_the_penultimate_threshold_is_that_of_the_last_hidden_layer(readout: str
     assert [float(stage.neuron.threshold) for stage in view.stages] == wanted
     assert [float(stage.neuron.threshold) for stage in program.stages] == before
     assert with_penultimate_threshold(program, None) is program
+
+
+@pytest.mark.parametrize("readout", ["rate", "membrane"])
+def test_in_a_graph_all_neurons_before_the_last_layer_have_the_penultimate_threshold(readout: Any) -> None:
+    hidden = [nn.Linear(3, 3), LIF(0.5), Residual([nn.Linear(3, 3), LIF(0.5)]), Branches([], [])]
+    last = [Branches([nn.Linear(6, 3), LIF(0.5)], [nn.Linear(6, 2), LIF(0.5)])]
+    network = SpikingNetwork([*hidden, *(last if readout == "rate" else [nn.Linear(6, 3)])], 2, readout)
+    view = with_penultimate_threshold(network.freeze(), 2.0)
+    outputs = [0.5, 0.5] if readout == "rate" else []
+    assert [float(stage.neuron.threshold) for stage in view.stages] == [2.0, 2.0, *outputs]
+
+
+def test_the_memory_of_sums_and_concatenations_counts() -> None:
+    chain = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), nn.Linear(4, 2)], 5, "membrane").freeze()
+    graph = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), Residual([]), nn.Linear(4, 2)], 5, "membrane").freeze()
+    x = torch.zeros(2, 3)
+    assert Ledger(x, 0, chain).bytes == 4 * (3 + 2 * 20)
+    assert Ledger(x, 0, graph).bytes == 4 * (3 + 2 * 20 + 2 * 20)
 
 
 def test_a_network_of_one_layer_has_no_penultimate_threshold() -> None:

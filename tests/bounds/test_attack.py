@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,9 @@ LINEAR = Auto([METHODS[name] for name in ("s-ibp", "s-crown-ibp", "s-crown")])
 """Auto without its slowest methods."""
 
 
-def example(threat: Threat, neuron: type[Neuron] = LIF, samples: int = 16) -> tuple[SpikingNetwork, Problem]:
+def example(
+    threat: Threat, neuron: Callable[[float], Neuron] = LIF, samples: int = 16
+) -> tuple[SpikingNetwork, Problem]:
     torch.manual_seed(SEED)
     linear = [nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 3)]
     for layer in linear:

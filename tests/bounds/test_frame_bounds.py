@@ -21,7 +21,7 @@ from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, RIGOROUS, In
 from certsnn.bounds.interval.frames import BoundedFrames, ChangedCounts
 from certsnn.bounds.interval.topk import any_weights, feasible_flips
 from certsnn.bounds.search.constraints import Box
-from certsnn.bounds.search.encoding import Model
+from certsnn.bounds.search.model import Model
 from certsnn.bounds.search.restrictions import restrict_events
 from certsnn.inputsets import EventChanges, LinfFrames, SpikeFlips, Threat
 from certsnn.inputsets.flips import Kind

@@ -68,9 +68,20 @@ def test_all_relaxations_are_checked() -> None:
 
 
 @pytest.mark.parametrize("method", FURTHER)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(example=examples(), relaxation=st.sampled_from(RELAXED))
 def test_every_method_is_sound_and_nowhere_below_s_ibp(
+    method: str, example: Example, relaxation: Literal["joint", "separate"]
+) -> None:
+    case = bound(example)
+    check_method(case, outcome(case, list(members(case))), method, relaxation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", FURTHER)
+@settings(max_examples=100)
+@given(example=examples(), relaxation=st.sampled_from(RELAXED))
+def test_every_method_on_more_networks(
     method: str, example: Example, relaxation: Literal["joint", "separate"]
 ) -> None:
     case = bound(example)

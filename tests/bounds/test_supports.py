@@ -18,7 +18,7 @@ from certsnn.bounds.interval.layers import Source
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.active_neurons import Selection
 from certsnn.bounds.linear.backward import Entry
-from certsnn.bounds.search.encoding import Model
+from certsnn.bounds.search.model import Model
 from certsnn.bounds.supports import FreeSpikesBox, support_of
 from certsnn.inputsets import (
     CoupledBernoulli,

@@ -18,12 +18,14 @@ from certsnn.bounds.interval.joints import Part
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.margins import backward_margins
 from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.recurrence import FiringBack
 from certsnn.filters import Synapse
 from certsnn.filters import filtered as filter_of
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import FreeSpikes, LinfBall, SpikeFlips, Threat
+from certsnn.inputsets import FreeSpikes, LinfBall, LinfFrames, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.readouts import READOUTS, ReadoutName
@@ -320,6 +322,35 @@ def test_rounding_of_products_before_a_filter_is_covered() -> None:
         y = network(x).argmax(1)
         executed = true_margins(network(x), y)
     assert (backward(network, x, y, SpikeFlips(0), RIGOROUS) <= executed).all()
+
+
+@pytest.mark.parametrize("large", [1000.0, 0.001])
+def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float) -> None:
+    """Executed membranes against exact steps from executed values; large terms of the feedback cancel."""
+    generator = torch.Generator().manual_seed(7)
+    first, back = nn.Linear(8, 40), nn.Linear(40, 40)
+    half = large * torch.rand(40, 20, generator=generator)
+    back.weight.data = torch.cat([half, torch.rand(40, 20, generator=generator) - 0.5 - half], 1)
+    network = SpikingNetwork([first, Recurrent(LIF(0.3, 0.9, "subtract"), back)], 6, "rate", "frames").eval()
+    x = torch.randn(6, 50, 8, generator=generator)
+    input_set = LinfFrames(0.0, -9, 9).bind(x, torch.arange(50))[1]
+    program = network.freeze()
+    with torch.no_grad():
+        (trace,) = program.traces(x)
+        problem = pose(program, x, torch.zeros(50, dtype=torch.long), input_set, RIGOROUS)
+        sources = propagate(problem, feasible_flips)
+        level = level_of(program.nodes[0], sources[1], Known(problem, sources, RELAXATIONS["joint"]))
+        u, s, n = (
+            trace.membranes.double(),
+            trace.spikes.double(),
+            program.stages[0].neuron.mapped(Tensor.double),
+        )
+        carried = n.decay * u * (1 - s) + (n.gain * u + n.offset) * s
+        v, before = (torch.cat([torch.zeros_like(a[:1]), a[:-1]]) for a in (carried, s))
+        exact = v + first.double()(x.double()) + back.double()(before)
+    assert isinstance(level, FiringBack) and level.error is not None
+    lost = (u - exact).abs()
+    assert float(lost.max()) > 0 and (lost <= level.error).all()
 
 
 def test_the_maximum_over_time_looks_at_the_best_step() -> None:

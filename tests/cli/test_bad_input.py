@@ -92,7 +92,10 @@ WRONG_TYPES = [
     config("data: {name: 3}", "data.name must be text, not 3"),
     config("data: {download: maybe}", "data.download must be true or false, not 'maybe'"),
     config("data: {download: 1}", "data.download must be true or false, not 1"),
-    config("network: {readout: mean}", "network.readout must be rate or membrane, not 'mean'"),
+    config(
+        "network: {readout: mean}",
+        "network.readout must be rate or membrane or sum or last or maximum, not 'mean'",
+    ),
     config("network: {neuron: {reset: half}}", "network.neuron.reset must be zero or subtract or a number"),
     config("network: {neuron: {reset: [1]}}", "network.neuron.reset ... or (a number, a number), not [1]"),
     config("training: {objective: {regularisers: L1}}", "training.objective.regularisers must be a list"),

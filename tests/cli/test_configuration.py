@@ -191,7 +191,7 @@ def test_a_part_without_a_class_keeps_the_default_one() -> None:
         ("--network.steps=0", "network.steps must be at least 1"),
         ("--data.validation=1", "data.validation must lie in (0, 1)"),
         ("--seed=-1", "seed must lie in"),
-        ("--network.readout=mean", "network.readout must be rate or membrane, not 'mean'"),
+        ("--network.readout=mean", "network.readout must be rate or membrane or sum"),
         ("--network.neuron.threshold=-1", "network.neuron.threshold must be at least"),
         ("--network.neuron.reset=half", "network.neuron.reset must be zero or subtract or"),
         ("--training.objective.regularisers=L1", "training.objective.regularisers must be a list"),

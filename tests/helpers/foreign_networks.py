@@ -68,11 +68,12 @@ def jelly(neuron: Callable[[], nn.Module]) -> nn.Sequential:
         layer.VotingLayer(2),
     )
     norm: Any = network[1]
+    last: Any = network[6]
     norm.running_mean.normal_(0, 0.1)
     norm.running_var.uniform_(0.5, 1.5)
     with torch.no_grad():  # so that neurons of both layers fire
         norm.bias.fill_(1.0)
-        network[6].weight.mul_(4)  # type: ignore[operator, union-attr]
+        last.weight.mul_(4)
     return network
 
 

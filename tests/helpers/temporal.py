@@ -13,7 +13,7 @@ from certsnn.neurons import Neuron
 from certsnn.readouts import ReadoutName
 from certsnn.recurrence import Recurrent
 
-Weigh = Callable[[nn.Module], nn.Module]
+Weigh = Callable[[nn.Linear | nn.Conv2d], nn.Module]
 """Gives a layer its weights."""
 
 
@@ -26,8 +26,9 @@ def decays(exact: bool, steps: int) -> Sequence[float]:
 
 def readouts(graphs: bool) -> st.SearchStrategy[ReadoutName]:
     """A readout: of chains the means alone."""
-    found: list[ReadoutName] = ["rate", "membrane", *(["sum", "last", "maximum"] if graphs else [])]
-    return st.sampled_from(found)
+    means: list[ReadoutName] = ["rate", "membrane"]
+    others: list[ReadoutName] = ["sum", "last", "maximum"]
+    return st.sampled_from([*means, *others] if graphs else means)
 
 
 @st.composite
@@ -48,7 +49,7 @@ def timed(
     way = draw(st.sampled_from(["plain", "filter", "feedback", "both"]))
     if way in ("feedback", "both"):
         bias, size = draw(st.booleans()), shape[0]
-        layer: nn.Module = nn.Linear(size, size, bias=bias)
+        layer: nn.Linear | nn.Conv2d = nn.Linear(size, size, bias=bias)
         if len(shape) == 3:
             layer = nn.Conv2d(size, size, (1, 3), padding=(0, 1), bias=bias)
         found = Recurrent(neuron, weigh(layer))

@@ -27,6 +27,7 @@ from certsnn.data import SpikeDataset
 from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli
 from certsnn.errors import UserError
+from certsnn.graph import Residual
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
@@ -83,6 +84,17 @@ def normed() -> SpikingNetwork:
     return SpikingNetwork(layers, 3, "membrane")
 
 
+def residual() -> SpikingNetwork:
+    """Batch norm in bodies and in a projection, all of which see the whole batch."""
+
+    def block(size: int) -> list[nn.Module]:
+        return [nn.Conv2d(4, 4, size, padding=size // 2, bias=False), nn.BatchNorm2d(4)]
+
+    layers = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), LIF(0.25, 0.5)]
+    layers += [Residual([*block(3), LIF(0.25, 0.5)]), Residual(block(3), block(1)), LIF(0.25, 0.5)]
+    return SpikingNetwork([*layers, nn.Flatten(), nn.Linear(144, 10)], 3, "membrane")
+
+
 Case = tuple[Callable[[], SpikingNetwork], Threat, TrainingConfig]
 AIDS = (Tightness(2.0, 0.9), FiringRate(2.0, 0.3, 0.4))
 CASES: Mapping[str, Case] = {
@@ -109,6 +121,11 @@ CASES: Mapping[str, Case] = {
         normed,
         LinfBall(0.02),
         TrainingConfig(Certified(Ramp(0, 4), regularisers=AIDS), batch_size=79, epochs=2),
+    ),
+    "residual": (
+        residual,
+        LinfBall(0.02),
+        TrainingConfig(Certified(Ramp(0, 4), regularisers=AIDS), batch_size=79, epochs=1),
     ),
     "adversarial": (
         normed,

@@ -135,7 +135,8 @@ def test_another_class_is_listed_by_its_path() -> None:
 
 def test_a_neuron_that_acts_otherwise_is_refused_with_the_convention() -> None:
     module = Looping(leaky())
-    module.lif1.state_function = module.lif1._base_zero  # type: ignore[operator, assignment]
+    neuron: Any = module.lif1
+    neuron.state_function = neuron._base_zero
     with pytest.raises(UserError, match=r"lif1 .*from step \d+ on.*it agrees with a reset to zero"):
         certsnn.from_snntorch(module, images(), readout="rate", output=0)
 
@@ -144,6 +145,22 @@ def test_a_tie_breaks_as_in_the_original(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("certsnn.interop.snntorch.above", lambda threshold: threshold)
     with pytest.raises(UserError, match="spikes above the threshold only"):
         certsnn.from_snntorch(Looping(leaky()), images(), readout="rate", output=0)
+
+
+class Leaking(Looping):
+    """Hands on another state than that of the step before."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state, outputs = self.lif1.reset_mem(), []  # type: ignore[operator]
+        for _ in range(self.steps):
+            out, state = self.lif1(self.conv(x), 0.5 * state)
+            outputs.append(out.flatten(1))
+        return torch.stack(outputs), state
+
+
+def test_a_state_of_its_own_is_refused() -> None:
+    with pytest.raises(UserError, match=r"lif1 \(Leaky\): it gets a state that is neither zero"):
+        certsnn.from_snntorch(Leaking(leaky()), images(), readout="rate", output=0)
 
 
 def test_what_must_be_said() -> None:

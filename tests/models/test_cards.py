@@ -151,3 +151,9 @@ def test_an_unknown_name_is_one_message(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "did you mean 'digits-eps0.05'?" in said
+
+
+def test_a_card_says_that_layers_are_wired_up_as_a_graph() -> None:
+    graph = example("network: {architecture: sew-resnet-small, norm: none}")
+    assert layers_text("sew", graph).endswith(" weights; a graph, its layers listed in order)")
+    assert layers_text("cnn", example()).endswith(" weights)")
