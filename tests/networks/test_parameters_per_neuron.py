@@ -261,8 +261,12 @@ MISFITS: dict[str, tuple[list[nn.Module], str]] = {
         [nn.Conv2d(1, 2, 1), LIF(torch.ones(2)), nn.Flatten(), nn.Linear(8, 2), LIF()],
         r"threshold of layers.1 has the shape \[2\], and its membranes are \[2, 2, 2\]",
     ),
-    "each other": ([*DENSE, LIF(torch.ones(3), torch.ones(4), "subtract")], "do not fit each other"),
 }
+
+
+def test_parameters_that_do_not_fit_each_other_are_refused_when_a_network_is_made() -> None:
+    with pytest.raises(ValueError, match="do not fit each other"):
+        SpikingNetwork([*DENSE, LIF(torch.ones(3), torch.ones(4), "subtract")], 3)
 
 
 @pytest.mark.parametrize("name", MISFITS)

@@ -82,7 +82,7 @@ def test_what_a_neuron_that_fires_for_sure_is_reset_to_counts_at_the_next_step(
     assert least < 0, "the free bit takes the win away"
     for found, tolerance in every_bound(network, x0, y, box, method):
         assert (found <= least + tolerance).all()
-    assert certify(network, x0, y, box, method).status == ["unknown"]
+    assert certify(network, x0, y, box, method).status in (["unknown"], ["broken"])
 
 
 @pytest.mark.parametrize("most", [0, 1, 1000])
@@ -122,7 +122,7 @@ def test_a_neuron_that_is_undecided_at_a_late_step_only_counts_there(
     assert least < 0, "the third spike takes the win away"
     for found, tolerance in every_bound(network, x0, y, ball, method):
         assert (found <= least + tolerance).all()
-    assert certify(network, x0, y, ball, method).status == ["unknown"]
+    assert certify(network, x0, y, ball, method).status in (["unknown"], ["broken"])
 
 
 @pytest.mark.parametrize("relaxation", RELAXED)
