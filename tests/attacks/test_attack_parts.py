@@ -23,7 +23,7 @@ from certsnn.attacks import (
 )
 from certsnn.attacks.criterion import Criterion
 from certsnn.attacks.gradients import by_step, with_penultimate_threshold, with_surrogate
-from certsnn.attacks.oracle import Ledger, sample_keys
+from certsnn.attacks.oracle import activation_bytes, sample_keys
 from certsnn.attacks.spike_view import ternary
 from certsnn.graph import Branches, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
@@ -97,8 +97,8 @@ def test_the_memory_of_sums_and_concatenations_counts() -> None:
     chain = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), nn.Linear(4, 2)], 5, "membrane").freeze()
     graph = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), Residual([]), nn.Linear(4, 2)], 5, "membrane").freeze()
     x = torch.zeros(2, 3)
-    assert Ledger(x, 0, chain).bytes == 4 * (3 + 2 * 20)
-    assert Ledger(x, 0, graph).bytes == 4 * (3 + 2 * 20 + 2 * 20)
+    assert activation_bytes(chain, x[:1]) == 4 * (3 + 2 * 20)
+    assert activation_bytes(graph, x[:1]) == 4 * (3 + 2 * 20 + 2 * 20)
 
 
 def test_a_network_of_one_layer_has_no_penultimate_threshold() -> None:
