@@ -97,8 +97,8 @@ def test_the_memory_of_sums_and_concatenations_counts() -> None:
     chain = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), nn.Linear(4, 2)], 5, "membrane").freeze()
     graph = SpikingNetwork([nn.Linear(3, 4), LIF(0.5), Residual([]), nn.Linear(4, 2)], 5, "membrane").freeze()
     x = torch.zeros(2, 3)
-    assert Ledger(x, 0, chain).bytes == 4 * (3 + 2 * 20)
-    assert Ledger(x, 0, graph).bytes == 4 * (3 + 2 * 20 + 2 * 20)
+    assert Ledger(x, 0, chain, lambda: False).bytes == 4 * (3 + 2 * 20)
+    assert Ledger(x, 0, graph, lambda: False).bytes == 4 * (3 + 2 * 20 + 2 * 20)
 
 
 def test_a_network_of_one_layer_has_no_penultimate_threshold() -> None:

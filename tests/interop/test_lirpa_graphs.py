@@ -148,7 +148,7 @@ def test_other_nodes_are_refused_by_name() -> None:
 def test_other_readouts_filters_and_recurrent_layers_are_refused_by_name() -> None:
     x = torch.rand(2, 3)
     for readout in ("sum", "last", "maximum"):
-        network = SpikingNetwork([nn.Linear(3, 4), lif(), nn.Linear(4, 2)], 2, readout)  # type: ignore[arg-type]
+        network = SpikingNetwork([nn.Linear(3, 4), lif(), nn.Linear(4, 2)], 2, readout)
         with pytest.raises(TypeError, match=f"reads means over time, not '{readout}'"):
             Unrolled(network.freeze(), x)
     for layers, name in (
