@@ -85,10 +85,7 @@ def import_module_with(
     """
     _check(module, x, input)
     recorder = _Recorder(library, module, input, output)
-    # What ran one step in a call is called once a step; its problems are then those to tell.
-    best = min(
-        recorder.both(x, steps), key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems))
-    )
+    best = _best(recorder, x, steps)
     if best.problems:
         listed = "\n".join(f"- {problem}" for problem in best.problems)
         raise UserError(f"the {type(module).__name__} can't be imported:\n{listed}")
@@ -103,12 +100,24 @@ def import_module_with(
         check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
     cases = [_case(x, best, names, chosen)]
     for other in _random(x, input):
-        again = recorder.record(other, best.steps, best.each_step)
-        if again.recording.entries != best.recording.entries or again.problems:
-            raise UserError("the module computes another graph on other inputs: take the condition out of it")
-        cases.append(_case(other, again, names, chosen))
+        cases.append(_case(other, _again(recorder, other, best), names, chosen))
     calls = "once a step" if best.each_step else "once for all steps"
     return Import(network, check_traces(network, cases, calls))
+
+
+def _best(recorder: _Recorder, x: Tensor, steps: int | None) -> Recorded:
+    """The record of all steps in a call or of one step a call, whichever has fewer problems."""
+    # What ran one step in a call is called once a step; its problems are then those to tell.
+    both = recorder.both(x, steps)
+    return min(both, key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems)))
+
+
+def _again(recorder: _Recorder, x: Tensor, best: Recorded) -> Recorded:
+    """The record on other inputs; raises UserError unless it is of the same graph."""
+    again = recorder.record(x, best.steps, best.each_step)
+    if again.recording.entries != best.recording.entries or again.problems:
+        raise UserError("the module computes another graph on other inputs: take the condition out of it")
+    return again
 
 
 def _check(module: nn.Module, x: Tensor, input: Domain) -> None:
