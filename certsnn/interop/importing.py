@@ -87,8 +87,7 @@ def import_module_with(
     recorder = _Recorder(library, module, input, output)
     best = _best(recorder, x, steps)
     if best.problems:
-        listed = "\n".join(f"- {problem}" for problem in best.problems)
-        raise UserError(f"the {type(module).__name__} can't be imported:\n{listed}")
+        raise UserError("\n- ".join([f"the {type(module).__name__} can't be imported:", *best.problems]))
     chosen, clean = _readout(best, readout), copied(module)
     names = _names(best)
     try:
@@ -98,9 +97,8 @@ def import_module_with(
     network.eval()
     for path, cell in best.recording.cells.items():
         check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
-    cases = [_case(x, best, names, chosen)]
-    for other in _random(x, input):
-        cases.append(_case(other, _again(recorder, other, best), names, chosen))
+    others = [_case(other, _again(recorder, other, best), names, chosen) for other in _random(x, input)]
+    cases = [_case(x, best, names, chosen), *others]
     calls = "once a step" if best.each_step else "once for all steps"
     return Import(network, check_traces(network, cases, calls))
 
