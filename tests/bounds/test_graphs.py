@@ -27,7 +27,7 @@ def test_executed_traces_and_margins_lie_within_the_bounds(example: Example) -> 
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(examples(graphs=True))
 def test_more_graphs(example: Example) -> None:
     check(example)
@@ -52,7 +52,7 @@ def test_refining_methods_are_sound_and_nowhere_below_s_ibp(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["s-crown", "alpha-s-crown"])
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(example=examples(graphs=True), relaxation=st.sampled_from(RELAXED))
 def test_refining_methods_on_more_graphs(
     method: str, example: Example, relaxation: Literal["joint", "separate"]
@@ -70,7 +70,7 @@ def test_executed_traces_lie_within_the_refined_layers(
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(examples(graphs=True), st.sampled_from(RELAXED), st.sampled_from([0, ITERATIONS]))
 def test_refined_layers_of_more_graphs(
     example: Example, relaxation: Literal["joint", "separate"], iterations: int

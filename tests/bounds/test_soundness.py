@@ -79,7 +79,7 @@ def test_every_method_is_sound_and_nowhere_below_s_ibp(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", FURTHER)
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(example=examples(), relaxation=st.sampled_from(RELAXED))
 def test_every_method_on_more_networks(
     method: str, example: Example, relaxation: Literal["joint", "separate"]
