@@ -19,7 +19,7 @@ from torch import Tensor
 from certsnn.bounds.interval.arithmetic import Arithmetic
 from certsnn.bounds.interval.joints import Join, Part, bounded
 from certsnn.bounds.interval.layers import Source
-from certsnn.bounds.linear.backward import Coupling, Forms, Level, Spread, magnitudes
+from certsnn.bounds.linear.backward import Coupling, Forms, Level, Spread, magnitudes, missed
 from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.filters import Filter, filtered
 from certsnn.program import hold
@@ -66,7 +66,7 @@ class Filtering(Level):
         frames = a.shape[1]
         g = filtered(a.movedim(1, 0).flip(0), self.decay, frames).flip(0).movedim(0, 1)
         if self.error is not None:
-            error = error + (g.abs() * self.error[:frames]).flatten(3).sum((1, 3))
+            error = error + missed(g, self.error)
         carried, constant, error = self.coupling.pull(Forms(g, constant, error))
         return Spread([(self.source, carried)], constant, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -40,8 +41,20 @@ class SIBP(Method):
         return interval_bounds(problem)[0]
 
 
+class Backward(Method, ABC):
+    """A method of backward passes: for nodes that have levels; a verdict asks it of open samples alone."""
+
+    @final
+    def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
+        return _of_open_samples(self, problem, options)
+
+    @final
+    def suits(self, problem: Problem) -> bool:
+        return all(map(has_level, problem.program.nodes))
+
+
 @final
-class SCrownIBP(Method):
+class SCrownIBP(Backward):
     """One backward pass; bounds of the layers by S-IBP, and S-IBP's margins where they are better."""
 
     name = "s-crown-ibp"
@@ -57,15 +70,9 @@ class SCrownIBP(Method):
 
         return in_groups(problem, options, bound)
 
-    def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
-        return _of_open_samples(self, problem, options)
-
-    def suits(self, problem: Problem) -> bool:
-        return all(map(has_level, problem.program.nodes))
-
 
 @final
-class SCrown(Method):
+class SCrown(Backward):
     """S-CROWN, with S-CROWN bounds of every layer's undecided neurons; and S-IBP's where they are better."""
 
     name = "s-crown"
@@ -86,15 +93,9 @@ class SCrown(Method):
             found[group] = torch.maximum(found[group], refined)
         return found
 
-    def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
-        return _of_open_samples(self, problem, options)
-
-    def suits(self, problem: Problem) -> bool:
-        return all(map(has_level, problem.program.nodes))
-
 
 @final
-class AlphaSCrown(Method):
+class AlphaSCrown(Backward):
     """S-CROWN with optimised slopes, in the layers and at the end; at the deadline it has what it has."""
 
     name = "alpha-s-crown"
@@ -108,12 +109,6 @@ class AlphaSCrown(Method):
         for sample, part in enumerate(problem.groups(1)):
             found[sample] = torch.maximum(found[sample], refined_margins(part, options)[0])
         return found
-
-    def prove(self, problem: Problem, options: BoundOptions) -> Tensor:
-        return _of_open_samples(self, problem, options)
-
-    def suits(self, problem: Problem) -> bool:
-        return all(map(has_level, problem.program.nodes))
 
     def gains(self, problem: Problem) -> bool:
         # Slopes never certified a sample that branch and bound left open: 0 of 68 on the shipped models.

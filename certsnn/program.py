@@ -215,25 +215,31 @@ class Program:
             found.append(node.held([found[link.source] for link in node.links]))
         return found
 
-    def values(self, x: Tensor, steps: int | None = None) -> list[Tensor]:
-        """The input's frames and the values ``[F, B, ...]`` of every node."""
+    def _values(
+        self, x: Tensor, steps: int | None, run: Callable[[Node, Sequence[Tensor], int], Tensor]
+    ) -> list[Tensor]:
+        """The input's frames, and what ``run`` makes of every node, its links' outputs and T."""
         frames, steps = self.input.frames(x, steps)
         values = [frames]
         for node in self.nodes:
-            values.append(node.run([link.run(values) for link in node.links], steps))
+            values.append(run(node, [link.run(values) for link in node.links], steps))
         return values
+
+    def values(self, x: Tensor, steps: int | None = None) -> list[Tensor]:
+        """The input's frames and the values ``[F, B, ...]`` of every node."""
+        return self._values(x, steps, lambda node, parts, steps: node.run(parts, steps))
 
     def traces(self, x: Tensor, steps: int | None = None) -> list[Trace]:
         """Membranes and spikes ``[T, B, ...]`` of every layer of neurons."""
-        frames, steps = self.input.frames(x, steps)
-        values, traces = [frames], []
-        for node in self.nodes:
-            parts = [link.run(values) for link in node.links]
-            if isinstance(node, Neurons):
-                traces.append(node.trace(parts[0], steps))
-                values.append(traces[-1].spikes)
-            else:
-                values.append(node.run(parts, steps))
+        traces: list[Trace] = []
+
+        def run(node: Node, parts: Sequence[Tensor], steps: int) -> Tensor:
+            if not isinstance(node, Neurons):
+                return node.run(parts, steps)
+            traces.append(node.trace(parts[0], steps))
+            return traces[-1].spikes
+
+        self._values(x, steps, run)
         return traces
 
     def run(self, x: Tensor, steps: int | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from certsnn.affine import Weighted
 from certsnn.bounds.interval.arithmetic import Arithmetic, Enclosure, Interval
 from certsnn.bounds.interval.flips import ChangedSpikes
-from certsnn.bounds.interval.layers import Operators, Source, framewise, step_numbers
+from certsnn.bounds.interval.layers import Independent, Operators, step_numbers
 from certsnn.bounds.interval.scans import Summed
 from certsnn.bounds.interval.topk import Best, Gains, Ranking, best_so_far, in_pieces, outputs_of
 from certsnn.inputsets import EventChanges
@@ -32,22 +32,8 @@ SUM_UNIT = 2.0**-52
 
 @final
 @dataclass(frozen=True)
-class BoundedFrames(Source):
-    """Frames of numbers within bounds ``[T, B, ...]`` that are independent of each other."""
-
-    interval: Interval
-
-    @property
-    def steps(self) -> int:
-        """The number of steps T."""
-        return len(self.interval.lower)
-
-    def box(self) -> Interval:
-        """The bounds."""
-        return self.interval
-
-    def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
-        return framewise(operators, self.interval, arithmetic)
+class BoundedFrames(Independent):
+    """Frames of any numbers."""
 
     def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
         low, high = (arithmetic.raised(end) for end in self.interval)

@@ -186,22 +186,30 @@ class Held(Source):
         return HeldCurrent(self.currents(operators, arithmetic), self.steps)
 
 
-@final
 @dataclass(frozen=True)
-class Spikes(Source):
-    """Spikes within bounds ``[T, B, ...]`` that are independent of each other."""
+class Independent(Source, ABC):
+    """Values within bounds ``[T, B, ...]`` that are independent of each other."""
 
     interval: Interval
 
     @property
+    @final
     def steps(self) -> int:
         return len(self.interval.lower)
 
+    @final
     def box(self) -> Interval:
         return self.interval
 
+    @final
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:
         return framewise(operators, self.interval, arithmetic)
+
+
+@final
+@dataclass(frozen=True)
+class Spikes(Independent):
+    """Spikes, which are whole numbers >= 0: their counts are exact, and their own magnitudes."""
 
     def charge(self, operators: Operators, arithmetic: Arithmetic) -> Summed:
         low, high = self.interval

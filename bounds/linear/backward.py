@@ -148,9 +148,14 @@ class Firing(Level):
         k, more = self.lines.until(a.shape[1]).pull(a)
         if self.error is not None:
             error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
-            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+            error = error + missed(k, self.error)
         carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
         return Spread([(self.source, carried)], constant, error)
+
+
+def missed(k: Tensor, error: Tensor) -> Tensor:
+    """What values that are off by up to ``error [F, B, ...]`` may take off forms of them, ``[S, B]``."""
+    return (k.abs() * error[: k.shape[1]]).flatten(3).sum((1, 3))
 
 
 class Entry(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -23,6 +24,7 @@ from certsnn.bounds.linear.backward import (
     chain,
     magnitudes,
     membrane_error,
+    missed,
 )
 from certsnn.bounds.linear.maximum import Maxima, maxima
 from certsnn.bounds.linear.relaxation import Relaxation
@@ -30,45 +32,48 @@ from certsnn.bounds.problem import Problem
 from certsnn.program import Concatenation, Link, Maximum, Node, Program, Stage, Sum, hold
 
 
-@final
 @dataclass(frozen=True)
-class Adding(Level):
-    """A sum of several links' outputs; ``error [F, B, ...]`` as in `Firing`, of the executed sum."""
+class Meeting(Level, ABC):
+    """Several links' outputs together; ``error [F, B, ...]`` as in `Firing`, of the executed values."""
 
     sources: Sequence[int]
     couplings: Sequence[Coupling]
     error: Tensor | None
 
+    @abstractmethod
+    def parts(self, a: Tensor) -> Sequence[Tensor]:
+        """The coefficients of each link's outputs, from those of the values."""
+
+    @final
     def pull(self, forms: Forms) -> Spread:
         a, constant, error = forms
         if self.error is not None:
-            error = error + (a.abs() * self.error[: a.shape[1]]).flatten(3).sum((1, 3))
+            error = error + missed(a, self.error)
         found = []
-        for source, coupling in zip(self.sources, self.couplings, strict=True):
-            carried, constant, error = coupling.pull(Forms(a, constant, error))
-            found.append((source, carried))
-        return Spread(found, constant, error)
-
-
-@final
-@dataclass(frozen=True)
-class Joining(Level):
-    """Several links' outputs side by side, ``sizes`` of them along channels; ``error`` as in `Adding`."""
-
-    sources: Sequence[int]
-    couplings: Sequence[Coupling]
-    sizes: Sequence[int]
-    error: Tensor | None
-
-    def pull(self, forms: Forms) -> Spread:
-        a, constant, error = forms
-        if self.error is not None:
-            error = error + (a.abs() * self.error[: a.shape[1]]).flatten(3).sum((1, 3))
-        found = []
-        for source, coupling, part in zip(self.sources, self.couplings, a.split(self.sizes, 3), strict=True):
+        for source, coupling, part in zip(self.sources, self.couplings, self.parts(a), strict=True):
             carried, constant, error = coupling.pull(Forms(part, constant, error))
             found.append((source, carried))
         return Spread(found, constant, error)
+
+
+@final
+@dataclass(frozen=True)
+class Adding(Meeting):
+    """The sum of the links' outputs."""
+
+    def parts(self, a: Tensor) -> Sequence[Tensor]:
+        return [a] * len(self.sources)
+
+
+@final
+@dataclass(frozen=True)
+class Joining(Meeting):
+    """The links' outputs side by side, ``sizes`` of them along channels."""
+
+    sizes: Sequence[int]
+
+    def parts(self, a: Tensor) -> Sequence[Tensor]:
+        return torch.split(a, list(self.sizes), 3)
 
 
 @final
@@ -86,7 +91,7 @@ class Pooling(Level):
         k, more = self.maxima.pull(a)
         if self.error is not None:
             error = error + self.maxima.lost(a)
-            error = error + (k.abs() * self.error[: k.shape[1]]).flatten(3).sum((1, 3))
+            error = error + missed(k, self.error)
         carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
         return Spread([(self.source, carried)], constant, error)
 
@@ -176,7 +181,7 @@ def lost_in_sum(node: Sum, known: Known) -> Tensor | None:
 def _(node: Concatenation, values: Source, known: Known) -> Level:
     sources, couplings = zip(*((link.source, known.coupling(link)) for link in node.links), strict=True)
     sizes = [known.chain(link).outputs[0] for link in node.links]
-    return Joining(sources, couplings, sizes, lost_beside(node, known))
+    return Joining(sources, couplings, lost_beside(node, known), sizes)
 
 
 def lost_beside(node: Concatenation, known: Known) -> Tensor | None:

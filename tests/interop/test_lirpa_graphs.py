@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 from lirpa_cases import executed_margins, needs_engine
+from odd_node import Odd
 from torch import Tensor, nn
 
 from certsnn.bounds import bind
@@ -20,7 +20,7 @@ from certsnn.interop._lirpa_module import Unrolled
 from certsnn.interop.auto_lirpa import ENGINE_METHODS, Engine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
-from certsnn.program import Link, Node
+from certsnn.program import Link
 from certsnn.recurrence import Recurrent
 
 
@@ -119,23 +119,6 @@ def test_maxima_over_tiles_hold_and_others_are_refused_by_name() -> None:
             TypeError, match=r"windows that tile a map, not those of layers\.1 on \[2, 4, 4\]"
         ):
             Unrolled(network.freeze(), x)
-
-
-@dataclass(frozen=True)
-class Odd(Node):
-    """A node of someone's own."""
-
-    links: tuple[Link, ...]
-    name: str
-
-    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
-        return parts[0]
-
-    def held(self, parts: Sequence[bool]) -> bool:
-        return parts[0]
-
-    def reach(self, parts: Sequence[float], steps: int) -> float:
-        return parts[0]
 
 
 def test_other_nodes_are_refused_by_name() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, final
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
+from odd_node import Odd
 from small_networks import OURS, dense, every_bound, least_margins, problem_of, random_set, random_spikes
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ from certsnn.graph import Branches, Graph, Residual
 from certsnn.inputsets import LinfBall, SpikeBox, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
-from certsnn.program import Link, Node, Stage
+from certsnn.program import Link, Stage
 
 REFINING = ("s-crown", "alpha-s-crown")
 PLAINLY = BoundOptions(iterations=0)
@@ -242,24 +243,6 @@ def test_the_matrices_of_a_sample_take_no_more_than_its_estimate(monkeypatch: py
         taken += sum(rows.matrix.nbytes for rows in made)
         # Each layer keeps one row and one column at least.
         assert taken <= size + 8 * len(made) * 64
-
-
-@final
-@dataclass(frozen=True)
-class Odd(Node):
-    """A node that only intervals know."""
-
-    links: tuple[Link, ...]
-    name: str
-
-    def run(self, parts: Sequence[Tensor], steps: int) -> Tensor:
-        return parts[0]
-
-    def held(self, parts: Sequence[bool]) -> bool:
-        return parts[0]
-
-    def reach(self, parts: Sequence[float], steps: int) -> float:
-        return parts[0]
 
 
 @bounded.register
