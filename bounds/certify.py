@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -166,6 +167,12 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
             f"input={network.input.kind!r}"
         )
     if index is None:
+        if threat.random:
+            warnings.warn(
+                f"{threat.describe()} draws each sample's noise by its position in the data set; without "
+                "index= this batch is taken to be the first one",
+                stacklevel=3,
+            )
         index = torch.arange(x.shape[0 if threat.domain == "image" else 1] if x.ndim > 1 else 0)
     x0, input_set = threat.bind(x, index)
     network.check(x0)
