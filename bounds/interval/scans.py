@@ -42,6 +42,7 @@ from certsnn.dynamics import (
     parameter_gradients,
     pull_back,
 )
+from certsnn.kernels.choice import kernels
 from certsnn.surrogates import Surrogate
 
 
@@ -128,18 +129,8 @@ class _Steps(torch.autograd.Function):
         dynamics: Dynamics,
         *parameters: Tensor,
     ) -> Any:
-        u_low, u_high, s_low, s_high = (torch.empty_like(end) for end in (low, high, low, high))
-        for t in range(len(low)):
-            u, currents = (u_low[t], u_high[t]), (low[t], high[t])
-            if t == 0:
-                for end, current in zip(u, currents, strict=True):
-                    integrate(dynamics.initial, current, out=end)
-            else:
-                before = (u_low[t - 1], u_high[t - 1]), (s_low[t - 1], s_high[t - 1])
-                edges = (least_fired, most_silent)
-                dynamics.order.advance_ends(*before, currents, edges, dynamics, out=u)
-            fires(u_low[t], dynamics, out=s_low[t])
-            fires(u_high[t], dynamics, out=s_high[t])
+        chosen = kernels((low, high), dynamics.numbers())
+        (u_low, u_high), (s_low, s_high) = chosen.step_scan((low, high), dynamics)
         ctx.save_for_backward(u_low, u_high, s_low, s_high, least_fired, most_silent)
         ctx.set_materialize_grads(False)
         ctx.dynamics = dynamics

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"certsnn": "certsnn", "bounds": "certsnn.bounds", "train": "certsnn.train"}
-NAMES = "affine architectures encoding inputs layers networks neurons products program settings surrogates"
+NAMES = "affine architectures encoding inputs kernels layers networks neurons products program settings surrogates"
 DESCRIBING = [f"certsnn.{name}" for name in NAMES.split()]
 APART = ["certsnn.inputsets", "certsnn.attacks"]
 
