@@ -45,8 +45,9 @@ class Choice:
 
 def _compilable(arrays: Sequence[Tensor], numbers: Sequence[Tensor]) -> bool:
     dtype = arrays[0].dtype
-    alike = all(x.device.type == "cpu" and x.dtype == dtype for x in (*arrays, *numbers))
-    return alike and dtype in DTYPES and all(laid_out(array).is_contiguous() for array in arrays)
+    alike = all(array.dtype == dtype and laid_out(array).is_contiguous() for array in arrays)
+    known = dtype in DTYPES and all(number.dtype in (dtype, torch.float32) for number in numbers)
+    return alike and known and all(x.device.type == "cpu" for x in (*arrays, *numbers))
 
 
 def laid_out(array: Tensor) -> Tensor:

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from certsnn.dynamics import ORDERS, Dynamics
+from certsnn.surrogates import Adaptive, ArcTan, FastSigmoid, Rectangle, Triangle
 
 SHAPES = [(), (3,), (2, 3), (0,), (517,)]
 """Of a sample: among them none, no neurons, and more than the loops take at once."""
 ODD = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e38, -1e38]
+
+
+SURROGATES = [Rectangle(), Triangle(), ArcTan(), FastSigmoid(), Adaptive()]
 
 
 class Case(NamedTuple):
@@ -38,11 +42,25 @@ class Case(NamedTuple):
     def currents(self, generator: torch.Generator) -> Tensor:
         """Some of them NaN and inf where the case is odd."""
         shape = (1, *self.shape[1:]) if self.held else self.shape
-        x = torch.randint(-8, 12, shape, generator=generator).to(self.dynamics.threshold.dtype) * self.unit
+        x = torch.randint(-8, 12, shape, generator=generator).to(self.dtype) * self.unit
         if self.odd:
             odd = torch.tensor(ODD, dtype=x.dtype)[torch.randint(len(ODD), shape, generator=generator)]
             x = torch.where(torch.rand(shape, generator=generator) < 0.1, odd, x)
         return x.expand(self.shape)
+
+    def gradients(self, count: int) -> list[Tensor | None]:
+        """Towards so many results; every third one is zero, and one in strange strides."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        drawn = [torch.randn(self.shape, generator=generator, dtype=self.dtype) for _ in range(count)]
+        none = self.seed % 3
+        return [
+            None if i % 3 == none else x.transpose(0, 1).contiguous().transpose(0, 1)
+            for i, x in enumerate(drawn)
+        ]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.dynamics.threshold.dtype
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """A lower and an upper bound, which cross here and there."""
@@ -74,7 +92,8 @@ def cases(draw: st.DrawFn) -> Case:
     decay, gain = (one, one) if lossless else (number(0, 1), number(0, 1))
     dynamics = dynamics_of((threshold, decay, initial, gain, offset), lossless)
     order = ORDERS[draw(st.sampled_from(sorted(ORDERS)))]
-    return Case(dynamics._replace(order=order), shape, unit, draw(st.booleans()), draw(st.booleans()), seed)
+    dynamics = dynamics._replace(order=order, surrogate=draw(st.sampled_from(SURROGATES)))
+    return Case(dynamics, shape, unit, draw(st.booleans()), draw(st.booleans()), seed)
 
 
 def check_same(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:

@@ -23,8 +23,9 @@ from certsnn.bounds.interval.scans import (
 )
 from certsnn.bounds.linear.backward import membrane_error
 from certsnn.bounds.linear.constant_current import pieces
-from certsnn.dynamics import CURRENT_FIRST, ORDERS, Dynamics, carry_above, carry_below, scan
+from certsnn.dynamics import CURRENT_FIRST, ORDERS, Dynamics, carry_above, carry_below
 from certsnn.neurons import IF, LIF, Number
+from certsnn.scan import scan
 from certsnn.surrogates import Triangle
 
 STEPS = 16
