@@ -228,30 +228,10 @@ def scan_counts(charge: Charge, dynamics: Dynamics, unit: float) -> CountScan:
     """
     if not unit:
         return CountScan(charge.counts(dynamics), None)
-    low, high = (dynamics.initial + end for end in charge.sums)
-    error = accumulated_rounding(torch.maximum(low.abs(), high.abs()), dynamics, unit)
+    chosen = kernels(charge.sums, counting(dynamics))
+    ends, error = chosen.widened(charge.sums, dynamics, unit, UNDERFLOW)
     started = dynamics._replace(initial=torch.zeros_like(dynamics.initial))
-    return CountScan(Summed(Interval(low - error, high + error)).counts(started), error)
-
-
-def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Tensor:
-    r"""A bound ``[T, B, ...]`` of a membrane's rounding error, from a bound of its charge's magnitude.
-
-    Up to step t there are t additions of currents and t - 1 of the reset. Each is off by at most ``unit``
-    times its result, which the largest charge so far and t resets bound: what lies between the two additions
-    of a step, in either order, is a membrane but for one reset. This is doubled to cover the errors' own
-    effect on the results, and the float64 arithmetic of these bounds:
-
-    .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
-    """
-    reset = dynamics.offset.abs()
-    largest, total = charge[0], torch.zeros_like(charge[0])
-    errors = []
-    for step, charge_now in enumerate(charge, 1):  # `cummax` walks against memory: many times slower
-        largest = torch.maximum(largest, charge_now)
-        total = total + (largest + step * reset)
-        errors.append(4 * unit * total + step * (2 * UNDERFLOW))
-    return torch.stack(errors)
+    return CountScan(Summed(Interval(*ends)).counts(started), error)
 
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:

@@ -54,6 +54,13 @@ class Kernels(ABC):
         """
 
     @abstractmethod
+    def widened(self, sums: Ends, dynamics: Dynamics, unit: float, underflow: float) -> tuple[Ends, Tensor]:
+        """Bounds of initial potential and cumulative current, wider by the membranes' rounding errors; these.
+
+        They are `accumulated_rounding` of the larger magnitude.
+        """
+
+    @abstractmethod
     def count_scan(self, sums: Tensor, held: int | None, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
         """What is compared with the threshold, ``initial + C_t + offset n_{t-1}``, and the counts n.
 

@@ -47,7 +47,9 @@ def _compilable(arrays: Sequence[Tensor], numbers: Sequence[Tensor]) -> bool:
     dtype = arrays[0].dtype
     alike = all(array.dtype == dtype and laid_out(array).is_contiguous() for array in arrays)
     known = dtype in DTYPES and all(number.dtype in (dtype, torch.float32) for number in numbers)
-    return alike and known and all(x.device.type == "cpu" for x in (*arrays, *numbers))
+    given = (*arrays, *numbers)
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    return alike and known and not recorded and all(x.device.type == "cpu" for x in given)
 
 
 def laid_out(array: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from certsnn.dynamics import CURRENT_FIRST, Dynamics, Ends, added, edges_of, parameter_gradients
-from certsnn.kernels import scans
+from certsnn.kernels import pulls, scans
 from certsnn.kernels.base import Bounds, Kernels, Optional
 from certsnn.kernels.choice import laid_out
 from certsnn.kernels.gradients import Pull, add_counting, counting
@@ -99,7 +99,7 @@ class Fused(Kernels):
         parts = _parts(u, 2, wanted)
         layout = Layout.of(u, dynamics.numbers())
         layout.run(
-            scans.pull_scan,
+            pulls.pull_scan,
             u.numel(),
             layout.arrays((u, fired, _slopes(u, dynamics))),
             layout.numbers(dynamics, u.dtype),
@@ -133,7 +133,7 @@ class Fused(Kernels):
         parts = [_parts(u, 3, wanted) for u in membranes]
         for end, u in enumerate(membranes):
             layout.run(
-                scans.pull_step_scan,
+                pulls.pull_step_scan,
                 u.numel(),
                 end == 1,
                 layout.arrays((u, *spikes, _slopes(u, dynamics))),
@@ -149,6 +149,14 @@ class Fused(Kernels):
                     pull.collect(end, u[t], spikes[end][t], *(part[t] for part in parts[end]))
             pull.enter([towards[0] for towards in to_currents])
         return to_currents, pull.towards_parameters()
+
+    def widened(self, sums: Ends, dynamics: Dynamics, unit: float, underflow: float) -> tuple[Ends, Tensor]:
+        dtype, numbers = sums[0].dtype, counting(dynamics)
+        low, high, error = made = tuple(_like(sums[0]) for _ in range(3))
+        layout = Layout.of(low, numbers)
+        given = *layout.arrays(sums), tuple(layout.number(x, dtype) for x in numbers)
+        layout.run(scans.widened, 3 * low.numel(), *given, unit, underflow, *layout.arrays(made))
+        return (low, high), error
 
     def count_scan(self, sums: Tensor, held: int | None, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
         steps = len(sums) if held is None else held
@@ -167,7 +175,7 @@ class Fused(Kernels):
         (to_u,) = parts = _parts(u, 1, wanted)
         layout = Layout.of(u, numbers)
         layout.run(
-            scans.pull_count_scan,
+            pulls.pull_count_scan,
             u.numel(),
             layout.array(_slopes(u, dynamics)),
             tuple(layout.number(x, u.dtype) for x in numbers),

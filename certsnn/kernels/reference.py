@@ -20,6 +20,7 @@ from certsnn.dynamics import (
 )
 from certsnn.kernels.base import Bounds, Kernels, Optional
 from certsnn.kernels.gradients import Pull, add_counting, at, counting
+from certsnn.kernels.rounding import accumulated_rounding
 
 
 @final
@@ -94,6 +95,11 @@ class Reference(Kernels):
                 to_currents[end][t] = carried[end]
         pull.enter(carried)
         return to_currents, pull.towards_parameters()
+
+    def widened(self, sums: Ends, dynamics: Dynamics, unit: float, underflow: float) -> tuple[Ends, Tensor]:
+        low, high = (dynamics.initial + end for end in sums)
+        error = accumulated_rounding(torch.maximum(low.abs(), high.abs()), dynamics.offset, unit, underflow)
+        return (low - error, high + error), error
 
     def count_scan(self, sums: Tensor, held: int | None, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
         like = sums if held is None else sums.expand(held, *sums.shape[1:])

@@ -67,3 +67,12 @@ def test_count_scan(case: Case, wanted: bool) -> None:
         return [to, *(towards for towards in parameters if towards is not None)]
 
     check(pull)
+
+
+@given(cases())
+def test_widened(case: Case) -> None:
+    def widen(kernels: Kernels) -> list[Tensor]:
+        ends, error = kernels.widened(case.ends(), case.dynamics, 2.0**-5, 2.0**-9)
+        return [*ends, error]
+
+    check(widen)
