@@ -16,11 +16,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics, scan
+from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics
 from certsnn.errors import UserError
 from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.networks import SpikingNetwork
 from certsnn.program import Stage
+from certsnn.scan import scan
 
 
 @final
