@@ -369,6 +369,8 @@ def test_margins_of_sums_are_merged_with_the_last_layer() -> None:
         network = SpikingNetwork([LIF(0.5, 0.0), last], 4, readout, "spikes").eval()  # type: ignore[arg-type]
         found = margin_bounds(network, x, y, FreeSpikes(1.0)).detach()
         torch.testing.assert_close(found, torch.tensor([[margin]]))
+        # Backward passes see it where both classes are read at the same step.
+        torch.testing.assert_close(backward(network, x, y, FreeSpikes(1.0), PLAIN), found)
         assert certify(network, x, y, FreeSpikes(1.0)).certified
 
 

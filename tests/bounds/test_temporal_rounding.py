@@ -19,6 +19,7 @@ from certsnn.bounds.recurrence import FiringBack
 from certsnn.inputsets import LinfFrames
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
+from certsnn.readouts import ReadoutName
 from certsnn.recurrence import Recurrent
 
 POINT = LinfFrames(0.0, -9, 9)
@@ -41,6 +42,32 @@ def test_what_additions_over_time_round_off_is_covered(own: float, rival: float)
     for margins in (found, backward(network, x, y, POINT, RIGOROUS)):
         assert (margins <= executed).all()
         assert (margins > executed - 1e-4).all()
+
+
+@pytest.mark.parametrize("moving", [0, 1])
+@pytest.mark.parametrize("readout", ["sum", "last", "maximum"])
+def test_what_the_products_of_one_step_round_off_is_covered(readout: ReadoutName, moving: int) -> None:
+    """One class stays at 0, the other one is at the last step alone what is left of large terms."""
+    generator = torch.Generator().manual_seed(moving)
+    outputs = nn.Linear(40, 2, bias=False)
+    large = 1000 * torch.rand(20, generator=generator)
+    outputs.weight.data.zero_()
+    outputs.weight.data[moving] = torch.cat([large, torch.rand(20, generator=generator) - large])
+    nodes = {"beside": (LIF(), ["input"]), "outputs": (outputs, ["input"])}
+    network = SpikingNetwork.from_graph(nodes, 3, readout, "frames").eval()
+    half = torch.rand(200, 20, generator=generator)
+    x, y = torch.zeros(3, 200, 40), torch.zeros(200, dtype=torch.long)
+    x[2] = torch.cat([half, half], 1)
+    with torch.no_grad():
+        executed = true_margins(network(x), y)
+        exact = true_margins(outputs.double()(x[2].double()), y)
+        outputs.float()
+    assert (executed < exact).any(), "the example shows nothing"
+    for margins in (
+        backward(network, x, y, POINT, RIGOROUS),
+        margin_bounds(network, x, y, POINT, rounding=True),
+    ):
+        assert (margins <= executed).all()
 
 
 def first_step(network: SpikingNetwork, x: Tensor) -> tuple[Tensor, FiringBack]:
