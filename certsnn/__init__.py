@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
+    from certsnn.interop.norse import from_norse as from_norse
     from certsnn.interop.own_modules import from_torch as from_torch
     from certsnn.interop.snntorch import from_snntorch as from_snntorch
     from certsnn.interop.spikingjelly import from_spikingjelly as from_spikingjelly
@@ -90,6 +91,7 @@ HOMES = {
     "graph": "Branches Graph Residual",
     "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
     "SpikeBox SpikeFlips SpikeShift Threat",
+    "interop.norse": "from_norse",
     "interop.own_modules": "from_torch",
     "interop.snntorch": "from_snntorch",
     "interop.spikingjelly": "from_spikingjelly",

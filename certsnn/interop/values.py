@@ -9,7 +9,7 @@ from typing import Literal, final
 BROKEN = -1
 """The node of a value that comes of an operation without a bound, which has been reported."""
 
-Kind = Literal["held", "step", "sequence", "one", "part", "mean", "sum", "maximum"]
+Kind = Literal["held", "step", "sequence", "one", "filled", "part", "mean", "sum", "maximum"]
 
 
 @final
@@ -23,8 +23,8 @@ class When:
     """The time of a value.
 
     ``held [B, ...]`` is the same at all steps, ``step [B, ...]`` belongs to one (``number``, from 0).
-    ``sequence [T, B, ...]`` holds all steps, ``one [1, B, ...]`` a held value with an axis for them. ``part``
-    is the sum of the first ``number`` steps. The rest is read over all steps.
+    ``sequence [T, B, ...]`` holds all steps, ``one [1, B, ...]`` a held value with an axis for them,
+    ``filled`` the first ``number`` steps. ``part`` is the sum of those. The rest is read over all steps.
     """
 
     kind: Kind
@@ -33,7 +33,7 @@ class When:
     @property
     def lead(self) -> int:
         """The number of axes before those of a sample."""
-        return 2 if self.kind in ("sequence", "one") else 1
+        return 2 if self.kind in ("sequence", "one", "filled") else 1
 
 
 HELD, SEQUENCE, ONE = When("held"), When("sequence"), When("one")

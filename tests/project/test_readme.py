@@ -18,12 +18,14 @@ def examples(document: str) -> list[str]:
 
 def runs_here(example: str) -> bool:
     """Whether the other libraries that an example imports are installed."""
-    return all(map(find_spec, re.findall(r"^(?:import|from) (snntorch|spikingjelly)", example, re.MULTILINE)))
+    return all(
+        map(find_spec, re.findall(r"^(?:import|from) (snntorch|spikingjelly|norse)", example, re.MULTILINE))
+    )
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 3)]
+    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 4)]
 )
 def test_examples(document: str, count: int) -> None:
     found = examples(document)
