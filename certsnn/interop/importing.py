@@ -87,9 +87,7 @@ def import_module_with(
     """
     _check(module, x, input)
     recorder = _Recorder(library, module, input, output)
-    best = _best(recorder, x, steps)
-    if best.problems:
-        raise UserError("\n- ".join([f"the {type(module).__name__} can't be imported:", *best.problems]))
+    best = _best(recorder, x, steps, type(module).__name__)
     chosen, clean, names = _readout(best, readout), copied(module), _names(best)
     inputs = best.recording.inputs
     cells = {path: library.cell(clean.get_submodule(path), inputs[path].ndim - 1) for path in inputs}
@@ -107,11 +105,17 @@ def import_module_with(
     return Import(network, check)
 
 
-def _best(recorder: _Recorder, x: Tensor, steps: int | None) -> Recorded:
-    """The record of all steps in a call or of one step a call, whichever has fewer problems."""
+def _best(recorder: _Recorder, x: Tensor, steps: int | None, name: str) -> Recorded:
+    """The record of all steps in a call or of one step a call; raises UserError, by the name, for problems.
+
+    They are those of whichever has fewer.
+    """
     # What ran one step in a call is called once a step; its problems are then those to tell.
     both = recorder.both(x, steps)
-    return min(both, key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems)))
+    best = min(both, key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems)))
+    if best.problems:
+        raise UserError("\n- ".join([f"the {name} can't be imported:", *best.problems]))
+    return best
 
 
 def _again(recorder: _Recorder, x: Tensor, best: Recorded) -> Recorded:
