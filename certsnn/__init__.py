@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
+    from certsnn.interop.nir_graphs import from_nir as from_nir
+    from certsnn.interop.nir_writing import to_nir as to_nir
     from certsnn.interop.norse import from_norse as from_norse
     from certsnn.interop.own_modules import from_torch as from_torch
     from certsnn.interop.snntorch import from_snntorch as from_snntorch
@@ -91,6 +93,8 @@ HOMES = {
     "graph": "Branches Graph Residual",
     "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
     "SpikeBox SpikeFlips SpikeShift Threat",
+    "interop.nir_graphs": "from_nir",
+    "interop.nir_writing": "to_nir",
     "interop.norse": "from_norse",
     "interop.own_modules": "from_torch",
     "interop.snntorch": "from_snntorch",

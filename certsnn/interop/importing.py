@@ -15,7 +15,7 @@ from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.interop.operations import ENDS
 from certsnn.interop.recording import Recording, copied, membrane_of
 from certsnn.interop.traces import Case, Seen, TraceCheck, check_cell, check_traces, node_of
-from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When
+from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When, free_name
 from certsnn.networks import SpikingNetwork
 from certsnn.readouts import ReadoutName
 
@@ -268,16 +268,10 @@ def _names(recorded: Recorded) -> dict[int, str]:
     assert recorded.output is not None
     for node in recorded.recording.used(recorded.output.node):
         key = recorded.recording.entries[node].key
-        name = base = (
-            key.lstrip("=").partition("(")[0].replace(".", "_").lower()
-            if key[0] == "="
-            else (key.replace(".", "_") or "module")
-        )
-        number = 1
-        while name in names.values() or hasattr(nn.ModuleDict, name):
-            number += 1
-            name = f"{base}_{number}"
-        names[node] = name
+        base = key.replace(".", "_") or "module"
+        if key.startswith("="):
+            base = key.lstrip("=").partition("(")[0].replace(".", "_").lower()
+        names[node] = free_name(base, names.values())
     return names
 
 

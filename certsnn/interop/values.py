@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
+
+from torch import nn
 
 BROKEN = -1
 """The node of a value that comes of an operation without a bound, which has been reported."""
@@ -73,3 +75,12 @@ def together(values: Sequence[Value]) -> When:
             "the same from its own values"
         )
     return when
+
+
+def free_name(base: str, taken: Collection[str]) -> str:
+    """A name for a node of a `Graph` that is not taken: the base, with a number if need be."""
+    name, number = base, 1
+    while name in taken or hasattr(nn.ModuleDict, name):
+        number += 1
+        name = f"{base}_{number}"
+    return name

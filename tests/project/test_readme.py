@@ -19,15 +19,19 @@ def examples(document: str) -> list[str]:
 def runs_here(example: str) -> bool:
     """Whether the other libraries that an example imports are installed."""
     return all(
-        map(find_spec, re.findall(r"^(?:import|from) (snntorch|spikingjelly|norse)", example, re.MULTILINE))
+        map(
+            find_spec,
+            re.findall(r"^(?:import|from) (snntorch|spikingjelly|norse|nir)", example, re.MULTILINE),
+        )
     )
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 4)]
+    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 5)]
 )
-def test_examples(document: str, count: int) -> None:
+def test_examples(document: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     found = examples(document)
     assert len(found) >= count
     for number, example in enumerate(found, 1):
