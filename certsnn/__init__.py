@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from certsnn.layers import SumPool2d as SumPool2d
     from certsnn.models import Model as Model
     from certsnn.models import load_model as load_model
+    from certsnn.models import save as save
     from certsnn.models import save_model as save_model
     from certsnn.networks import SpikingNetwork as SpikingNetwork
     from certsnn.neurons import IF as IF
@@ -100,7 +101,7 @@ HOMES = {
     "interop.snntorch": "from_snntorch",
     "interop.spikingjelly": "from_spikingjelly",
     "layers": "Normalize Scale SumPool1d SumPool2d",
-    "models": "Model load_model save_model",
+    "models": "Model load_model save save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
     "recurrence": "Recurrent",

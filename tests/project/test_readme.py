@@ -28,7 +28,7 @@ def runs_here(example: str) -> bool:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 5)]
+    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 6)]
 )
 def test_examples(document: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write files
