@@ -21,13 +21,14 @@ from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import STANDARD, BoundOptions
 from certsnn.cli.allocator import keep_freed_memory
 from certsnn.cli.distributed import launched
+from certsnn.cli.sources import PLAIN, Reading, opened
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
 from certsnn.evaluation.verification import SampleResult, bind_batch, check_sound
 from certsnn.files import STDOUT, check_file, check_writable, digest, is_standard_output
 from certsnn.machine import computed_on
-from certsnn.models.pretrained import Model, load_model
+from certsnn.models.pretrained import Model
 from certsnn.processes import Alone, Processes
 from certsnn.results.journal import Journal
 from certsnn.results.schema import read_lines, written
@@ -148,20 +149,22 @@ def task(
     samples: int | None,
     shard: Shard | None = None,
     processes: Processes | None = None,
+    reading: Reading = PLAIN,
 ) -> Task:
     """What to examine.
 
     Args:
-        source: a run folder, a weights file or a pretrained name.
+        source: see `opened`.
         overrides: config keys, ``["--threat.eps", "0.03"]``.
         samples: only so many of the test set.
         shard: only this part of these.
         processes: that examine it; one alone if None.
+        reading: how a network is read that is no model of certsnn's.
 
     Raises:
         UserError: if there is no such model or data set, or the threat does not fit the network.
     """
-    model = load_model(source)
+    model = opened(source, reading, overrides, lambda config: test_set(config, processes or Alone()))
     config, text = override(model.text, overrides)
     takes, gives = model.config.threat.network_input, config.threat.network_input
     if takes != gives:
