@@ -15,8 +15,8 @@ from certsnn.kernels.reference import Reference
 from certsnn.kernels.setting import AUTO, TORCH, asked_for, installed
 
 DTYPES = (torch.float32, torch.float64)
-LOADING = 5e8
-"""Elements whose scan in torch takes as long as importing numba and reading what it has compiled (2 s)."""
+LOADING = 2e9
+"""Elements whose scans in torch take some seconds, as compiling does the first time."""
 
 
 @final
