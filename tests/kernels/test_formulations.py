@@ -44,6 +44,8 @@ def test_step_scan(case: Case, wanted: bool) -> None:
     ends = case.ends()
     bounds = Reference().step_scan(ends, case.dynamics)
     check(lambda kernels: [*chain(*kernels.step_scan(ends, case.dynamics))])
+    within = case.currents(generator := case.generator()) - 1, case.currents(generator) + 1
+    check(lambda kernels: [*chain(*kernels.step_scan_within(ends, within, case.dynamics))])
 
     def pull(kernels: Kernels) -> list[Tensor]:
         gradients = case.gradients(4)
