@@ -69,6 +69,7 @@ def _shown(value: Reset) -> str:
         return f"({', '.join(map(_shown, value))})"
     if not isinstance(value, Tensor):
         return repr(value)
+    value = value.detach()
     if value.numel() == 1:
         return f"{float(value):g}"
     return f"{list(value.shape)} in [{float(value.min()):g}, {float(value.max()):g}]"

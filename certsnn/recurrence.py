@@ -87,6 +87,7 @@ class Recurrent(Composite):
 
     Raises:
         TypeError: for feedback through batch norm or dropout, which act otherwise in training.
+        ValueError: for feedback through nothing.
     """
 
     def __init__(self, neuron: Neuron, feedback: nn.Module | Layers) -> None:
@@ -101,6 +102,10 @@ class Recurrent(Composite):
     def lay(self, plan: Plan, name: str, wire: Wire) -> Wire:
         check_plain(self, Recurrent)
         check_plain(self.feedback, nn.Sequential)
+        if not len(self.feedback):  # a stage without operators here is one without feedback
+            raise ValueError(
+                f"the feedback of {name} has no layer: nn.Identity() hands spikes on as they are"
+            )
         self.neuron.check_plain()
         plan.layers += [self.neuron, *self.feedback]
         plan.within += self.feedback

@@ -34,7 +34,8 @@ class DataConfig:
     Args:
         name: digits, mnist, fashion-mnist or cifar10; digits-rows, mnist-rows or fashion-mnist-rows (frames,
             a row of pixels a step); digits-saccades, mnist-saccades or fashion-mnist-saccades (simulated
-            events); nmnist, dvs-gesture or cifar10-dvs (recorded events).
+            events); nmnist, dvs-gesture or cifar10-dvs (recorded events); nmnist-counts, dvs-gesture-counts
+            or cifar10-dvs-counts (frames of their numbers).
         root: the folder with torchvision's and tonic's data sets.
         download: fetch a missing data set into root.
         validation: the share of the training set that chooses the best checkpoint, in (0, 1).

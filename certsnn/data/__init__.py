@@ -13,7 +13,7 @@ from certsnn.data.digits import digits
 from certsnn.data.events import Frames, Saccades
 from certsnn.data.events.nmnist import nmnist
 from certsnn.data.events.tonic import cifar10_dvs, dvs_gesture
-from certsnn.data.sources import Pictures, Recorded, Rows, Simulated, Source
+from certsnn.data.sources import Counted, Pictures, Recorded, Rows, Simulated, Source
 from certsnn.data.vision import cifar10, fashion_mnist, mnist
 from certsnn.errors import DataNotFound
 
@@ -52,6 +52,9 @@ DATASETS: Mapping[str, Source] = {
     "nmnist": Recorded(nmnist),
     "dvs-gesture": Recorded(dvs_gesture),
     "cifar10-dvs": Recorded(cifar10_dvs),
+    "nmnist-counts": Counted(nmnist),
+    "dvs-gesture-counts": Counted(dvs_gesture),
+    "cifar10-dvs-counts": Counted(cifar10_dvs),
 }
 """Each data set's source."""
 

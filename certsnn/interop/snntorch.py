@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from certsnn.inputs import Domain
 from certsnn.interop.importing import Import, import_module_with
-from certsnn.interop.libraries import Cell, Library, Observed, above, check_fires, number, required
+from certsnn.interop.libraries import (
+    Cell,
+    Library,
+    Observed,
+    above,
+    after,
+    check_fires,
+    number,
+    one_number,
+    required,
+)
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import LIF
 from certsnn.readouts import ReadoutName
@@ -54,13 +64,13 @@ class SnnTorch(Library):
             decay, gain = number(module.beta.clamp(0, 1), axes), 1.0
         elif type(module) is self._snntorch.Lapicque:
             decay = number(1 - module.time_step / (module.R * module.C), axes)
-            gain = _one(module.R * (1 / (module.R * module.C)) * module.time_step)
+            gain = one_number(module.R * (1 / (module.R * module.C)) * module.time_step, "gains dt / C")
         else:
             raise Unsupported("certsnn imports Leaky and Lapicque only: rewrite it with one of these")
         if module.state_quant or module.inhibition or bool((module.graded_spikes_factor != 1).any()):
             raise Unsupported("it quantises its state, inhibits or grades its spikes: switch that off")
         check_fires(module.spike_grad, fires_at_zero=False)
-        return Cell(_neuron(module, decay, number(module.threshold, axes), gain), gain)
+        return Cell(after(gain, _neuron(module, decay, number(module.threshold, axes))))
 
     def prepare(self, module: Any) -> None:
         module.mem = torch.zeros(0, device=module.mem.device)
@@ -72,14 +82,7 @@ class SnnTorch(Library):
         return Observed(spikes, module.mem.masked_fill(spikes > 0, torch.nan))
 
 
-def _one(value: Tensor) -> float:
-    """The one number in a tensor; raises Unsupported for several."""
-    if value.numel() > 1:
-        raise Unsupported("its neurons have different gains dt / C: use Leaky, with the gains in the weights")
-    return float(value)
-
-
-def _neuron(module: Any, decay: float | Tensor, threshold: float | Tensor, gain: float) -> LIF:
+def _neuron(module: Any, decay: float | Tensor, threshold: float | Tensor) -> LIF:
     """Leaky or Lapicque with these parameters, as certsnn's; raises Unsupported for what is neither."""
     # The module acts by what was chosen at construction, and so the number in the state dict is not asked.
     reset, delayed = module.reset_mechanism, getattr(module, "reset_delay", True)

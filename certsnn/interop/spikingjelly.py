@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from certsnn.inputs import Domain
 from certsnn.interop.importing import Import, import_module_with
-from certsnn.interop.libraries import Cell, Library, Observed, check_fires, required
+from certsnn.interop.libraries import Cell, Library, Observed, after, check_fires, required
 from certsnn.interop.values import Unsupported
 from certsnn.neurons import IF, LIF
 from certsnn.readouts import ReadoutName
@@ -68,12 +68,12 @@ class SpikingJelly(Library):
         threshold, reset = float(module.v_threshold), module.v_reset
         try:
             if isinstance(module, self._neuron.IFNode):
-                return Cell(IF(threshold) if reset is None else IF(threshold, float(reset), float(reset)))
+                return Cell((IF(threshold) if reset is None else IF(threshold, float(reset), float(reset)),))
             pull = float(module.w.sigmoid()) if hasattr(module, "w") else 1 / module.tau
             gain, shift = (pull if module.decay_input else 1.0), float(reset or 0.0)
             if reset is None:  # the threshold is taken away before the decay
-                return Cell(LIF(threshold, 1 - pull, "subtract"), gain)
-            return Cell(LIF(threshold - shift, 1 - pull, "zero"), gain, shift)
+                return Cell(after(gain, LIF(threshold, 1 - pull, "subtract")))
+            return Cell(after(gain, LIF(threshold - shift, 1 - pull, "zero")), shift)
         except ValueError as error:
             raise Unsupported(f"{error}: change that parameter") from error
 

@@ -7,25 +7,24 @@ from collections.abc import Callable
 import pytest
 import torch
 from soundness import true_margins
-from temporal import spike_trains
+from temporal import backward, spike_trains
 from torch import Tensor, nn
 
 from certsnn.bounds import certify, layer_bounds, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.filters import Filtered
-from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Interval
 from certsnn.bounds.interval.joints import Part
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.levels import Known, level_of
-from certsnn.bounds.linear.margins import backward_margins
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.recurrence import FiringBack
 from certsnn.filters import Synapse
 from certsnn.filters import filtered as filter_of
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import FreeSpikes, LinfBall, LinfFrames, SpikeFlips, Threat
+from certsnn.inputsets import FreeSpikes, LinfBall, LinfFrames, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.readouts import READOUTS, ReadoutName
@@ -84,14 +83,6 @@ def network_of(
     if readout != "rate":
         layers += [linear(2, 3)] if seed % 2 else [linear(2, 3), Synapse(0.5)]
     return SpikingNetwork(layers, steps, readout, kind).eval()  # type: ignore[arg-type]
-
-
-def backward(network: SpikingNetwork, x: Tensor, y: Tensor, threat: Threat, arithmetic: Arithmetic) -> Tensor:
-    """Margins of the backward pass alone, not made better by S-IBP's."""
-    x0, input_set = threat.bind(x, torch.arange(len(y)))
-    problem = pose(network.freeze(), x0, y, input_set, arithmetic)
-    with torch.no_grad():
-        return backward_margins(problem, propagate(problem, feasible_flips), RELAXATIONS["joint"])
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
@@ -378,6 +369,8 @@ def test_margins_of_sums_are_merged_with_the_last_layer() -> None:
         network = SpikingNetwork([LIF(0.5, 0.0), last], 4, readout, "spikes").eval()  # type: ignore[arg-type]
         found = margin_bounds(network, x, y, FreeSpikes(1.0)).detach()
         torch.testing.assert_close(found, torch.tensor([[margin]]))
+        # Backward passes see it where both classes are read at the same step.
+        torch.testing.assert_close(backward(network, x, y, FreeSpikes(1.0), PLAIN), found)
         assert certify(network, x, y, FreeSpikes(1.0)).certified
 
 

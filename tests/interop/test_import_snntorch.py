@@ -57,6 +57,15 @@ def test_leaky_is_imported_bit_for_bit(arguments: dict[str, Any]) -> None:
     assert bool(network(x).any())
 
 
+def test_membranes_without_a_reset_are_read() -> None:
+    torch.manual_seed(0)
+    module, x = Looping(leaky()), images()
+    module.lif2 = leaky(reset_mechanism="none")()
+    network, check = certsnn.from_snntorch(module, x, readout="maximum", output=1)
+    assert check.differ == 0 and check.spikes == 2 * 4 * 6 * 4 * 4 * 4
+    torch.testing.assert_close(network(x), module.eval()(x)[1].amax(0))
+
+
 def test_a_decay_per_neuron() -> None:
     module = Looping(leaky(beta=torch.linspace(0.1, 0.9, 4)[:, None, None]))
     module.lif2 = leaky(beta=torch.tensor([0.2, 0.5, 0.7]))()
@@ -173,7 +182,7 @@ def test_what_must_be_said() -> None:
         certsnn.from_snntorch(module, x, steps=5, output=0, readout="rate")
     with pytest.raises(UserError, match="say how many steps"):
         certsnn.from_snntorch(stepwise(), x, output=0, readout="rate")
-    with pytest.raises(UserError, match="membrane of a neuron"):
+    with pytest.raises(UserError, match="a state of neurons that reset it"):
         certsnn.from_snntorch(module, x, output=1, readout="membrane")
     with pytest.raises(UserError, match="none 2"):
         certsnn.from_snntorch(module, x, output=2, readout="rate")

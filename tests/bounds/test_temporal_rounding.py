@@ -1,0 +1,95 @@
+"""Rounding over time, where nothing is chosen and the exact values are known: each error term for itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from soundness import true_margins
+from temporal import backward
+from torch import Tensor, nn
+
+from certsnn.bounds import margin_bounds
+from certsnn.bounds.certify import pose
+from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.interval.propagate import propagate
+from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.linear.levels import Known, level_of
+from certsnn.bounds.linear.relaxation import RELAXATIONS
+from certsnn.bounds.recurrence import FiringBack
+from certsnn.inputsets import LinfFrames
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import LIF
+from certsnn.readouts import ReadoutName
+from certsnn.recurrence import Recurrent
+
+POINT = LinfFrames(0.0, -9, 9)
+DOWN, UP = 2.0**-25, 1.5 * 2.0**-24
+"""Fifteen of them after a 1: float32 sums lose the former, and round up by the latter."""
+
+
+@pytest.mark.parametrize(("own", "rival"), [(DOWN, 0.0), (0.0, UP), (DOWN, UP)])
+def test_what_additions_over_time_round_off_is_covered(own: float, rival: float) -> None:
+    """The outputs are the input's frames themselves, so their sum over time alone is rounded."""
+    nodes = {"beside": (LIF(), ["input"]), "outputs": (nn.Identity(), ["input"])}
+    network = SpikingNetwork.from_graph(nodes, 16, "sum", "frames").eval()
+    x, y = torch.tensor([own, rival]).repeat(16, 1, 1), torch.tensor([0])
+    x[0] = (x[0] > 0).float()
+    with torch.no_grad():
+        executed = true_margins(network(x), y)
+        exact = true_margins(x.double().sum(0), y)
+        found = margin_bounds(network, x, y, POINT, rounding=True)
+    assert (executed < exact).all(), "the example shows nothing"
+    for margins in (found, backward(network, x, y, POINT, RIGOROUS)):
+        assert (margins <= executed).all()
+        assert (margins > executed - 1e-4).all()
+
+
+@pytest.mark.parametrize("moving", [0, 1])
+@pytest.mark.parametrize("readout", ["sum", "last", "maximum"])
+def test_what_the_products_of_one_step_round_off_is_covered(readout: ReadoutName, moving: int) -> None:
+    """One class stays at 0, the other one is at the last step alone what is left of large terms."""
+    generator = torch.Generator().manual_seed(moving)
+    outputs = nn.Linear(40, 2, bias=False)
+    large = 1000 * torch.rand(20, generator=generator)
+    outputs.weight.data.zero_()
+    outputs.weight.data[moving] = torch.cat([large, torch.rand(20, generator=generator) - large])
+    nodes = {"beside": (LIF(), ["input"]), "outputs": (outputs, ["input"])}
+    network = SpikingNetwork.from_graph(nodes, 3, readout, "frames").eval()
+    half = torch.rand(200, 20, generator=generator)
+    x, y = torch.zeros(3, 200, 40), torch.zeros(200, dtype=torch.long)
+    x[2] = torch.cat([half, half], 1)
+    with torch.no_grad():
+        executed = true_margins(network(x), y)
+        exact = true_margins(outputs.double()(x[2].double()), y)
+        outputs.float()
+    assert (executed < exact).any(), "the example shows nothing"
+    for margins in (
+        backward(network, x, y, POINT, RIGOROUS),
+        margin_bounds(network, x, y, POINT, rounding=True),
+    ):
+        assert (margins <= executed).all()
+
+
+def first_step(network: SpikingNetwork, x: Tensor) -> tuple[Tensor, FiringBack]:
+    """The executed membranes of the first step, and the level of the recurrent layer."""
+    program = network.freeze()
+    input_set = POINT.bind(x, torch.arange(x.shape[1]))[1]
+    problem = pose(program, x, torch.zeros(x.shape[1], dtype=torch.long), input_set, RIGOROUS)
+    sources = propagate(problem, feasible_flips)
+    level = level_of(program.nodes[0], sources[1], Known(problem, sources, RELAXATIONS["joint"]))
+    assert isinstance(level, FiringBack)
+    return program.traces(x)[0].membranes[0], level
+
+
+@torch.no_grad()
+def test_the_rounded_addition_of_the_feedback_is_covered() -> None:
+    """A current of about 1.3, which the initial membrane cancels, and a feedback of about 0.001."""
+    back = nn.Linear(40, 40)
+    back.weight.data.zero_()
+    back.bias.data = 1e-3 * torch.rand(40, generator=torch.Generator().manual_seed(0))
+    network = SpikingNetwork([Recurrent(LIF(0.3, 0.9, initial=-1.3), back)], 2, "rate", "frames").eval()
+    x = torch.full((2, 1, 40), 1.3)
+    u, level = first_step(network, x)
+    lost = (u - (torch.tensor(-1.3).double() + x[0].double() + back.bias.double())).abs()
+    assert level.error is not None
+    assert float(lost.max()) > 1e-8 and (lost <= level.error[0]).all()
