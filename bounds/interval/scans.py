@@ -34,7 +34,7 @@ from certsnn.dynamics import (
     fires,
     integrate,
 )
-from certsnn.kernels.choice import kernels
+from certsnn.kernels.choice import kernels, recorded
 from certsnn.kernels.gradients import Pull, counting
 
 
@@ -55,6 +55,11 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     if within is None:
         u_low, u_high, s_low, s_high = _Steps.apply(*currents, *parameters)
         return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
+    given = (*currents, *within)
+    if not recorded((*given, *dynamics.numbers())):
+        chosen = kernels(given, dynamics.numbers())
+        membranes, spikes = chosen.step_scan_within(currents, within, dynamics)
+        return StepScan(Interval(*membranes), Interval(*spikes))
     u = Interval(*(integrate(dynamics.initial, end[0]) for end in currents))
     # What follows the last step is left.
     after = (torch.cat([end[1:], end[:1]]) for end in currents)

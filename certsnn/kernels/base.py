@@ -40,6 +40,13 @@ class Kernels(ABC):
         """
 
     @abstractmethod
+    def step_scan_within(self, currents: Ends, within: Ends, dynamics: Dynamics) -> Bounds:
+        """`step_scan` that goes on at each step from what lies within other bounds of the membranes, too.
+
+        Bounds that cross by noise are swapped.
+        """
+
+    @abstractmethod
     def pull_step_scan(
         self,
         bounds: Bounds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import final
 
@@ -15,8 +15,8 @@ from certsnn.kernels.reference import Reference
 from certsnn.kernels.setting import AUTO, TORCH, asked_for, installed
 
 DTYPES = (torch.float32, torch.float64)
-LOADING = 5e8
-"""Elements whose scan in torch takes as long as importing numba and reading what it has compiled (2 s)."""
+LOADING = 2e9
+"""Elements whose scans in torch take some seconds, as compiling does the first time."""
 
 
 @final
@@ -48,8 +48,12 @@ def _compilable(arrays: Sequence[Tensor], numbers: Sequence[Tensor]) -> bool:
     alike = all(array.dtype == dtype and laid_out(array).is_contiguous() for array in arrays)
     known = dtype in DTYPES and all(number.dtype in (dtype, torch.float32) for number in numbers)
     given = (*arrays, *numbers)
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    return alike and known and not recorded and all(x.device.type == "cpu" for x in given)
+    return alike and known and not recorded(given) and all(x.device.type == "cpu" for x in given)
+
+
+def recorded(tensors: Iterable[Tensor]) -> bool:
+    """Whether operations on some of these are recorded for a backward pass."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def laid_out(array: Tensor) -> Tensor:

@@ -116,10 +116,15 @@ class Fused(Kernels):
         return to_currents, sums
 
     def step_scan(self, currents: Ends, dynamics: Dynamics) -> Bounds:
+        nothing = currents[0][:0]
+        return self.step_scan_within(currents, (nothing, nothing), dynamics)
+
+    def step_scan_within(self, currents: Ends, within: Ends, dynamics: Dynamics) -> Bounds:
         low, high = currents
         (u_low, u_high, s_low, s_high) = made = tuple(_like(end) for end in (low, high, low, high))
         layout = Layout.of(low, dynamics.numbers())
-        given = *layout.arrays(currents), layout.numbers(dynamics, low.dtype), *_ways(dynamics)
+        known = *layout.arrays(currents), *layout.arrays([end.contiguous() for end in within])
+        given = *known, layout.numbers(dynamics, low.dtype), *_ways(dynamics)
         layout.run(scans.step_scan, 2 * low.numel(), *given, *layout.arrays(made))
         return (u_low, u_high), (s_low, s_high)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -60,20 +60,15 @@ class Reference(Kernels):
         return to_currents, sums
 
     def step_scan(self, currents: Ends, dynamics: Dynamics) -> Bounds:
-        low, high = currents
-        edges = edges_of(dynamics)
-        u_low, u_high, s_low, s_high = (torch.empty_like(end) for end in (low, high, low, high))
-        for t in range(len(low)):
-            u = (u_low[t], u_high[t])
-            if t == 0:
-                for end, current in zip(u, (low[t], high[t]), strict=True):
-                    integrate(dynamics.initial, current, out=end)
-            else:
-                before = (u_low[t - 1], u_high[t - 1]), (s_low[t - 1], s_high[t - 1])
-                dynamics.order.advance_ends(*before, (low[t], high[t]), edges, dynamics, out=u)
-            fires(u_low[t], dynamics, out=s_low[t])
-            fires(u_high[t], dynamics, out=s_high[t])
-        return (u_low, u_high), (s_low, s_high)
+        return _bounds(currents, dynamics, lambda t, u: None)
+
+    def step_scan_within(self, currents: Ends, within: Ends, dynamics: Dynamics) -> Bounds:
+        def narrow(t: int, u: Ends) -> None:
+            low, high = torch.maximum(u[0], within[0][t]), torch.minimum(u[1], within[1][t])
+            torch.minimum(low, high, out=u[0])
+            torch.maximum(low, high, out=u[1])
+
+        return _bounds(currents, dynamics, narrow)
 
     def pull_step_scan(
         self,
@@ -131,3 +126,22 @@ class Reference(Kernels):
             if wanted:
                 add_counting(sums, to_u, counts[t - 1] if t else None)
         return to_sums, sums if wanted else (None, None, None)
+
+
+def _bounds(currents: Ends, dynamics: Dynamics, narrow: Callable[[int, Ends], None]) -> Bounds:
+    """`Kernels.step_scan`; a step's membranes are narrowed in place before they fire."""
+    low, high = currents
+    edges = edges_of(dynamics)
+    u_low, u_high, s_low, s_high = (torch.empty_like(end) for end in (low, high, low, high))
+    for t in range(len(low)):
+        u = (u_low[t], u_high[t])
+        if t == 0:
+            for end, current in zip(u, (low[t], high[t]), strict=True):
+                integrate(dynamics.initial, current, out=end)
+        else:
+            before = (u_low[t - 1], u_high[t - 1]), (s_low[t - 1], s_high[t - 1])
+            dynamics.order.advance_ends(*before, (low[t], high[t]), edges, dynamics, out=u)
+        narrow(t, u)
+        fires(u_low[t], dynamics, out=s_low[t])
+        fires(u_high[t], dynamics, out=s_high[t])
+    return (u_low, u_high), (s_low, s_high)

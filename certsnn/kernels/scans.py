@@ -118,6 +118,14 @@ def _enter(initial: Array, current: Array, to: Array) -> None:
 
 
 @inlined
+def _narrow(low: Array, high: Array, least: Array, most: Array) -> None:
+    """What lies in both, swapped where it crosses."""
+    for i in range(len(low)):
+        one, other = _most(low[i], least[i]), _least(high[i], most[i])
+        low[i], high[i] = _least(one, other), _most(one, other)
+
+
+@inlined
 def _fire(u: Array, threshold: Array, to: Array) -> None:
     zero, one = u.dtype.type(0), u.dtype.type(1)
     for i in range(len(u)):
@@ -165,6 +173,8 @@ def step_scan(
     stop: int,
     low: Array,
     high: Array,
+    least: Array,
+    most: Array,
     numbers: tuple[Array, ...],
     first: bool,
     lossless: bool,
@@ -173,7 +183,7 @@ def step_scan(
     s_low: Array,
     s_high: Array,
 ) -> None:
-    """`Kernels.step_scan`, into the last four."""
+    """`Kernels.step_scan_within` a least and a most, where these have steps, into the last four."""
     steps, samples, neurons = u_low.shape
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
@@ -202,6 +212,8 @@ def step_scan(
                     _step_row(rows, own, False, True)
                 else:
                     _step_row(rows, own, False, False)
+            if len(least):
+                _narrow(to[0], to[1], least[t, b, j:k], most[t, b, j:k])
             _fire(to[0], threshold, s_low[t, b, j:k])
             _fire(to[1], threshold, s_high[t, b, j:k])
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import Case, cases, check_same
 from torch import Tensor
@@ -23,6 +23,7 @@ def check(compute: Callable[[Kernels], list[Tensor]]) -> None:
     check_same(compute(Fused()), compute(Reference()))
 
 
+@settings(max_examples=40)
 @given(cases(), st.booleans())
 def test_scan(case: Case, wanted: bool) -> None:
     held, (steps, *_) = case.held, case.shape
@@ -37,11 +38,14 @@ def test_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
+@settings(max_examples=40)
 @given(cases(), st.booleans())
 def test_step_scan(case: Case, wanted: bool) -> None:
     ends = case.ends()
     bounds = Reference().step_scan(ends, case.dynamics)
     check(lambda kernels: [*chain(*kernels.step_scan(ends, case.dynamics))])
+    within = case.currents(generator := case.generator()) - 1, case.currents(generator) + 1
+    check(lambda kernels: [*chain(*kernels.step_scan_within(ends, within, case.dynamics))])
 
     def pull(kernels: Kernels) -> list[Tensor]:
         gradients = case.gradients(4)
@@ -52,6 +56,7 @@ def test_step_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
+@settings(max_examples=40)
 @given(cases(), st.booleans())
 def test_count_scan(case: Case, wanted: bool) -> None:
     steps, *_ = case.shape
@@ -69,6 +74,7 @@ def test_count_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_widened(case: Case) -> None:
     def widen(kernels: Kernels) -> list[Tensor]:
