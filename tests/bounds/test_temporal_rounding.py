@@ -44,6 +44,22 @@ def test_what_additions_over_time_round_off_is_covered(own: float, rival: float)
         assert (margins > executed - 1e-4).all()
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor can't flush subnormals")
+def test_sums_that_a_processor_takes_as_zero_are_covered() -> None:
+    """Sixteen subnormal outputs add up to the least normal number, or to 0 where they are flushed."""
+    nodes = {"beside": (LIF(), ["input"]), "outputs": (nn.Identity(), ["input"])}
+    network = SpikingNetwork.from_graph(nodes, 16, "sum", "frames").eval()
+    x, y = torch.tensor([2.0**-130, 0.0]).repeat(16, 1, 1), torch.tensor([0])
+    with torch.no_grad():
+        found = margin_bounds(network, x, y, POINT, rounding=True)
+        torch.set_flush_denormal(True)
+        try:
+            executed = true_margins(network(x), y)
+        finally:
+            torch.set_flush_denormal(False)
+    assert executed.tolist() == [[0.0]] and (found <= 0).all()
+
+
 @pytest.mark.parametrize("moving", [0, 1])
 @pytest.mark.parametrize("readout", ["sum", "last", "maximum"])
 def test_what_the_products_of_one_step_round_off_is_covered(readout: ReadoutName, moving: int) -> None:
