@@ -93,7 +93,7 @@ def test_it_works_in_pieces_inside_the_memory() -> None:
     _, problem = example(SpikeFlips(1))
     whole = broken_by_attack(problem, BoundOptions())
     pieces = broken_by_attack(problem, BoundOptions(memory=2**13))
-    assert torch.equal(whole.found, pieces.found)
+    assert torch.equal(whole.found, pieces.found) and torch.equal(whole.members, pieces.members)
     with pytest.raises(OverBudget):
         broken_by_attack(problem, BoundOptions(memory=2**8))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from soundness import true_margins
@@ -13,6 +15,7 @@ from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.linear.backward import Forms
 from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.recurrence import FiringBack
@@ -86,14 +89,14 @@ def test_what_the_products_of_one_step_round_off_is_covered(readout: ReadoutName
         assert (margins <= executed).all()
 
 
-def first_step(network: SpikingNetwork, x: Tensor) -> tuple[Tensor, FiringBack]:
+def first_step(network: SpikingNetwork, x: Tensor, threat: LinfFrames = POINT) -> tuple[Tensor, FiringBack]:
     """The executed membranes of the first step, and the level of the recurrent layer."""
     program = network.freeze()
-    input_set = POINT.bind(x, torch.arange(x.shape[1]))[1]
+    input_set = threat.bind(x, torch.arange(x.shape[1]))[1]
     problem = pose(program, x, torch.zeros(x.shape[1], dtype=torch.long), input_set, RIGOROUS)
     sources = propagate(problem, feasible_flips)
     level = level_of(program.nodes[0], sources[1], Known(problem, sources, RELAXATIONS["joint"]))
-    assert isinstance(level, FiringBack)
+    assert isinstance(level, FiringBack) and level.error is not None
     return program.traces(x)[0].membranes[0], level
 
 
@@ -107,5 +110,46 @@ def test_the_rounded_addition_of_the_feedback_is_covered() -> None:
     x = torch.full((2, 1, 40), 1.3)
     u, level = first_step(network, x)
     lost = (u - (torch.tensor(-1.3).double() + x[0].double() + back.bias.double())).abs()
-    assert level.error is not None
     assert float(lost.max()) > 1e-8 and (lost <= level.error[0]).all()
+
+
+@torch.no_grad()
+def test_forms_hold_where_rounding_alone_makes_a_neuron_fire() -> None:
+    """The executed membrane of the second step is the threshold, and the exact one is below."""
+    generator = torch.Generator().manual_seed(8)
+    first, back = nn.Linear(40, 1, bias=False), nn.Linear(1, 1, bias=False)
+    large = 1000 * torch.rand(1, 20, generator=generator)
+    first.weight.data = torch.cat([large, torch.rand(1, 20, generator=generator) - large], 1)
+    half = torch.rand(200, 20, generator=generator)
+    rows = torch.cat([half, half], 1)
+    up = first(rows)[:, 0] - first.double()(rows.double())[:, 0]
+    row = rows[up.argmax()]
+    threshold = float(first.float()(row[None]))
+    back.weight.data.zero_()
+    layers = [first, Recurrent(LIF(threshold, 0.0), back)]
+    network = SpikingNetwork(layers, 2, "rate", "frames").eval()
+    x = torch.stack([torch.zeros(1, 40), row[None]])
+    assert float(up.max()) > 1e-5 and network.freeze().traces(x)[0].spikes.flatten().tolist() == [0, 1]
+    _, level = first_step(network, x, LinfFrames(0.01, -9, 9))
+    a = torch.tensor([0.0, -1.0], dtype=torch.float64).view(1, 2, 1, 1)
+    spread = level.pull(Forms(a, torch.zeros(1, 1).double(), torch.zeros(1, 1).double()))
+    ((_, carried),) = spread.coefficients
+    assert bool(carried.any()), "the example shows nothing"
+    assert float((carried[0] * x).sum() + spread.constant - spread.error) <= -1
+
+
+@torch.no_grad()
+def test_the_float64_sums_of_a_pass_through_feedback_are_covered() -> None:
+    """A neuron that always fires: a form of its spikes is the sum of its coefficients, here in fractions."""
+    back = nn.Linear(1, 1, bias=False)
+    back.weight.data.zero_()
+    network = SpikingNetwork([Recurrent(LIF(0.3, 0.0), back)], 16, "rate", "frames").eval()
+    _, level = first_step(network, torch.ones(16, 1, 1))
+    for first, other in ((1.0, 1.5 * 2.0**-53), (-1.0, -(2.0**-54))):
+        coefficients = torch.full((1, 16, 1, 1), other, dtype=torch.float64)
+        coefficients[0, -1] = first
+        nothing = torch.zeros(1, 1, dtype=torch.float64)
+        spread = level.pull(Forms(coefficients, nothing, nothing))
+        exact = Fraction(first) + 15 * Fraction(other)
+        assert Fraction(float(spread.constant)) > exact, "the example shows nothing"
+        assert Fraction(float(spread.constant)) - Fraction(float(spread.error)) <= exact
