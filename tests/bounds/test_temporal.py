@@ -54,9 +54,9 @@ def filtered(linear: Linear) -> list[nn.Module]:
 def fed_back(linear: Linear) -> list[nn.Module]:
     return [
         linear(2, 2),
-        Recurrent(LIF(0.25, 0.5), linear(2, 2)),
+        Recurrent(LIF(0.25, 0.5, initial=-0.25), linear(2, 2)),
         linear(2, 2),
-        Recurrent(IF(0.5), linear(2, 2)),
+        Recurrent(IF(0.5, initial=0.25), linear(2, 2)),
     ]
 
 
