@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from certsnn.bounds import margin_bounds
 from certsnn.bounds.certify import pose
-from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.filters import Filtered, rounding
+from certsnn.bounds.interval.arithmetic import RIGOROUS, Interval
+from certsnn.bounds.interval.frames import BoundedFrames
+from certsnn.bounds.interval.joints import Part
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import Forms
 from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.recurrence import FiringBack
+from certsnn.filters import filtered
 from certsnn.inputsets import LinfFrames
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
@@ -87,6 +91,30 @@ def test_what_the_products_of_one_step_round_off_is_covered(readout: ReadoutName
         margin_bounds(network, x, y, POINT, rounding=True),
     ):
         assert (margins <= executed).all()
+
+
+@pytest.mark.parametrize("other", [DOWN, UP])
+def test_what_each_step_of_a_filter_rounds_off_stays_there(other: float) -> None:
+    """Every one of 64 steps is rounded the same way, and a filter without decay keeps it all."""
+    x = torch.full((64, 1, 1), other)
+    x[0] = 1
+    sums = filtered(x, torch.tensor(1.0), 64).double().cumsum(0)
+    for sign in (1, -1):
+        part = Part(BoundedFrames(Interval(sign * x, sign * x)), ())
+        values = Filtered((part,), RIGOROUS, torch.float32, torch.tensor(1.0))
+        low, high = values.charge((), RIGOROUS).sums
+        assert (low <= sign * sums).all() and (sign * sums <= high).all()
+
+
+def test_the_product_of_a_filter_is_rounded_where_its_sum_is_zero() -> None:
+    """The second current takes away what is left of the first, as executed: but for its error."""
+    first, decay = 0.5 + torch.rand(1, 50, generator=torch.Generator().manual_seed(0)) / 2, torch.tensor(0.9)
+    x = torch.stack([first, -(decay * first)])
+    values = filtered(x, decay, 2)
+    lost = (decay.double() * first.double() + x[1].double()).abs()
+    source = BoundedFrames(Interval(values, values))
+    assert not values[1].any() and bool((lost > 0).any())
+    assert (lost <= rounding(source, decay, RIGOROUS)[1]).all()
 
 
 def first_step(network: SpikingNetwork, x: Tensor, threat: LinfFrames = POINT) -> tuple[Tensor, FiringBack]:

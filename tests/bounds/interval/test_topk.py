@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval import topk as flips
+from certsnn.bounds.interval.arithmetic import RIGOROUS
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.topk import Gains, feasible_flips
+from certsnn.inputsets import SpikeFlips
 from certsnn.layers import as_affine
 
 T, B = 2, 3
@@ -93,3 +96,19 @@ def test_the_best_of_all_steps_compete(budget: int) -> None:
         for step, found in enumerate([*sums[side], *more[side]], 1):
             best = all_gains[:, :step].flatten(0, 1).sort(0, descending=True).values[:budget].sum(0)
             torch.testing.assert_close(found, best)
+
+
+@torch.no_grad()
+def test_rounding_behind_the_first_layer_covers_the_spikes_that_are_added() -> None:
+    """All four bits set take every output of the first layer to its end; the second layer rounds it."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = nn.Linear(4, 40, bias=False), nn.Linear(40, 200, bias=False)
+    second.weight.data = torch.rand(200, 40, generator=generator)
+    x0 = torch.zeros(1, 1, 4)
+    source = FlippedSpikes(x0, SpikeFlips(4, "add"), feasible_flips)
+    for sign in (1, -1):
+        first.weight.data = sign * torch.randint(1, 99, (40, 4), generator=generator).float()
+        executed = second(first(x0 + 1))
+        assert not torch.equal(executed.double(), second.weight.double() @ first(x0 + 1).double()[0, 0])
+        low, high = source.currents([as_affine(first), as_affine(second)], RIGOROUS)
+        assert (low <= executed).all() and (executed <= high).all()
