@@ -117,6 +117,18 @@ def test_the_product_of_a_filter_is_rounded_where_its_sum_is_zero() -> None:
     assert (lost <= rounding(source, decay, RIGOROUS)[1]).all()
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor can't flush subnormals")
+def test_products_of_a_filter_that_a_processor_takes_as_zero_are_covered() -> None:
+    x, decay = torch.tensor([2.0**-126, 0.0]).view(2, 1, 1), torch.tensor(0.5)
+    torch.set_flush_denormal(True)
+    try:
+        values = filtered(x, decay, 2)
+    finally:
+        torch.set_flush_denormal(False)
+    lost = rounding(BoundedFrames(Interval(values, values)), decay, RIGOROUS)[1]
+    assert float(values[1]) == 0 and float(lost) >= 2.0**-127
+
+
 def first_step(network: SpikingNetwork, x: Tensor, threat: LinfFrames = POINT) -> tuple[Tensor, FiringBack]:
     """The executed membranes of the first step, and the level of the recurrent layer."""
     program = network.freeze()
