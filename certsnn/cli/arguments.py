@@ -145,8 +145,8 @@ HELP: Mapping[str, str] = {
     "which makes a network of certsnn's, snnTorch's, SpikingJelly's or Norse's",
     "--dt": "of a NIR file: the length of a step, in the unit of its time constants",
     "--output": "of FILE.py:FUNCTION: which of its network's outputs holds the logits (0: the first)",
-    "--readout": "of FILE.py:FUNCTION or a NIR file, how logits are read over time: rate, membrane, sum, last or "
-    "maximum",
+    "--readout": "of FILE.py:FUNCTION or a NIR file, how logits are read over time: rate, membrane, sum, "
+    "last or maximum",
     "--reset": "of a NIR file: v_reset, as it says, or subtract, in that step, or subtract-next (snnTorch)",
     "--steps": "of FILE.py:FUNCTION or a NIR file: T, for images",
     "--weights": "of FILE.py:FUNCTION: the state dict to load, a .safetensors or .pt file; nothing else in "
