@@ -93,14 +93,15 @@ class SpikingJelly(Library):
         *gains, last = cell.layers
         if not isinstance(last, Neuron) or axes != 1 or not all(type(one) is nn.Linear for one in inner):
             raise Unsupported("its sub_module is more than nn.Linear and neurons in a row, of vectors")
-        forward, back = [], []
+        forward: list[nn.Module] = []
+        back: list[nn.Module] = []
         if isinstance(module, self._layer.LinearRecurrentContainer):
             weight, size = module.rc.weight, module.rc.in_features - module.sub_module_out_features
             forward, back = [_linear(weight[:, :size], module.rc.bias)], [_linear(weight[:, size:], None)]
         elif not _adds(module.element_wise_function):
             raise Unsupported("its element_wise_function is not y + x")
         forward += inner
-        back += [_linear(one.weight, None) for one in inner] or ([] if back else [nn.Identity()])
+        back += [_linear(one.weight, None) for one in inner if isinstance(one, nn.Linear)] or ([] if back else [nn.Identity()])
         back += [Scale(float(gain.factor)) for gain in gains if isinstance(gain, Scale)]
         return Cell((*forward, *gains, Recurrent(last, back)), cell.shift)
 
