@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from certsnn.inputsets import SpikeFlips as SpikeFlips
     from certsnn.inputsets import SpikeShift as SpikeShift
     from certsnn.inputsets import Threat as Threat
+    from certsnn.interop.nir_graphs import from_nir as from_nir
+    from certsnn.interop.nir_writing import to_nir as to_nir
+    from certsnn.interop.norse import from_norse as from_norse
     from certsnn.interop.own_modules import from_torch as from_torch
     from certsnn.interop.snntorch import from_snntorch as from_snntorch
     from certsnn.interop.spikingjelly import from_spikingjelly as from_spikingjelly
@@ -60,12 +63,14 @@ if TYPE_CHECKING:
     from certsnn.layers import SumPool2d as SumPool2d
     from certsnn.models import Model as Model
     from certsnn.models import load_model as load_model
+    from certsnn.models import save as save
     from certsnn.models import save_model as save_model
     from certsnn.networks import SpikingNetwork as SpikingNetwork
     from certsnn.neurons import IF as IF
     from certsnn.neurons import LIF as LIF
     from certsnn.neurons import Neuron as Neuron
     from certsnn.recurrence import Recurrent as Recurrent
+    from certsnn.train import certified_loss as certified_loss
 
 __version__ = "0.1.0"
 
@@ -90,14 +95,18 @@ HOMES = {
     "graph": "Branches Graph Residual",
     "inputsets": "CoupledBernoulli EventChanges FreeSpikes InputSet LinfBall LinfFrames "
     "SpikeBox SpikeFlips SpikeShift Threat",
+    "interop.nir_graphs": "from_nir",
+    "interop.nir_writing": "to_nir",
+    "interop.norse": "from_norse",
     "interop.own_modules": "from_torch",
     "interop.snntorch": "from_snntorch",
     "interop.spikingjelly": "from_spikingjelly",
     "layers": "Normalize Scale SumPool1d SumPool2d",
-    "models": "Model load_model save_model",
+    "models": "Model load_model save save_model",
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
     "recurrence": "Recurrent",
+    "train": "certified_loss",
 }
 """The public names by the module below certsnn that they are imported from."""
 

@@ -88,7 +88,12 @@ def override(text: str, overrides: Sequence[str]) -> tuple[RunConfig, str]:
             _put(tree, path.split("."), value)
     config: RunConfig = _read(RunConfig, tree, "")
     _check(config)
-    return config, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return config, text_of(config)
+
+
+def text_of(config: RunConfig) -> str:
+    """A config as YAML, with every default written out."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def instances(base: type, text: str, name: str) -> tuple[Any, ...]:

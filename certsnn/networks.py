@@ -19,12 +19,13 @@ from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
 from certsnn.filters import Filter
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
-from certsnn.inputs import Domain, input_named
+from certsnn.graph import Residual as Residual
+from certsnn.inputs import Domain, Input, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron
 from certsnn.products import ieee_products
 from certsnn.program import Link, Neurons, Node, Program, as_logits
-from certsnn.readouts import READOUTS, ReadoutName
+from certsnn.readouts import READOUTS, Readout, ReadoutName
 
 
 @final
@@ -128,14 +129,7 @@ class SpikingNetwork(nn.Module):
 
     def freeze(self) -> Program:
         """The network as it acts in eval mode, sharing its parameters (so bounds are differentiable)."""
-        plan, last = self.plan()
-
-        def linked(wire: Wire) -> Link:
-            return Link(wire.source, fold([as_affine(layer) for layer in wire.layers]))
-
-        with settled(plan.layers):
-            nodes = tuple(node.make(tuple(map(linked, node.wires))) for node in plan.nodes)
-            return Program(self.input, nodes, linked(last), READOUTS[self.readout])
+        return frozen(*self.plan(), self.input, READOUTS[self.readout])
 
     def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Logits ``[B, K]``; ``steps`` uses fewer steps than the network's (spikes: the first ones).
@@ -184,6 +178,17 @@ class SpikingNetwork(nn.Module):
         self.input.check(x)
         if x.dtype != weight.dtype:
             raise TypeError(f"the input is {x.dtype}, the network {weight.dtype}; convert one of them")
+
+
+def frozen(plan: Plan, last: Wire, input: Input, reading: Readout) -> Program:
+    """A plan as its layers act in eval mode, sharing their parameters; ``last``: the wire to the readout."""
+
+    def linked(wire: Wire) -> Link:
+        return Link(wire.source, fold([as_affine(layer) for layer in wire.layers]))
+
+    with settled(plan.layers):
+        nodes = tuple(node.make(tuple(map(linked, node.wires))) for node in plan.nodes)
+        return Program(input, nodes, linked(last), reading)
 
 
 def train_chain(

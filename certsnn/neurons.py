@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from certsnn.dynamics import ORDERS, RESET_FIRST
 from certsnn.dynamics import Dynamics as Dynamics
-from certsnn.dynamics import Trace as Trace
-from certsnn.dynamics import scan as scan
 from certsnn.layers import check_hooks
+from certsnn.scan import Trace as Trace
+from certsnn.scan import scan as scan
 from certsnn.surrogates import Rectangle, Surrogate
 
 LEAST_THRESHOLD = 1e-6
@@ -69,6 +69,7 @@ def _shown(value: Reset) -> str:
         return f"({', '.join(map(_shown, value))})"
     if not isinstance(value, Tensor):
         return repr(value)
+    value = value.detach()
     if value.numel() == 1:
         return f"{float(value):g}"
     return f"{list(value.shape)} in [{float(value.min()):g}, {float(value.max()):g}]"

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from certsnn.affine import Affine, apply_chain, fold
-from certsnn.dynamics import Dynamics, Trace, fires, integrate
+from certsnn.dynamics import Dynamics, fires, integrate
 from certsnn.graph import Composite, Layers, Plan, Wire, sequential
 from certsnn.layers import BatchNorm, Dropout, as_affine, check_plain
 from certsnn.neurons import Neuron
 from certsnn.program import Link, Neurons, hold
+from certsnn.scan import Trace
 from certsnn.surrogates import Surrogate
 
 
@@ -86,6 +87,7 @@ class Recurrent(Composite):
 
     Raises:
         TypeError: for feedback through batch norm or dropout, which act otherwise in training.
+        ValueError: for feedback through nothing.
     """
 
     def __init__(self, neuron: Neuron, feedback: nn.Module | Layers) -> None:
@@ -100,6 +102,10 @@ class Recurrent(Composite):
     def lay(self, plan: Plan, name: str, wire: Wire) -> Wire:
         check_plain(self, Recurrent)
         check_plain(self.feedback, nn.Sequential)
+        if not len(self.feedback):  # a stage without operators here is one without feedback
+            raise ValueError(
+                f"the feedback of {name} has no layer: nn.Identity() hands spikes on as they are"
+            )
         self.neuron.check_plain()
         plan.layers += [self.neuron, *self.feedback]
         plan.within += self.feedback

@@ -92,6 +92,7 @@ def _seeds(text: str) -> list[int]:
 N: Mapping[str, Any] = {"type": _positive, "metavar": "N"}
 BOUNDS = "--method --rounding --relaxation --memory --seconds --iterations --batch-size"
 SAMPLES = "--samples --shard --results --json"
+READING = "--weights --steps --readout --output --dt --reset"
 COMMON = "--device --threads --debug"
 
 TAKES: Mapping[str, Mapping[str, Any]] = {
@@ -100,6 +101,12 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
     "files": {"type": Path, "metavar": "FILE.jsonl", "nargs": "+"},
     "name": {"metavar": "NAME", "nargs": "?"},
     "run": {"metavar": "RUN"},
+    "--dt": {"type": _seconds, "metavar": "TIME"},
+    "--output": {"type": _natural, "metavar": "N"},
+    "--readout": {"choices": ["rate", "membrane", "sum", "last", "maximum"], "metavar": "NAME"},
+    "--reset": {"choices": ["v_reset", "subtract", "subtract-next"], "metavar": "NAME"},
+    "--steps": N,
+    "--weights": {"type": Path, "metavar": "FILE"},
     "--adversarial": {"type": Path, "metavar": "DIR"},
     "--attacked": {**N, "default": 1000},
     "--attacks": {"metavar": "LIST"},
@@ -134,25 +141,35 @@ HELP: Mapping[str, str] = {
     "configs": "YAML files, and folders of them",
     "files": "files of --results, one for each shard",
     "name": "a pretrained model, a run folder or a weights file to describe (default: list the pretrained)",
-    "run": "a run folder, a weights file or the name of a pretrained model",
+    "run": "a run folder, a weights file, the name of a pretrained model, NAME.nir, or FILE.py:FUNCTION, "
+    "which makes a network of certsnn's, snnTorch's, SpikingJelly's or Norse's",
+    "--dt": "of a NIR file: the length of a step, in the unit of its time constants",
+    "--output": "of FILE.py:FUNCTION: which of its network's outputs holds the logits (0: the first)",
+    "--readout": "of FILE.py:FUNCTION or a NIR file, how logits are read over time: rate, membrane, sum, "
+    "last or maximum",
+    "--reset": "of a NIR file: v_reset, as it says, or subtract, in that step, or subtract-next (snnTorch)",
+    "--steps": "of FILE.py:FUNCTION or a NIR file: T, for images",
+    "--weights": "of FILE.py:FUNCTION: the state dict to load, a .safetensors or .pt file; nothing else in "
+    "it is read",
     "--adversarial": "save the input that breaks a sample here, a file for each (method auto breaks some)",
     "--attacked": "how many samples are attacked, the first of the test set (default: 1000)",
     "--attacks": "attacks by name, as a YAML list: PGD, or PGD,FGSM, or '{class_path: PGD, restarts: "
     "10},FGSM' (default: a suite that fits the threat)",
     "attack --batch-size": "samples that are attacked together (default: 64)",
     "bench --batch-size": "samples that are verified, or attacked, together (default: 256 and 64, or 32 with "
-    "slow methods)",
+    "slow methods, or as many as fit into --memory)",
     "evaluate --batch-size": "samples that are evaluated together (default: 64, or 32 with the methods that "
-    "have a time limit)",
+    "have a time limit, or as many as fit into --memory)",
     "verify --batch-size": "samples that are bounded together (default: 256, or 32 with the methods that "
-    "have a time limit)",
+    "have a time limit, or as many as fit into --memory)",
     "--debug": "show the traceback of an error",
     "--device": "where to compute: cpu, cuda, cuda:1, ... (default: cpu)",
     "--evidence": "where the evidence goes if an attack refutes a bound (default: unsound/)",
     "--iterations": "steps in which alpha-s-crown optimises slopes (default: 20)",
     "--json": "write summary and samples here at the end; - is standard output",
     "bench --json": "write all rows here at the end; - is standard output",
-    "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",
+    "--memory": "what interval bounds may take, and S-CROWN and branch-and-bound as much again, in bytes or "
+    "as 512MiB (default: 2GiB)",
     "--method": "the bounds (default: s-ibp): {methods}",
     "--relaxation": "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)",
     "--report": "write a report here: one page with tables, curves, margins and examples, to be read "
@@ -196,6 +213,8 @@ examples:
   certsnn verify runs/digits --threat.eps 0.03
   certsnn verify runs/digits --samples 100 --json digits.json
   certsnn verify runs/digits --method auto --seconds 10 --results digits.jsonl
+  certsnn verify net.py:make_net --weights net.pt --steps 25 --readout rate \\
+      --data.name digits --threat.eps 0.01
 
 Prints the clean error and the verified error: the share of samples that are misclassified, or whose
 robustness is not proved. Nothing is written but what --json, --results and --adversarial name. With
@@ -205,7 +224,7 @@ the data set are those of the training, unless the keys below say otherwise.
 Several processes share the samples, and write one file of results together:
   torchrun --nproc-per-node 4 -m -- certsnn verify runs/digits --results digits.jsonl
 Machines that share nothing take a --shard each; `certsnn merge` puts their files together.""",
-        f"run {BOUNDS} {SAMPLES} --adversarial {COMMON}",
+        f"run {READING} {BOUNDS} {SAMPLES} --adversarial {COMMON}",
         ("threat", "data"),
     ),
     "attack": Command(
@@ -221,7 +240,7 @@ least one attack. Every attack runs on every sample that the network gets right;
 broke, and over these the mean change of a pixel (for spikes: of its firing rate) and the rounds; then how
 many needed random flips (RSF) because all gradients were zero, and the forward passes of a sample.
 `certsnn evaluate` sets the verified error beside these.""",
-        f"run --attacks --seed {SAMPLES} --batch-size {COMMON}",
+        f"run {READING} --attacks --seed {SAMPLES} --batch-size {COMMON}",
         ("threat", "data"),
     ),
     "evaluate": Command(
@@ -242,7 +261,7 @@ What lies between the last two is the gap: samples that no attack breaks and no 
 samples are attacked too. If one of them breaks, the bounds are unsound: the command stops with exit status
 3 and saves all that shows it in a folder (--evidence). With --results an evaluation that was stopped goes
 on where it was; each further size of --sweep gets a file of its own beside it.""",
-        f"run {BOUNDS} --attacks --seed {SAMPLES} --sweep --report --evidence {COMMON}",
+        f"run {READING} {BOUNDS} --attacks --seed {SAMPLES} --sweep --report --evidence {COMMON}",
         ("threat", "data"),
     ),
     "bench": Command(

@@ -14,6 +14,7 @@ from certsnn.cli.commands.merge import merge
 from certsnn.cli.commands.models import describe, models
 from certsnn.cli.commands.train import train
 from certsnn.cli.commands.verify import verify
+from certsnn.cli.sources import Reading
 from certsnn.errors import UserError
 from certsnn.processes import Processes
 
@@ -48,6 +49,7 @@ def _verify(options: Namespace, overrides: list[str], processes: Processes) -> i
         *outputs,
         options.shard,
         options.adversarial,
+        _reading(options),
     )
 
 
@@ -56,7 +58,8 @@ def _attack(options: Namespace, overrides: list[str], processes: Processes) -> i
     setting = Setting(processes, batch_size=options.batch_size)
     suite = Suite(options.attacks, options.seed)
     outputs = Outputs(options.json, options.results)
-    return attack(options.run, overrides, setting, suite, outputs, options.samples, options.shard)
+    which = options.samples, options.shard, _reading(options)
+    return attack(options.run, overrides, setting, suite, outputs, *which)
 
 
 @_computing
@@ -66,7 +69,7 @@ def _evaluate(options: Namespace, overrides: list[str], processes: Processes) ->
         page = Path(options.run) / "report.html"
     setting, suite = _setting(options, processes), Suite(options.attacks, options.seed)
     outputs = Outputs(options.json, options.results, page, options.evidence)
-    which = options.samples, options.sweep, options.shard
+    which = options.samples, options.sweep, options.shard, _reading(options)
     return evaluate(options.run, overrides, setting, suite, outputs, *which)
 
 
@@ -91,6 +94,10 @@ def _merge(options: Namespace, overrides: list[str]) -> int:
 
 def _models(options: Namespace, overrides: list[str]) -> int:
     return models() if options.name is None else describe(options.name)
+
+
+def _reading(options: Namespace) -> Reading:
+    return Reading(**{name: getattr(options, name) for name in Reading.__dataclass_fields__})
 
 
 def _setting(options: Namespace, processes: Processes) -> Setting:

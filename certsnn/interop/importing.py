@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from certsnn.errors import UserError
 from certsnn.graph import Add, Concatenate
 from certsnn.inputs import Domain, input_named
-from certsnn.interop.libraries import Library
-from certsnn.interop.recording import Recording, copied
-from certsnn.interop.traces import Case, TraceCheck, check_neuron, check_traces
-from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When
-from certsnn.layers import Scale
+from certsnn.interop.libraries import Cell, Library, Observed
+from certsnn.interop.operations import ENDS
+from certsnn.interop.recording import Recording, copied, membrane_of
+from certsnn.interop.traces import Case, Seen, TraceCheck, check_cell, check_traces, node_of
+from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Value, When, free_name
 from certsnn.networks import SpikingNetwork
 from certsnn.readouts import ReadoutName
 
@@ -36,7 +36,8 @@ class Import(NamedTuple):
 class Recorded(NamedTuple):
     """A finished recording; ``output``: what is read (None: unknown), ``numbers``: of the original.
 
-    ``each_step``: whether the module was called once a step.
+    ``each_step``: whether the module was called once a step. ``end``: the key of what comes last and is left
+    out (`ENDS`), if there is any.
     """
 
     recording: Recording
@@ -44,6 +45,7 @@ class Recorded(NamedTuple):
     numbers: Tensor
     steps: int
     each_step: bool
+    end: str
 
     @property
     def problems(self) -> list[str]:
@@ -85,29 +87,35 @@ def import_module_with(
     """
     _check(module, x, input)
     recorder = _Recorder(library, module, input, output)
-    best = _best(recorder, x, steps)
-    if best.problems:
-        raise UserError("\n- ".join([f"the {type(module).__name__} can't be imported:", *best.problems]))
-    chosen, clean = _readout(best, readout), copied(module)
-    names = _names(best)
+    best = _best(recorder, x, steps, type(module).__name__)
+    chosen, clean, names = _readout(best, readout), copied(module), _names(best)
+    inputs = best.recording.inputs
+    cells = {path: library.cell(clean.get_submodule(path), inputs[path].ndim - 1) for path in inputs}
     try:
-        network = SpikingNetwork.from_graph(_nodes(library, best, clean, names), best.steps, chosen, input)
+        nodes = _nodes(library, best, clean, cells, names)
+        network = SpikingNetwork.from_graph(nodes, best.steps, chosen, input)
     except (TypeError, ValueError) as error:
         raise UserError(f"the {type(module).__name__} can't be imported: {error}") from error
     network.eval()
-    for path, cell in best.recording.cells.items():
-        check_neuron(library, path, cell, copied(clean.get_submodule(path)), best.recording.observed[path][0])
-    others = [_case(other, _again(recorder, other, best), names, chosen) for other in _random(x, input)]
-    cases = [_case(x, best, names, chosen), *others]
+    for path, cell in cells.items():
+        check_cell(library, path, cell, copied(clean.get_submodule(path)), inputs[path])
+    runs = [(x, best), *((other, _again(recorder, other, best)) for other in _random(x, input))]
     calls = "once a step" if best.each_step else "once for all steps"
-    return Import(network, check_traces(network, cases, calls))
+    check = check_traces(network, [_case(one, run, names, chosen) for one, run in runs], calls)
+    return Import(network, check)
 
 
-def _best(recorder: _Recorder, x: Tensor, steps: int | None) -> Recorded:
-    """The record of all steps in a call or of one step a call, whichever has fewer problems."""
+def _best(recorder: _Recorder, x: Tensor, steps: int | None, name: str) -> Recorded:
+    """The record of all steps in a call or of one step a call; raises UserError, by the name, for problems.
+
+    They are those of whichever has fewer.
+    """
     # What ran one step in a call is called once a step; its problems are then those to tell.
     both = recorder.both(x, steps)
-    return min(both, key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems)))
+    best = min(both, key=lambda one: (len(one.problems) > 0, one.steps < 2, len(one.problems)))
+    if best.problems:
+        raise UserError("\n- ".join([f"the {name} can't be imported:", *best.problems]))
+    return best
 
 
 def _again(recorder: _Recorder, x: Tensor, best: Recorded) -> Recorded:
@@ -188,16 +196,19 @@ class _Recorder:
         counts = {len(seen) for seen in recording.observed.values()}
         found = max(counts, default=0)
         values = [recording.value(output) for output in outputs]
-        value = values[0] if values else None
+        value, end = recording.without_end(values[0] if values else None)
         if recording.problems:
             pass
         elif counts != {found} or not found:
             recording.report("its neurons run for different numbers of steps, or there are none")
         elif value is None or value.node == BROKEN:
             recording.report("its output does not come from its input by operations that are known")
-        elif recording.entries[value.node].key.startswith("membrane of "):
+        elif recording.ended(value.node):
+            recording.report("it goes on behind a softmax: leave that out")
+        elif recording.hidden(value.node):
             recording.report(
-                "its output is the membrane of a neuron that spikes: read spikes, or an affine layer"
+                "it reads a state of neurons that reset it: read spikes, an affine layer, or the membrane of "
+                "neurons that have no reset"
             )
         elif steps is None and value.when.kind == "step" and found == 1:
             recording.report("it runs one step a call: say how many steps you run it for, as steps=25")
@@ -212,7 +223,7 @@ class _Recorder:
                 recording.report("its output is not that of one step: let one call run all steps")
             value = Value(value.node, SEQUENCE)
         numbers = (torch.stack(list(outputs)) if each_step else outputs[0]) if outputs else torch.zeros(0)
-        return Recorded(recording, value, numbers, found, each_step)
+        return Recorded(recording, value, numbers, found, each_step, end)
 
 
 def _length(when: When, output: Tensor) -> int | None:
@@ -226,8 +237,8 @@ def _readout(recorded: Recorded, given: ReadoutName | None) -> ReadoutName:
     """The readout; raises UserError where it must be said, or is another than the module's."""
     assert recorded.output is not None
     kind, node = recorded.output.when.kind, recorded.output.node
-    spikes = recorded.recording.entries[node].key in recorded.recording.cells
-    mean: ReadoutName = "rate" if spikes else "membrane"
+    cell = recorded.recording.cells.get(recorded.recording.entries[node].key)
+    mean: ReadoutName = "membrane" if cell is None or cell.neuron is None else "rate"
     found = mean if kind == "mean" else READ.get(kind)
     if found is None and given is None:
         raise UserError(
@@ -251,60 +262,48 @@ def _logits(recorded: Recorded, readout: ReadoutName) -> Tensor:
     return readings.get(readout, numbers.mean(0))
 
 
-def _used(recorded: Recorded) -> list[int]:
-    """The nodes that lead to the output, in order, without the input."""
-    assert recorded.output is not None
-    used, waiting = {0}, [recorded.output.node]
-    while waiting:
-        node = waiting.pop()
-        if node not in used:
-            used.add(node)
-            waiting += recorded.recording.entries[node].sources
-    return sorted(used - {0})
-
-
 def _names(recorded: Recorded) -> dict[int, str]:
     """Names for the nodes that are used: the paths of modules with _ for dots, or what an operation does."""
     names = {0: "input"}
-    for node in _used(recorded):
+    assert recorded.output is not None
+    for node in recorded.recording.used(recorded.output.node):
         key = recorded.recording.entries[node].key
-        name = base = (
-            key.lstrip("=").partition("(")[0].replace(".", "_").lower()
-            if key[0] == "="
-            else (key.replace(".", "_") or "module")
-        )
-        number = 1
-        while name in names.values() or hasattr(nn.ModuleDict, name):
-            number += 1
-            name = f"{base}_{number}"
-        names[node] = name
+        base = key.replace(".", "_") or "module"
+        if key.startswith("="):
+            base = key.lstrip("=").partition("(")[0].replace(".", "_").lower()
+        names[node] = free_name(base, names.values())
     return names
 
 
 def _nodes(
-    library: Library, recorded: Recorded, clean: nn.Module, names: Mapping[int, str]
+    library: Library,
+    recorded: Recorded,
+    clean: nn.Module,
+    cells: Mapping[str, Cell],
+    names: Mapping[int, str],
 ) -> dict[str, tuple[nn.Module, Sequence[str]]]:
     """The nodes for `SpikingNetwork.from_graph`, with the layers of a clean copy."""
     nodes: dict[str, tuple[nn.Module, Sequence[str]]] = {}
-    for node in _used(recorded):
+    for node, name in list(names.items())[1:]:
         entry = recorded.recording.entries[node]
-        name, sources = names[node], [names[source] for source in entry.sources]
+        sources = [names[source] for source in entry.sources]
         if entry.key in JOINTS:
             nodes[name] = (JOINTS[entry.key](), sources)
         elif entry.key in recorded.recording.made:
             nodes[name] = (recorded.recording.made[entry.key], sources)
-        elif entry.key in recorded.recording.cells:
-            axes = recorded.recording.observed[entry.key][0].spikes.ndim - 1
-            cell = library.cell(clean.get_submodule(entry.key), axes)
-            if cell.gain != 1:
-                nodes[f"{name}_gain"] = (Scale(cell.gain), sources)
-                sources = [f"{name}_gain"]
-            nodes[name] = (cell.neuron, sources)
         else:
-            layers = library.layers(clean.get_submodule(entry.key))
+            layers = _cell_layers(cells, entry.key) or library.layers(clean.get_submodule(entry.key))
             assert layers is not None
             nodes[name] = (layers[0] if len(layers) == 1 else nn.Sequential(*layers), sources)
     return nodes
+
+
+def _cell_layers(cells: Mapping[str, Cell], key: str) -> Sequence[nn.Module]:
+    """The layers of a module with a state, or of its potentials where they are read; none for other keys."""
+    path = membrane_of(key)
+    if path is not None:
+        return cells[path].filter or ()
+    return cells[key].layers if key in cells else ()
 
 
 def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str], readout: ReadoutName) -> Case:
@@ -314,10 +313,12 @@ def _case(x: Tensor, recorded: Recorded, names: Mapping[int, str], readout: Read
     stages = {}
     for node, name in names.items():
         key = recording.entries[node].key
-        if key in recording.cells:
-            spikes, membranes = zip(*recording.observed[key], strict=True)
-            stages[name] = (key, torch.stack(spikes), torch.stack(membranes))
-    return Case(x, stages, _logits(recorded, readout))
+        path = membrane_of(key) or key
+        if path in recording.cells:
+            spikes, membranes = map(torch.stack, zip(*recording.observed[path], strict=True))
+            did = Observed(spikes if path == key else membranes, membranes)
+            stages[node_of(name, _cell_layers(recording.cells, key))] = Seen(path, did)
+    return Case(x, stages, _logits(recorded, readout), ENDS.get(recorded.end))
 
 
 def _random(x: Tensor, input: Domain) -> list[Tensor]:

@@ -5,23 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from math import frexp, prod
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from certsnn.errors import UserError
+from certsnn.filters import Synapse
 from certsnn.interop.values import Unsupported
-from certsnn.layers import operator_of
+from certsnn.layers import Scale, operator_of
 from certsnn.neurons import Neuron
+from certsnn.recurrence import Recurrent
 
 ANY_TIME = (nn.Linear, nn.Identity, nn.Dropout)
 """Layers of torch's that do the same to a sequence ``[T, B, ...]`` as to each of its steps."""
 
 
 class Observed(NamedTuple):
-    """Spikes and membranes before any reset, ``[T, B, ...]`` or of one step; NaN where none is kept."""
+    """Spikes and membranes before any reset, ``[T, B, ...]`` or of one step; NaN where none is kept.
+
+    Of a filter both are its outputs.
+    """
 
     spikes: Tensor
     membranes: Tensor
@@ -30,20 +36,67 @@ class Observed(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Cell:
-    """A foreign neuron as certsnn's: ``gain`` times the input drives ``neuron``, and its potentials are the
-    foreign ones less ``shift``."""
+    """A foreign module with a state, as certsnn's layers in a row.
 
-    neuron: Neuron
-    gain: float = 1.0
+    The last one is a `Neuron`, a `Recurrent`, or a `Synapse`, whose potentials are the foreign ones less
+    ``shift``. ``membrane``: which of the states that it returns, from 0, are the potentials.
+    """
+
+    layers: tuple[nn.Module, ...]
     shift: float = 0.0
+    membrane: int = 0
+
+    @property
+    def neuron(self) -> Neuron | None:
+        """The neurons; None for a filter, which spikes never."""
+        last = self.layers[-1]
+        found = last.neuron if isinstance(last, Recurrent) else last
+        return found if isinstance(found, Neuron) else None
+
+    @property
+    def gain(self) -> float | None:
+        """What the first step's currents are multiplied by; None where they pass other layers, too."""
+        before = [layer for layer in self.layers[:-1] if not isinstance(layer, Synapse)]
+        if not all(isinstance(layer, Scale) for layer in before):
+            return None
+        return prod(float(layer.factor) for layer in before if isinstance(layer, Scale))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the first step rounds nothing."""
+        rests = isinstance(self.layers[-1], Neuron) and not self.layers[-1].initial.any()
+        return rests and self.shift == 0 and self.gain is not None and frexp(self.gain)[0] == 0.5
+
+    @property
+    def filter(self) -> tuple[nn.Module, ...] | None:
+        """Its potentials as layers: a leaky integrator's, or those of neurons without a reset; else None."""
+        last = self.layers[-1]
+        if isinstance(last, Synapse):
+            return self.layers
+        if not isinstance(last, Neuron) or not isinstance(last.reset, tuple) or last.initial.any():
+            return None
+        gain, offset = map(torch.as_tensor, last.reset)
+        if offset.any() or not torch.equal(gain.expand(last.decay.shape), last.decay):
+            return None
+        return (*self.layers[:-1], Synapse(last.decay))
+
+
+def after(gain: float, *layers: nn.Module) -> tuple[nn.Module, ...]:
+    """Layers whose inputs are multiplied first."""
+    return layers if gain == 1 else (Scale(gain), *layers)
 
 
 class Library(ABC):
-    """How one library's modules act in eval mode."""
+    """How one library's modules act in eval mode.
+
+    ``keeps_states``: whether modules keep their states from call to call, and are not handed them.
+    """
+
+    keeps_states: ClassVar[bool] = True
 
     @abstractmethod
     def is_neuron(self, module: nn.Module) -> bool:
-        """Whether it holds a state over time, which certsnn has to know as a neuron."""
+        """Whether it holds a state over time, which certsnn has to know as neurons or as a filter."""
 
     @abstractmethod
     def cell(self, module: nn.Module, axes: int) -> Cell:
@@ -67,18 +120,29 @@ class Library(ABC):
         """Whether a leaf takes all steps at once, ``[T, B, ...]``."""
         return False
 
+    def encodes(self, module: nn.Module) -> bool:
+        """Whether a neuron makes all steps of a current that it holds."""
+        return False
+
     @final
     def fits(self, module: nn.Module, lead: int) -> bool:
         """Whether a leaf takes values with this many axes before those of a sample."""
         return isinstance(module, ANY_TIME) or self.takes_sequence(module) == (lead == 2)
+
+    def step(self, module: nn.Module, current: Tensor, before: Any) -> Any:
+        """What a copy of a neuron returns for its next step; ``before``: for the last one, None at first."""
+        return module(current)
 
     @final
     def drive(self, module: nn.Module, cell: Cell, currents: Tensor) -> Observed:
         """What a copy of a neuron does on currents ``[T, B, ...]``, from its first step on."""
         self.prepare(module)
         if self.takes_sequence(module):
-            return self.observe(module, cell, module(currents))
-        steps = [self.observe(module, cell, module(current)) for current in currents]
+            return self.observe(module, cell, module(currents[0] if self.encodes(module) else currents))
+        steps, output = [], None
+        for current in currents:
+            output = self.step(module, current, output)
+            steps.append(self.observe(module, cell, output))
         return Observed(*(torch.stack(part) for part in zip(*steps, strict=True)))
 
 
@@ -100,6 +164,14 @@ def number(value: Any, axes: int) -> float | Tensor:
     missing = max(axes - value.ndim, 0)
     lined_up: Tensor = value.reshape([1] * missing + list(value.shape))
     return lined_up.clone()
+
+
+def one_number(value: Any, what: str) -> float:
+    """The one number in a parameter; raises Unsupported, by their name, for several."""
+    found = torch.as_tensor(value).detach()
+    if found.numel() > 1:
+        raise Unsupported(f"its neurons have different {what}: put the difference into the weights")
+    return float(found)
 
 
 def above(threshold: float | Tensor) -> float | Tensor:

@@ -30,6 +30,24 @@ READS = (
     "__contains__",
 )
 """Methods by which a module looks at numbers, and may go on as they say."""
+SILENT = (*READS, "__setitem__")
+"""Methods that count though they return no tensor."""
+SAME_SIGN = (
+    *(
+        nn.Flatten,
+        nn.Unflatten,
+        nn.Identity,
+        nn.Dropout,
+        nn.MaxPool1d,
+        nn.MaxPool2d,
+        nn.AvgPool1d,
+        nn.AvgPool2d,
+    ),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+)
+"""Layers that make no negative number of others that are none."""
+ENDS: Mapping[str, Callable[..., Tensor]] = {"=softmax": torch.softmax, "=log_softmax": torch.log_softmax}
+"""What may stand at the end, where it is left out, since it keeps the order of logits; by its key."""
 CONSTANTS = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty")
 RANDOM = ("rand_like", "randn_like", "bernoulli", "le", "lt", "gt", "ge", "multinomial", "poisson")
 
@@ -80,8 +98,6 @@ def advice(operation: str) -> str:
             "the module draws or compares inside: encode the input before it (certsnn.encoding), and import "
             "it with input='spikes'"
         )
-    if operation == "__setitem__":
-        return "results are written into a tensor: collect them in a list, and torch.stack it"
     return "certsnn has no bound for it: use a layer or an operation that docs/guide/import.md lists"
 
 
@@ -259,6 +275,39 @@ def _pool(kind: Callable[..., nn.Module], names: Sequence[str]) -> Callable[[Cal
     return handler
 
 
+def _relu(call: Call) -> None:
+    value = call.tracked()
+    if not call.record.counts(value.node):
+        raise Unsupported("certsnn has no bound for it but on spikes, which it leaves as they are")
+    call.returns(value)
+
+
+def _write(call: Call) -> None:
+    """A step's output written to its place in a tensor for all steps."""
+    target, index, part = call.args
+    value, before = call.record.value(part), call.record.value(target)
+    first, *rest = index if isinstance(index, tuple) else (index,)
+    whole = isinstance(first, int) and all(one in (Ellipsis, slice(None)) for one in rest)
+    node = None if value is None or not whole else value.node
+    filled = Value(node or 0, When("filled", first)) if first else None
+    if value is None or not node or value.when != When("step", first) or before != filled:
+        raise Unsupported(
+            "of a tensor for all steps each is written once, in their order, as a whole: y[t] = ..."
+        )
+    full = first + 1 == len(target)
+    call.record.emit(target, Value(node, SEQUENCE if full else When("filled", first + 1)))
+
+
+def _end(call: Call) -> None:
+    """What keeps the order of logits, behind all that reads them over time."""
+    value = call.tracked()
+    if value.when.kind in ("held", "step", "sequence", "one", "filled") or call.result.ndim != 2:
+        raise Unsupported("it stands before what reads outputs over time: leave it out, or put it at the end")
+    if call.argument(1, "dim") not in (1, -1):
+        raise Unsupported("it is taken over other axes than the classes: say dim=1")
+    call.returns(Value(call.record.node(f"={call.operation}", [value.node]), value.when))
+
+
 def _dropout(call: Call) -> None:
     if call.argument(2, "training", True):
         raise Unsupported("it drops values in eval mode, too: pass training=self.training")
@@ -291,5 +340,8 @@ HANDLERS: Mapping[str, Callable[[Call], None]] = {
     "adaptive_avg_pool1d": _pool(nn.AdaptiveAvgPool1d, ("output_size",)),
     "adaptive_avg_pool2d": _pool(nn.AdaptiveAvgPool2d, ("output_size",)),
     "dropout": _dropout,
+    "relu": _relu,
+    "__setitem__": _write,
+    **dict.fromkeys(("softmax", "log_softmax"), _end),
 }
 """Handlers by the names of operations."""

@@ -40,7 +40,7 @@ class OwnModules(Library):
         return isinstance(module, Neuron)
 
     def cell(self, module: Any, axes: int) -> Cell:
-        return Cell(module)
+        return Cell((module,))
 
     def prepare(self, module: Any) -> None:
         module.forward = module.stepping = _Stepping(module)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from certsnn.interop.libraries import Cell, Library, Observed
-from certsnn.interop.operations import CONSTANTS, HANDLERS, READS, Call, advice
-from certsnn.interop.values import BROKEN, HELD, Entry, Unsupported, Value, When
+from certsnn.interop.operations import CONSTANTS, ENDS, HANDLERS, SAME_SIGN, SILENT, Call, advice
+from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Entry, Unsupported, Value, When
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -38,12 +38,24 @@ def tensors(tree: Any) -> Iterator[Tensor]:
         yield from tensors(list(tree.values()))
 
 
+def state_of(path: str, place: int) -> str:
+    """The key of what a module returns beside its spikes or outputs, by its place there from 0 on."""
+    return f"={place} of {path}"
+
+
+def membrane_of(key: str) -> str | None:
+    """The path of the module whose state a key means; None for any other key."""
+    place, between, path = key.partition(" of ")
+    return path if between and place[1:].isdigit() else None
+
+
 @final
 class Recording(TorchFunctionMode):
     """A copy of the module, and what has been recorded of its runs.
 
-    ``entries``: the nodes; ``made``: layers of functional operations, by their keys; ``observed``: what each
-    neuron did, by its path; ``problems``: what can't be imported, in the order it was met.
+    ``entries``: the nodes; ``made``: layers of functional operations, by their keys; ``observed``,
+    ``inputs``: what each module with a state did, and its inputs of one step, by its path; ``problems``: what
+    can't be imported, in the order it was met.
     """
 
     def __init__(self, library: Library, module: nn.Module) -> None:
@@ -52,6 +64,7 @@ class Recording(TorchFunctionMode):
         self.made: dict[str, nn.Module] = {}
         self.cells: dict[str, Cell] = {}
         self.observed: dict[str, list[Observed]] = {}
+        self.inputs: dict[str, Tensor] = {}
         self.drives: dict[str, int] = {}
         self.problems: dict[str, None] = {}
         self.twin = copied(module)
@@ -85,6 +98,44 @@ class Recording(TorchFunctionMode):
         self.made.setdefault(key, layer)
         return Value(self.node(key, [value.node]), when or value.when)
 
+    def used(self, node: int) -> list[int]:
+        """The nodes that lead to one and itself, in order, without the input."""
+        used, waiting = {0}, [node]
+        while waiting:
+            node = waiting.pop()
+            if node not in used:
+                used.add(node)
+                waiting += self.entries[node].sources
+        return sorted(used - {0})
+
+    def counts(self, node: int) -> bool:
+        """Whether a node's values are >= 0: spikes, and what pools or reshapes them."""
+        entry = self.entries[node]
+        if entry.key in self.cells:
+            return self.cells[entry.key].neuron is not None
+        layer = self.made.get(entry.key, None if entry.key[0] == "=" else self.twin.get_submodule(entry.key))
+        return isinstance(layer, SAME_SIGN) and all(map(self.counts, entry.sources))
+
+    def without_end(self, value: Value | None) -> tuple[Value | None, str]:
+        """A value before what comes last and keeps the order of logits, and the key of that, or ""."""
+        if value is None or value.node == BROKEN or self.entries[value.node].key not in ENDS:
+            return value, ""
+        entry = self.entries[value.node]
+        return Value(entry.sources[0], value.when), entry.key
+
+    def ended(self, node: int) -> bool:
+        """Whether something that may only come last leads to the node."""
+        return any(self.entries[one].key in ENDS for one in self.used(node))
+
+    def hidden(self, node: int) -> bool:
+        """Whether a state that is no filter's leads to the node."""
+        for key in (self.entries[one].key for one in self.used(node)):
+            path = membrane_of(key)
+            cell = None if path is None else self.cells[path]
+            if cell and path and (cell.filter is None or key != state_of(path, cell.membrane)):
+                return True
+        return False
+
     def report(self, message: str) -> None:
         """Note a problem where it is met."""
         self.problems[f"{self._scopes[-1]}: {message}"] = None
@@ -101,10 +152,10 @@ class Recording(TorchFunctionMode):
             self._library.prepare(module)
             self._watch(module, name, lambda forward: self._neuron(path, module, forward))
             return
-        if self._library.layers(module) is not None:
+        if type(module) not in (nn.Flatten, nn.Unflatten) and self._library.layers(module) is not None:
             self._watch(module, name, lambda forward: self._layer(path, module, forward))
             return
-        self._watch(module, name, lambda forward: forward)
+        self._watch(module, name, lambda forward: forward)  # Flatten too: which axes it joins depends on them
         for child, part in module.named_children():
             self._attach(part, f"{path}.{child}" if path else child, met)
 
@@ -163,20 +214,24 @@ class Recording(TorchFunctionMode):
             if value is None:
                 self.report("its input does not come from the network's input by operations that are known")
                 value = Value(BROKEN, HELD)
-            self._fired(path, module, value, [state, named], output)
+            self._fired(path, module, x, value, [state, named], output)
             return output
 
         return run
 
-    def _fired(self, path: str, module: nn.Module, value: Value, state: Any, output: Any) -> None:
-        """Record a call of a neuron."""
+    def _fired(self, path: str, module: nn.Module, x: Tensor, value: Value, state: Any, output: Any) -> None:
+        """Record a call of a neuron on x, which is this value."""
         number = len(self.observed.setdefault(path, []))
-        spikes, *membranes = tensors(output)
+        held = value
+        if value.when == HELD and self._library.encodes(module):
+            value = Value(value.node, SEQUENCE)
+        spikes, *states = tensors(output)
         when = value.when if value.when.kind == "sequence" else When("step", number)
         after = Value(BROKEN if value.node == BROKEN else self.node(f"?{path}", [value.node]), when)
         try:
             if path not in self.cells:
-                self.cells[path] = self._library.cell(module, spikes.ndim - value.when.lead)
+                self.inputs[path] = x[0] if held.when.lead == 2 else x
+                self.cells[path] = self._library.cell(module, self.inputs[path].ndim - 1)
             seen = self._library.observe(module, self.cells[path], output)
             self._keep(path, Observed(*(part.clone() for part in seen)), value.when)
             self._check_state(path, state, number)
@@ -188,9 +243,11 @@ class Recording(TorchFunctionMode):
         except Unsupported as problem:
             self.report(str(problem))
         self.emit(spikes, after)
-        for membrane in membranes:
-            node = BROKEN if after.node == BROKEN else self.node(f"membrane of {path}", [after.node])
-            self.emit(membrane, Value(node, after.when))
+        for place, part in enumerate(states):
+            known = after.node != BROKEN and after.when.kind == "step" and part is not spikes
+            node = self.node(state_of(path, place), [value.node]) if known else BROKEN
+            if part is not spikes:
+                self.emit(part, Value(node, after.when))
 
     def _keep(self, path: str, seen: Observed, when: When) -> None:
         """Note what a neuron did, step by step."""
@@ -215,14 +272,15 @@ class Recording(TorchFunctionMode):
 
     def _check_state(self, path: str, state: Any, number: int) -> None:
         """Raise Unsupported unless a state that is passed in is what certsnn's neuron carries anyway."""
-        for given in tensors(state):
+        parts = list(tensors(state))
+        if number and not parts and not self._library.keeps_states:
+            raise Unsupported("it starts anew at each call: hand on the state that it returned")
+        for given in parts:
             value = self.value(given) or Value(0, HELD)
             if value.node == BROKEN or (self.value(given) is None and number == 0 and not given.any()):
                 continue
-            if (
-                value.when == When("step", number - 1)
-                and self.entries[value.node].key == f"membrane of {path}"
-            ):
+            own = path in (self.entries[value.node].key, membrane_of(self.entries[value.node].key))
+            if value.when == When("step", number - 1) and own:
                 continue
             raise Unsupported("it gets a state that is neither zero at first nor its own of the step before")
 
@@ -246,7 +304,7 @@ class Recording(TorchFunctionMode):
     def _operation(self, call: Call, values: Sequence[Value]) -> None:
         """Record a call of an operation that takes one of these values at least."""
         results = list(tensors(call.result))
-        if call.operation in CONSTANTS or not (results or call.operation in READS):
+        if call.operation in CONSTANTS or not (results or call.operation in SILENT):
             return
         first, node = values[0], BROKEN
         if all(value.node != BROKEN for value in values):

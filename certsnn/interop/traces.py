@@ -8,32 +8,46 @@ looked at any more in that run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import frexp
+from functools import partial
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics, scan
+from certsnn.affine import apply_chain
+from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics
 from certsnn.errors import UserError
+from certsnn.graph import Plan, Wire
+from certsnn.inputs import FrameInput
 from certsnn.interop.libraries import Cell, Library, Observed
-from certsnn.networks import SpikingNetwork
-from certsnn.program import Stage
+from certsnn.networks import SpikingNetwork, frozen
+from certsnn.program import Neurons, Program, over_time
+from certsnn.readouts import READOUTS
+from certsnn.scan import scan
+
+
+@final
+class Seen(NamedTuple):
+    """What a module with a state did, ``[T, B, ...]``, and its path in the original."""
+
+    path: str
+    did: Observed
 
 
 @final
 class Case(NamedTuple):
     """Inputs, and what the original did on them.
 
-    ``stages``: by the name of a layer of neurons its path in the original, spikes and membranes ``[T, B,
-    ...]``. ``logits [B, K]``.
+    ``stages``: of the modules with a state, by the name of what they are in certsnn's graph (`node_of`).
+    ``logits [B, K]``, with what comes last in the original, ``end(logits, 1)``, if there is any.
     """
 
     x: Tensor
-    stages: Mapping[str, tuple[str, Tensor, Tensor]]
+    stages: Mapping[str, Seen]
     logits: Tensor
+    end: Callable[..., Tensor] | None = None
 
 
 @final
@@ -63,12 +77,23 @@ class TraceCheck:
 
 @final
 class _Compared(NamedTuple):
-    """A layer's comparison, ``[T, B, ...]``: spikes that differ, those that rounding does not explain."""
+    """A layer's comparison, ``[T, B, ...]``: spikes that differ, those that rounding does not explain.
 
+    ``spikes``: how many there are; ``hints``: conventions that would explain the difference.
+    """
+
+    path: str
+    spikes: int
     differ: Tensor
     wrong: Tensor
     nearest: float
     membranes: float
+    hints: Sequence[str] = ()
+
+
+def node_of(name: str, layers: Sequence[nn.Module]) -> str:
+    """The name of the last node of layers in a row, which stand under a name in a graph."""
+    return f"{name}.{len(layers) - 1}" if len(layers) > 1 else name
 
 
 def tolerance(steps: int, *sizes: Tensor) -> float:
@@ -77,16 +102,73 @@ def tolerance(steps: int, *sizes: Tensor) -> float:
     return torch.finfo(sizes[0].dtype).eps * (64 + 2 * steps) * max(known, default=0.0)
 
 
-def compare(seen: Observed, currents: Tensor, dynamics: Dynamics) -> _Compared:
+def compare(seen: Seen, currents: Tensor, dynamics: Dynamics) -> _Compared:
     """The original's neurons with certsnn's on the same currents ``[T, B, ...]``."""
     membranes, spikes = scan(currents, dynamics)
-    slack = tolerance(len(currents), membranes, seen.membranes, currents, dynamics.threshold)
-    differ = spikes != seen.spikes
+    slack = tolerance(len(currents), membranes, seen.did.membranes, currents, dynamics.threshold)
+    differ = spikes != seen.did.spikes
     before = differ.cumsum(0) - differ.int() > 0
     distance = (membranes - dynamics.threshold).abs()
-    gap = (membranes - seen.membranes).abs().masked_fill(before, 0).nan_to_num(0.0, posinf=torch.inf)
+    gap = _apart(membranes, seen.did.membranes).masked_fill(before, 0)
     wrong = ((differ & (distance > slack)) | (gap > slack)) & ~before
-    return _Compared(differ, wrong, float(distance.min()), float(gap.max()))
+    return _Compared(seen.path, differ.numel(), differ, wrong, float(distance.min()), float(gap.max()))
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> Tensor:
+    """The difference, where both are known."""
+    return (ours - theirs).abs().nan_to_num(0.0, posinf=torch.inf)
+
+
+def _compare_neurons(seen: Seen, node: Neurons, currents: Tensor, exact: bool) -> _Compared:
+    """`compare` with what the original's own spikes add to the currents, and with hints."""
+    if node.feedback:
+        silent = torch.zeros_like(seen.did.spikes[:1])
+        before = torch.cat([silent, seen.did.spikes[:-1]])
+        currents = currents + over_time(partial(apply_chain, node.feedback), before)
+    found = compare(seen, currents, node.neuron)
+    if exact:  # the first step rounds nothing, so a tie must break as it does in the original
+        found.wrong[0] |= found.differ[0]
+    if not found.wrong.any():
+        return found
+    conventions = _conventions(node.neuron).items()
+    hints = [
+        name for name, (other, scale) in conventions if not compare(seen, scale * currents, other).wrong.any()
+    ]
+    return found._replace(hints=hints)
+
+
+def _compare_filter(seen: Seen, outputs: Tensor, currents: Tensor) -> _Compared:
+    """A filter's outputs ``[T, B, ...]`` with certsnn's, of these currents."""
+    gap = _apart(outputs, seen.did.membranes)
+    wrong = gap > tolerance(len(outputs), outputs, seen.did.membranes, currents)
+    return _Compared(seen.path, 0, torch.zeros_like(wrong), wrong, torch.inf, float(gap.max()))
+
+
+def _walk(
+    program: Program, x: Tensor, stages: Mapping[str, Seen], steps: int, exact: bool = False
+) -> Iterator[_Compared]:
+    """The comparison of each module with a state, on what the original's modules before it gave.
+
+    ``exact``: whether the first step rounds nothing.
+
+    Raises:
+        UserError: for a difference that rounding does not explain.
+    """
+    frames, steps = program.input.frames(x, steps)
+    values = [frames]
+    for node in program.nodes:
+        parts = [link.run(values) for link in node.links]
+        seen = stages.get(node.name.removeprefix("layers.0."))
+        if seen is None:
+            values.append(node.run(parts, steps))
+            continue
+        if isinstance(node, Neurons):
+            found = _compare_neurons(seen, node, parts[0].expand(steps, *parts[0].shape[1:]), exact)
+        else:
+            found = _compare_filter(seen, node.run(parts, steps), parts[0])
+        _refuse(found)
+        values.append(seen.did.spikes)
+        yield found
 
 
 @torch.no_grad()
@@ -100,22 +182,13 @@ def check_traces(network: SpikingNetwork, cases: Sequence[Case], calls: str) -> 
     spikes, differ, nearest, gap, apart = 0, 0, torch.inf, 0.0, 0.0
     program = network.freeze()
     for case in cases:
-        frames, steps = program.input.frames(case.x, network.steps)
-        values, same = [frames], torch.ones(len(case.logits), dtype=torch.bool, device=case.x.device)
-        for node in program.nodes:
-            parts = [link.run(values) for link in node.links]
-            if isinstance(node, Stage):
-                path, theirs, membranes = case.stages[node.name.rpartition(".")[2]]
-                seen, currents = Observed(theirs, membranes), parts[0].expand(steps, *parts[0].shape[1:])
-                found = compare(seen, currents, node.neuron)
-                _refuse(path, found, seen, currents, node.neuron)
-                spikes, differ = spikes + theirs.numel(), differ + int(found.differ.sum())
-                nearest, gap = min(nearest, found.nearest), max(gap, found.membranes)
-                same &= ~found.differ.transpose(0, 1).flatten(1).any(1)
-                values.append(theirs)
-            else:
-                values.append(node.run(parts, steps))
+        same = torch.ones(len(case.logits), dtype=torch.bool, device=case.x.device)
+        for found in _walk(program, case.x, case.stages, network.steps):
+            spikes, differ = spikes + found.spikes, differ + int(found.differ.sum())
+            nearest, gap = min(nearest, found.nearest), max(gap, found.membranes)
+            same &= ~found.differ.transpose(0, 1).flatten(1).any(1)
         logits = network(case.x)
+        logits = logits if case.end is None else case.end(logits, 1)
         apart = max(apart, _logits(logits[same], case.logits[same]))
     return TraceCheck(spikes, differ, float(nearest), gap, apart, calls)
 
@@ -136,21 +209,16 @@ def _logits(ours: Tensor, theirs: Tensor) -> float:
     return apart
 
 
-def _refuse(path: str, found: _Compared, seen: Observed, currents: Tensor, dynamics: Dynamics) -> None:
+def _refuse(found: _Compared) -> None:
     """Raise UserError where a layer differs by more than rounding."""
     if not found.wrong.any():
         return
     step = int(found.wrong.flatten(1).any(1).nonzero()[0])
-    hints = [
-        name
-        for name, (other, scale) in _conventions(dynamics).items()
-        if not compare(seen, scale * currents, other).wrong.any()
-    ]
-    hint = f"; it agrees with {' or '.join(hints)}" if hints else ""
+    hint = f"; it agrees with {' or '.join(found.hints)}" if found.hints else ""
     raise UserError(
-        f"{path} does not do what its import does, from step {step + 1} on: {int(found.wrong.sum())} spikes "
-        f"or membranes differ by more than rounding, the membranes by up to {found.membranes:.3g}{hint}. The "
-        "import is refused, since bounds would speak about another network"
+        f"{found.path} does not do what its import does, from step {step + 1} on: {int(found.wrong.sum())} "
+        "spikes or membranes differ by more than rounding, the membranes by up to "
+        f"{found.membranes:.3g}{hint}. The import is refused, since bounds would speak about another network"
     )
 
 
@@ -176,25 +244,38 @@ def _conventions(dynamics: Dynamics) -> dict[str, tuple[Dynamics, Tensor]]:
 
 
 @torch.no_grad()
-def check_neuron(library: Library, path: str, cell: Cell, module: nn.Module, like: Observed) -> None:
-    """Compare a copy of a neuron with its import on currents that lead it to its threshold and next to it.
+def check_cell(library: Library, path: str, cell: Cell, module: nn.Module, like: Tensor) -> None:
+    """Compare a copy of a module with its import, on currents that lead it to its threshold and next to it.
+
+    Args:
+        like: its inputs of one step, ``[B, ...]``.
 
     Raises:
         UserError: where it does not do what its import does, with the convention that differs.
     """
-    dynamics = cell.neuron.dynamics()
-    threshold = (dynamics.threshold - dynamics.initial).expand(like.spikes.shape)
+    plan = Plan()
+    last = plan.lay("layers.0.cell", nn.Sequential(*cell.layers), Wire(0))
+    program = frozen(plan, last, FrameInput(), READOUTS["last"])
+    currents = _currents(cell, like)
+    did = library.drive(module, cell, currents)
+    if len(did.spikes) != len(currents):  # an encoder, which holds what it gets
+        currents = currents[:1].expand(len(did.spikes), *like.shape)
+    stages = {f"cell.{len(cell.layers) - 1}": Seen(path, did)}
+    list(_walk(program, currents, stages, len(currents), cell.exact))
+
+
+def _currents(cell: Cell, like: Tensor) -> Tensor:
+    """Currents ``[8, B, ...]`` that meet the threshold, if that is possible."""
+    threshold, gain = like.new_ones(()), 1.0
+    if cell.neuron is not None and cell.gain is not None:
+        dynamics, gain = cell.neuron.dynamics(), cell.gain
+        threshold = dynamics.threshold - dynamics.initial
+    threshold = threshold.expand(like.shape)
     draw = torch.Generator().manual_seed(0)
     parts = torch.tensor([-0.5, 0.0, 0.25, 0.5, 1.0, 1.0, 2.0, 2.5])
-    chosen = parts[torch.randint(len(parts), (8, *like.spikes.shape), generator=draw)].to(threshold)
-    currents = chosen * threshold / cell.gain
+    chosen = parts[torch.randint(len(parts), (8, *like.shape), generator=draw)].to(threshold)
+    currents = chosen * threshold / gain
     for step, towards in enumerate((torch.inf, -torch.inf)):  # neighbours of the threshold, on both sides
-        beside = torch.nextafter(threshold, threshold.new_tensor(towards)) / cell.gain
+        beside = torch.nextafter(threshold, threshold.new_tensor(towards)) / gain
         currents[0] = torch.where(chosen[0] == chosen[step + 1], beside, currents[0])
-    seen = library.drive(module, cell, currents)
-    driven = currents * cell.gain
-    found = compare(seen, driven, dynamics)
-    if frexp(cell.gain)[0] == 0.5 and cell.shift == 0 and not dynamics.initial.any():
-        # The first step rounds nothing, so a tie must break as it does in the original.
-        found.wrong[0] |= found.differ[0]
-    _refuse(path, found, seen, driven, dynamics)
+    return currents

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
+
+from torch import nn
 
 BROKEN = -1
 """The node of a value that comes of an operation without a bound, which has been reported."""
 
-Kind = Literal["held", "step", "sequence", "one", "part", "mean", "sum", "maximum"]
+Kind = Literal["held", "step", "sequence", "one", "filled", "part", "mean", "sum", "maximum"]
 
 
 @final
@@ -23,8 +25,8 @@ class When:
     """The time of a value.
 
     ``held [B, ...]`` is the same at all steps, ``step [B, ...]`` belongs to one (``number``, from 0).
-    ``sequence [T, B, ...]`` holds all steps, ``one [1, B, ...]`` a held value with an axis for them. ``part``
-    is the sum of the first ``number`` steps. The rest is read over all steps.
+    ``sequence [T, B, ...]`` holds all steps, ``one [1, B, ...]`` a held value with an axis for them,
+    ``filled`` the first ``number`` steps. ``part`` is the sum of those. The rest is read over all steps.
     """
 
     kind: Kind
@@ -33,7 +35,7 @@ class When:
     @property
     def lead(self) -> int:
         """The number of axes before those of a sample."""
-        return 2 if self.kind in ("sequence", "one") else 1
+        return 2 if self.kind in ("sequence", "one", "filled") else 1
 
 
 HELD, SEQUENCE, ONE = When("held"), When("sequence"), When("one")
@@ -73,3 +75,12 @@ def together(values: Sequence[Value]) -> When:
             "the same from its own values"
         )
     return when
+
+
+def free_name(base: str, taken: Collection[str]) -> str:
+    """A name for a node of a `Graph` that is not taken: the base, with a number if need be."""
+    name, number = base, 1
+    while name in taken or hasattr(nn.ModuleDict, name):
+        number += 1
+        name = f"{base}_{number}"
+    return name

@@ -20,6 +20,7 @@ from certsnn.inputsets import (
     SpikeShift,
     Threat,
 )
+from certsnn.models.descriptions import LAYERS
 from certsnn.models.pretrained import Model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
@@ -73,7 +74,9 @@ def card(name: str, model: Model, size: int) -> Card:
     config, known = model.config, model.facts
     origin = known.get("origin") or known
     facts = {
-        "data": data_text(config.data, known.get("samples"), known.get("tested")),
+        "data": config.data.name
+        if described_by_layers(config)
+        else data_text(config.data, known.get("samples"), known.get("tested")),
         "network": layers_text(config.network.architecture, model),
         "neuron": neuron_text(model.network),
         "steps": f"T = {config.steps}",
@@ -83,12 +86,26 @@ def card(name: str, model: Model, size: int) -> Card:
         "verified error": error_text(known.get("verified_error"), f"{known.get('method')}, rounding covered"),
         "verified by `auto`": error_text(known.get("auto_error"), "at most"),
         "attack error": attack_text(known.get("attack")),
-        "objective": f"`{brief(config.training.objective)}`",
-        "training": training_text(config),
-        "trained with": origin_text(origin),
+        **trained_facts(config, origin),
         "file": f"{size / 1024:.0f} KiB of safetensors, with the whole config inside",
     }
     return Card(name, facts, commands(name, config, origin), limits(model))
+
+
+def trained_facts(config: RunConfig, origin: Mapping[str, Any]) -> Mapping[str, str]:
+    """How the network was trained, by the names of facts."""
+    if described_by_layers(config):
+        return {"training": "not by certsnn"}
+    return {
+        "objective": f"`{brief(config.training.objective)}`",
+        "training": training_text(config),
+        "trained with": origin_text(origin),
+    }
+
+
+def described_by_layers(config: RunConfig) -> bool:
+    """Whether the network is none of certsnn's architectures, and was not trained by the config."""
+    return config.network.architecture.startswith(LAYERS)
 
 
 def data_text(data: DataConfig, test: int | None, part: str | None = None) -> str:
@@ -243,9 +260,12 @@ def limits(model: Model) -> list[str]:
         "The errors hold for this threat, on this test set, for the float32 network as executed; they say "
         "nothing of other changes of the input.",
         "Ties count as errors, in the clean error too.",
-        f"One training, seed {config.seed}; another seed, processor or number of threads gives another "
-        "network.",
     ]
+    if not described_by_layers(config):
+        found.append(
+            f"One training, seed {config.seed}; another seed, processor or number of threads gives another "
+            "network."
+        )
     if isinstance(config.threat, CoupledBernoulli):
         found.append(
             f"The noise of the encoding is that of seed {config.threat.seed}: proofs hold for these spikes, "

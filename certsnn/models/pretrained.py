@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 
 from certsnn.architectures import build
 from certsnn.configuration import parse_text
-from certsnn.errors import CheckpointError, ConfigError
+from certsnn.errors import CheckpointError, ConfigError, UserError
 from certsnn.files import read_whole_tensors, write_tensors
+from certsnn.models.descriptions import LAYERS, described, network_of
 from certsnn.networks import SpikingNetwork
 from certsnn.results.differences import differences
 from certsnn.train.config import RunConfig
@@ -54,7 +55,9 @@ def build_network(config: RunConfig, shape: Sequence[int], classes: int) -> Spik
 
 def save_model(path: Path, model: Model) -> None:
     """Write the weights and all that is needed to use them as one safetensors file."""
-    metadata = {
+    named = model.config.network.architecture
+    metadata = {"layers": json.dumps(described(model.network))} if named.startswith(LAYERS) else {}
+    metadata |= {
         "config": model.text,
         "shape": json.dumps(list(model.shape)),
         "classes": str(model.classes),
@@ -82,10 +85,13 @@ def load_model(run: str | Path) -> Model:
     except ConfigError as error:
         raise CheckpointError(f"the config inside {path}: {error}") from error
     _check_config(path, text)
-    network = build_network(config, shape, classes)
     try:
+        if "layers" in metadata:
+            network = network_of(json.loads(metadata["layers"]))
+        else:
+            network = build_network(config, shape, classes)
         network.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, UserError) as error:
         raise CheckpointError(f"the weights in {path} do not fit its config: {error}") from error
     return Model(network.eval(), config, text, shape, classes, facts)
 

@@ -350,11 +350,7 @@ def test_a_memory_budget_that_holds_nothing_is_an_error_of_its_own() -> None:
     alone = certify(network, x, y, LinfBall(0.05), "s-crown", memory=1)
     assert "error" in alone.status
     assert any("raise it (--memory)" in reason for reason in alone.reason)
-    verdict, cheap = (
-        certify(network, x, y, LinfBall(0.05), AUTO, memory=1),
-        certify(network, x, y, LinfBall(0.05)),
-    )
-    assert (verdict.certified >= cheap.certified).all()
+    assert certify(network, x, y, LinfBall(0.05), AUTO, memory=1).status == ["error"] * len(y)
 
 
 def test_a_time_limit_leaves_the_cheap_methods_alone() -> None:

@@ -15,6 +15,8 @@ needs_snntorch = pytest.mark.skipif(find_spec("snntorch") is None, reason="snnTo
 needs_spikingjelly = pytest.mark.skipif(
     find_spec("spikingjelly") is None, reason="SpikingJelly is not installed"
 )
+needs_norse = pytest.mark.skipif(find_spec("norse") is None, reason="Norse is not installed")
+needs_nir = pytest.mark.skipif(find_spec("nir") is None, reason="nir is not installed")
 
 
 def images(batch: int = 4) -> Tensor:

@@ -98,6 +98,19 @@ def test_other_readings_over_time(readout: Any) -> None:
         certsnn.from_torch(Free(inside), x, readout="rate")
 
 
+def test_steps_are_written_to_their_places_and_a_softmax_comes_last() -> None:
+    def filled(net: Free, x: Tensor) -> Tensor:
+        outputs = torch.zeros(4, len(x), 3)
+        for step in range(4):
+            outputs[step, :] = net.fc(F.max_pool2d(F.relu(net.one(net.conv(x))), 2).flatten(1))
+        return outputs.mean(0).softmax(1)
+
+    x = images()
+    network, check = certsnn.from_torch(Free(filled), x)
+    assert network.readout == "membrane" and check.logits < 1e-6
+    torch.testing.assert_close(network(x).softmax(1), Free(filled)(x))
+
+
 def test_an_import_can_be_trained_and_has_the_paths_of_the_original() -> None:
     network, _ = certsnn.from_torch(Free(residual), images(), steps=2, readout="membrane")
     network.train()(images()).sum().backward()
@@ -160,6 +173,11 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "no neurons": (lambda net, x: head(net, net.body(net.conv(x))), "there are none"),
     "two steps": (Differencing(), "sub: it combines values of different steps"),
     "dropout": (lambda net, x: head(net, net.one(F.dropout(net.conv(x)))), "drops values in eval mode"),
+    "a rectifier of currents": (lambda net, x: head(net, net.one(F.relu(net.conv(x)))), "relu: .* on spikes"),
+    "a softmax of a step": (
+        lambda net, x: residual(net, x).softmax(1),
+        "softmax: it stands before what reads",
+    ),
     "an error": (lambda net, x: net.fc(x), "it raised RuntimeError"),
     "a state before": (Recurrent(), "different steps|differs between steps"),
 }
@@ -190,6 +208,23 @@ def test_an_operation_that_changes_what_was_recorded_is_found() -> None:
 
     with pytest.raises(UserError, match=r"one does not do what its import does, from step 1 on"):
         certsnn.from_torch(Free(aliased), images(), steps=2, readout="membrane")
+
+
+def test_a_place_is_written_once_and_in_order() -> None:
+    def backwards(net: Free, x: Tensor) -> Tensor:
+        outputs = torch.zeros(2, len(x), 3)
+        for step in range(2):
+            outputs[1 - step] = residual(net, x)
+        return outputs.mean(0)
+
+    def again(net: Free, x: Tensor) -> Tensor:
+        outputs = torch.stack([residual(net, x), residual(net, x)])
+        outputs[0] = 0.0
+        return outputs.mean(0)
+
+    for forward in (backwards, again):
+        with pytest.raises(UserError, match="each is written once, in their order"):
+            certsnn.from_torch(Free(forward), images())
 
 
 def test_outputs_of_a_part_of_the_steps() -> None:

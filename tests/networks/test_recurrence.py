@@ -138,6 +138,14 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         SpikingNetwork([nn.Linear(3, 4), hooked], 2)
 
 
+def test_feedback_through_no_layer_is_refused() -> None:
+    """A stage without operators in its feedback would be bounded as one without feedback."""
+    with pytest.raises(ValueError, match=r"layers\.1 has no layer: nn\.Identity"):
+        SpikingNetwork([nn.Linear(4, 3), Recurrent(IF(), [])], 4)
+    network = SpikingNetwork([nn.Linear(4, 3), Recurrent(IF(), nn.Identity())], 4)
+    assert not network.eval().freeze().is_chain
+
+
 def test_attacks_and_initialisation_see_recurrent_layers() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(6, 12), Recurrent(LIF(0.5), nn.Linear(12, 12)), nn.Linear(12, 3, bias=False)]

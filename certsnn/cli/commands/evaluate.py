@@ -29,6 +29,7 @@ from certsnn.cli.commands.common import (
 )
 from certsnn.cli.commands.verify import statuses, write_json
 from certsnn.cli.console import duration, facts_table, rows_table, samples_progress
+from certsnn.cli.sources import PLAIN, Reading
 from certsnn.configuration import instances, override
 from certsnn.data import Batch, LabelledDataset
 from certsnn.errors import UserError
@@ -144,22 +145,22 @@ def evaluate(
     samples: int | None = None,
     sweep: Sequence[str] = (),
     shard: Shard | None = None,
+    reading: Reading = PLAIN,
 ) -> int:
     """Clean, attack and verified error on the test set, or its first samples; the exit status.
 
     Args:
-        source: a run folder, a weights file or a pretrained name.
+        source, reading: see `certsnn.cli.sources.opened`.
         overrides: config keys, ``["--threat.eps", "0.03"]``.
         setting: how to verify.
-        suite: the attacks.
-        outputs: the files to write.
+        suite, outputs: the attacks, and the files to write.
         samples, shard: only this part of the test set.
         sweep: further sizes of the threat, as typed.
     """
     outputs.check()
     check_writable(outputs.evidence / FACTS)
     setting.cascade  # noqa: B018 (raises for an unknown method)
-    first = task(source, overrides, samples, shard, setting.processes)
+    first = task(source, overrides, samples, shard, setting.processes, reading)
     works = [first, *swept(first, sweep)]
     attacks = suite.attacks(first.config, first.part, setting.device)
     judging = by_bounds(setting)
@@ -202,10 +203,11 @@ def attack(
     outputs: Outputs,
     samples: int | None = None,
     shard: Shard | None = None,
+    reading: Reading = PLAIN,
 ) -> int:
     """The attack error alone, and what each attack did; arguments as `evaluate`, without the bounds."""
     outputs.check()
-    work = task(source, overrides, samples, shard, setting.processes)
+    work = task(source, overrides, samples, shard, setting.processes, reading)
     attacks = suite.attacks(work.config, work.part, setting.device)
     report = examined(work, work, setting, attacks, outputs, UNCERTIFIED)
     screen = console(outputs.json, outputs.page)
@@ -285,7 +287,7 @@ def examined(
     part, threat, encoding = work.part, work.config.threat, work.config.data.encoding
     depends = depends_of(work, setting, attacks, judging)
     network = work.model.network.to(setting.device)
-    batch = min(setting.batch, ATTACKED) if setting.batch_size is None else setting.batch_size
+    batch = setting.batch_of(work.model, work.config, part, ATTACKED)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     place = outputs.results_of(work, first)
     if place is not None:

@@ -23,6 +23,7 @@ from certsnn.cli.commands.common import (
     task,
 )
 from certsnn.cli.console import facts_table, samples_progress
+from certsnn.cli.sources import PLAIN, Reading
 from certsnn.data import Batch, LabelledDataset
 from certsnn.evaluation import verification
 from certsnn.evaluation.verification import Keeping, SampleResult, kept_in, kept_nowhere, summarise
@@ -44,11 +45,12 @@ def verify(
     results_to: Path | None = None,
     shard: Shard | None = None,
     adversarial: Path | None = None,
+    reading: Reading = PLAIN,
 ) -> int:
-    """Verify a model (see `load_model`) on the test set, or its first samples; the exit status.
+    """Verify a network on the test set, or its first samples; the exit status.
 
     Args:
-        source: a run folder, a weights file or a pretrained name.
+        source, reading: see `certsnn.cli.sources.opened`.
         overrides: config keys, ``["--threat.eps", "0.03"]``.
         setting: how to verify.
         samples: only so many of the test set.
@@ -62,7 +64,7 @@ def verify(
     if adversarial is not None:
         check_writable(adversarial / "sample-0.safetensors")
     setting.cascade  # noqa: B018 (raises for an unknown method)
-    work = task(source, overrides, samples, shard, setting.processes)
+    work = task(source, overrides, samples, shard, setting.processes, reading)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     if results_to is not None:
         header = identity(work.model, work.text, work.test, setting.device) | setting.bounds.identity
@@ -108,7 +110,7 @@ def verified(
 
     by, screen = setting.processes, Console(stderr=True)
     with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
-        results = completed(data, setting.batch, run, book, shown, by)
+        results = completed(data, setting.batch_of(model, config, data), run, book, shown, by)
     report = {
         "summary": summarise(results).as_dict(),
         "data": data.name,
