@@ -101,7 +101,9 @@ class SpikingJelly(Library):
         elif not _adds(module.element_wise_function):
             raise Unsupported("its element_wise_function is not y + x")
         forward += inner
-        back += [_linear(one.weight, None) for one in inner if isinstance(one, nn.Linear)] or ([] if back else [nn.Identity()])
+        back += [_linear(one.weight, None) for one in inner if isinstance(one, nn.Linear)] or (
+            [] if back else [nn.Identity()]
+        )
         back += [Scale(float(gain.factor)) for gain in gains if isinstance(gain, Scale)]
         return Cell((*forward, *gains, Recurrent(last, back)), cell.shift)
 
