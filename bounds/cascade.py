@@ -20,7 +20,7 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import PLAIN
 from certsnn.bounds.interval.propagate import others
-from certsnn.bounds.memory import OverBudget
+from certsnn.bounds.memory import OverBudget, intervals_that_fit
 from certsnn.bounds.method import Broken, Method
 from certsnn.bounds.options import BoundOptions, OutOfTime
 from certsnn.bounds.problem import Problem
@@ -199,7 +199,8 @@ class _Ledger:
             options.check_time()
             # The first method meets samples that are proved with ease; the others only those that are not.
             bound = method if self._stage[samples[0]] else method.prove
-            found = bound(self._problem.at(chosen), options).to(self._margins)
+            pieces = intervals_that_fit(self._problem.at(chosen), options.memory)
+            found = torch.cat([bound(piece, options) for piece in pieces]).to(self._margins)
             reasons = self._improve(method, chosen, found)
             options.check_time()  # a method may end at the deadline with what it has
         except OutOfTime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Inte
 from certsnn.bounds.interval.overflow import Layout, Overflow, check_float_model, largest_number, layout
 from certsnn.bounds.interval.propagate import layers_of, propagate
 from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.memory import intervals_that_fit
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import BoundOptions, Relaxing
 from certsnn.bounds.problem import Problem
@@ -59,7 +61,8 @@ def margin_bounds(
             meant to be differentiated).
         index: the samples' positions in the data set, ``[B]``, which key random encodings; 0..B-1 if None.
         relaxation: how S-CROWN relaxes firing and reset: together, or apart as published.
-        memory: bytes that the coefficients of a backward pass may take; it is cut into pieces that fit.
+        memory: bytes that interval bounds may take, and as many for the coefficients of a backward pass:
+            both are cut into pieces that fit. (Gradients take more, as all pieces are kept for them.)
         iterations: steps in which "alpha-s-crown" optimises slopes.
 
     Returns:
@@ -67,13 +70,14 @@ def margin_bounds(
 
     Raises:
         ValueError, TypeError: for inputs, labels or combinations that do not fit; before any work.
-        ValueError: if the memory holds not even one row of coefficients.
+        ValueError: if the memory holds neither one sample's bounds nor one row of coefficients.
     """
     options = BoundOptions(method, rounding, relaxation, memory, iterations=iterations)
     bound = method_named(method)
     x0, input_set = bind(network, x, threat, index)
     program = usable_network(network).freeze()
-    return bound(posed(network, program, x0, y, input_set, rounding), options)
+    pieces = intervals_that_fit(posed(network, program, x0, y, input_set, rounding), memory)
+    return torch.cat([bound(piece, options) for piece in pieces])
 
 
 @outside_inference_mode()
@@ -163,6 +167,12 @@ def bind(network: SpikingNetwork, x: Tensor, threat: Threat, index: Tensor | Non
             f"input={network.input.kind!r}"
         )
     if index is None:
+        if threat.random:
+            warnings.warn(
+                f"{threat.describe()} draws each sample's noise by its position in the data set; without "
+                "index= this batch is taken to be the first one",
+                stacklevel=3,
+            )
         index = torch.arange(x.shape[0 if threat.domain == "image" else 1] if x.ndim > 1 else 0)
     x0, input_set = threat.bind(x, index)
     network.check(x0)

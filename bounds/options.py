@@ -21,7 +21,8 @@ class BoundOptions:
         method: a name in `certsnn.bounds.METHODS`.
         rounding: whether the rounding errors of the executed network are covered.
         relaxation: of firing and reset: "joint", or "separate" as published.
-        memory: bytes that a method may take for its coefficients, beyond the network and the batch.
+        memory: bytes that interval bounds may take, and as many for a method's coefficients, beyond the
+            network and the batch.
         seconds: the time limit of a sample, over all methods that are limited; None is no limit.
         iterations: steps of optimising slopes, where a method does.
         deadline: when to give up, in seconds of `time.monotonic`; a verdict sets it anew for each method.

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from certsnn.neurons import LIF as LIF
     from certsnn.neurons import Neuron as Neuron
     from certsnn.recurrence import Recurrent as Recurrent
+    from certsnn.train import certified_loss as certified_loss
 
 __version__ = "0.1.0"
 
@@ -105,6 +106,7 @@ HOMES = {
     "networks": "SpikingNetwork",
     "neurons": "IF LIF Neuron",
     "recurrence": "Recurrent",
+    "train": "certified_loss",
 }
 """The public names by the module below certsnn that they are imported from."""
 

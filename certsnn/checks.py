@@ -12,8 +12,9 @@ from certsnn.networks import SpikingNetwork
 def check_question(network: SpikingNetwork, x: Tensor, threat: Threat) -> None:
     """Raise TypeError unless these are a network, a tensor and a threat."""
     if not isinstance(network, SpikingNetwork):
-        kind = type(network).__name__
-        raise TypeError(f"a SpikingNetwork is needed, not {kind}: make one of its layers")
+        kind, wrapped = type(network).__name__, getattr(network, "module", None)
+        remedy = "pass its .module" if isinstance(wrapped, SpikingNetwork) else "make one of its layers"
+        raise TypeError(f"a SpikingNetwork is needed, not {kind}: {remedy}")
     if isinstance(threat, (int, float)):
         raise TypeError(f"a threat is needed, {threat} is a number: LinfBall({threat}) moves pixels by it")
     if not isinstance(threat, Threat):

@@ -23,7 +23,6 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from certsnn.surrogates import Surrogate
 
@@ -244,12 +243,15 @@ def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | 
 
     With a and c the gradients towards the spike (None: zero) and towards the carried potential:
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
+    A product and a sum that both round are two operations: `torch.addcmul` contracts them on some processors.
     """
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
     rise = dynamics.gain - dynamics.decay
-    jump = torch.addcmul(dynamics.offset, rise, u)  # also where rise is 0: a NaN must not pass unseen
+    jump = (rise * u).add_(dynamics.offset)  # also where rise is 0: a NaN must not pass unseen
     kept = to_v if dynamics.lossless else torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
-    through = jump.mul_(to_v) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
+    through = jump.mul_(to_v)
+    if to_spikes is not None:
+        through = through.add_(to_spikes)
     through = through.mul_(slope)
     return Pulled(through + kept, through)
 
@@ -267,73 +269,3 @@ def parameter_gradients(
 def added(sums: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of one step added to those of later ones (none yet: empty)."""
     return {name: sums[name] + term for name, term in more.items()} if sums else more
-
-
-class Trace(NamedTuple):
-    """A layer of neurons over time: ``membranes`` (before firing) and ``spikes``, both ``[T, B, ...]``."""
-
-    membranes: Tensor
-    spikes: Tensor
-
-
-@final
-class _Scan(torch.autograd.Function):
-    """All steps at once, keeping membranes and spikes alone: the graph of single steps is never built."""
-
-    @staticmethod
-    def forward(ctx: Any, currents: Tensor, steps: int, dynamics: Dynamics, *parameters: Tensor) -> Any:
-        held = currents.expand(steps, *currents.shape[1:])
-        membranes, spikes = torch.empty_like(held), torch.empty_like(held)
-        for t, current in enumerate(held):
-            if t == 0:
-                integrate(dynamics.initial, current, out=membranes[t])
-            else:
-                dynamics.order.advance(membranes[t - 1], spikes[t - 1], current, dynamics, out=membranes[t])
-            fires(membranes[t], dynamics, out=spikes[t])
-        ctx.save_for_backward(membranes, spikes)
-        ctx.set_materialize_grads(False)
-        ctx.dynamics, ctx.frames = dynamics, len(currents)
-        return membranes, spikes
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        to_membranes, to_spikes = gradients
-        membranes, spikes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
-        to_v = torch.zeros_like(membranes[0])
-        to_currents = torch.empty_like(membranes) if ctx.frames > 1 else torch.zeros_like(membranes[:1])
-        sums: dict[str, Tensor] = {}
-        for t in reversed(range(len(membranes))):
-            u, fired = membranes[t], spikes[t]
-            to_u, through = pull_back(
-                u, fired, ctx.dynamics, None if to_spikes is None else to_spikes[t], to_v
-            )
-            if any(wanted):
-                sums = added(sums, parameter_gradients(u, fired, ctx.dynamics, through, to_v))
-            to_v = to_u if to_membranes is None else to_u.add_(to_membranes[t])
-            if ctx.frames > 1:
-                to_currents[t] = to_v
-            else:
-                to_currents[0] += to_v
-        if sums:
-            sums["initial"] = to_v.sum_to_size(sums["initial"].shape)  # it enters step 1
-        return to_currents, None, None, *(sums.values() or (None for _ in wanted))
-
-
-def scan(currents: Tensor, dynamics: Dynamics, steps: int | None = None, name: str = "the neurons") -> Trace:
-    """Run a layer of neurons over time.
-
-    Args:
-        currents: ``[T, B, ...]``, or ``[1, B, ...]`` to hold for ``steps`` steps.
-        dynamics: the neurons. Gradients flow to its parameters and, through the surrogate, to the currents.
-        steps: T; the length of the currents if None.
-        name: of the layer, for messages.
-
-    Raises:
-        ValueError: for parameters that do not fit the currents (`Dynamics.check_fits`).
-    """
-    dynamics.check_fits(currents.shape[2:], name)
-    steps = len(currents) if steps is None else steps
-    membranes, spikes = _Scan.apply(currents, steps, dynamics, *dynamics.numbers())
-    return Trace(membranes, spikes)

@@ -42,7 +42,7 @@ def check_images(x: Tensor, low: float = 0.0, high: float = 1.0) -> None:
 
 def _remedy(low: float, high: float, least: float, most: float) -> str:
     """The remedy for images that span [least, most] and should lie within [low, high]."""
-    if max(low - least, most - high) <= 1e-3 * max(-least, most):
+    if max(low - least, most - high) <= 1e-3 * (high - low):
         return f"that is rounding, so x.clamp({low:g}, {high:g}) mends it"
     if low == 0 and high == 1 and least >= 0 and 16 < most <= 255:
         return "divide bytes by 255"
@@ -138,6 +138,12 @@ class Encoding(ABC):
     @abstractmethod
     def redrawn(self, draw: int) -> Encoding:
         """The same encoding with fresh noise; see `certsnn.inputsets.Threat.redrawn`."""
+
+    @property
+    @final
+    def random(self) -> bool:
+        """Whether it draws noise, which the samples' positions in the data set key."""
+        return self.redrawn(1) is not self
 
 
 @final

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from certsnn import __version__
+from certsnn.kernels.setting import description
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -30,6 +31,7 @@ def computed_on(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "kernels": description(),
         "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
         "cpu": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -19,6 +19,7 @@ from certsnn.batches import WHOLE, BatchStatistics
 from certsnn.encoding import check_steps
 from certsnn.filters import Filter
 from certsnn.graph import Graph, Layers, Plan, Wire, sequential
+from certsnn.graph import Residual as Residual
 from certsnn.inputs import Domain, Input, input_named
 from certsnn.layers import BatchNorm, Dropout, as_affine, diagonal_of, settled
 from certsnn.neurons import Neuron

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from certsnn.dynamics import ORDERS, RESET_FIRST
 from certsnn.dynamics import Dynamics as Dynamics
-from certsnn.dynamics import Trace as Trace
-from certsnn.dynamics import scan as scan
 from certsnn.layers import check_hooks
+from certsnn.scan import Trace as Trace
+from certsnn.scan import scan as scan
 from certsnn.surrogates import Rectangle, Surrogate
 
 LEAST_THRESHOLD = 1e-6

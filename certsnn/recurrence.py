@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from certsnn.affine import Affine, apply_chain, fold
-from certsnn.dynamics import Dynamics, Trace, fires, integrate
+from certsnn.dynamics import Dynamics, fires, integrate
 from certsnn.graph import Composite, Layers, Plan, Wire, sequential
 from certsnn.layers import BatchNorm, Dropout, as_affine, check_plain
 from certsnn.neurons import Neuron
 from certsnn.program import Link, Neurons, hold
+from certsnn.scan import Trace
 from certsnn.surrogates import Surrogate
 
 

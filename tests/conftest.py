@@ -15,6 +15,8 @@ from certsnn.cli.app import main
 # Tests are small: one thread is faster than two, and sums are taken in one order. Also in their processes.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test waits for a compiler unless it is about compiled code, or all of them are asked to run it.
+os.environ.setdefault("CERTSNN_KERNELS", "torch")
 
 # The same examples in every run; the first one may be slow (imports), so no deadline.
 settings.register_profile("certsnn", derandomize=True, deadline=None)

@@ -6,14 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
+from certsnn.graph import Plan
 from certsnn.layers import WITH_WEIGHTS, BatchNorm, as_affine
 from certsnn.networks import SpikingNetwork
-from certsnn.program import Link, Neurons, over_time
+from certsnn.program import Link, Neurons, Node, over_time
 
 
 class Initialisation(ABC):
@@ -104,20 +105,34 @@ class Calibrated(Initialisation):
                     high = middle
 
 
+class _Passed(NamedTuple):
+    """Affine layers, and the node they lead to."""
+
+    layers: Sequence[nn.Module]
+    node: Node
+
+
 @final
 @dataclass(frozen=True)
 class _Hidden:
-    """A layer of neurons whose weights may be changed: its input, and the last weights before it."""
+    """A layer of neurons whose weights may be changed: the path that drives it, and the last weights on it.
+
+    ``path``: the affine layers before each node, first to last; the last node is the neurons. The first
+    layers take ``frames``.
+    """
 
     frames: Tensor
     steps: int
-    layers: Sequence[nn.Module]
+    path: Sequence[_Passed]
     weighted: nn.Linear | nn.Conv1d | nn.Conv2d
     stage: Neurons
 
     def currents(self) -> Tensor:
         """``[F, B, ...]``, F = 1 for an image."""
-        return _apply(self.layers, self.frames)
+        frames = self.frames
+        for layers, node in self.path[:-1]:
+            frames = node.run([_apply(layers, frames)], self.steps)
+        return _apply(self.path[-1].layers, frames)
 
     def spikes(self) -> Tensor:
         """``[T, B, ...]``."""
@@ -127,21 +142,35 @@ class _Hidden:
 def _hidden(network: SpikingNetwork, x0: Tensor) -> Iterator[_Hidden]:
     """The layers of neurons with weights, first to last; each is driven by those before it as they now are.
 
-    Batch norm acts in training by the batch's statistics, which no scale of the weights changes: layers
-    before a norm are left out. So are those before a sum: its currents are several layers' together.
+    Filters and maxima may stand between the weights and the neurons. Batch norm acts in training by the
+    batch's statistics, which no scale of the weights changes: layers before a norm are left out. So are those
+    before a sum: its currents are several layers' together.
     """
     plan, _ = network.plan()
     frames, steps = network.input.frames(x0, None)
-    values = [frames]
+    values, nodes = [frames], list[Node]()
     for planned in plan.nodes:
         node = planned.make(tuple(Link(wire.source, ()) for wire in planned.wires))
+        nodes.append(node)
         if isinstance(node, Neurons):
-            (wire,) = planned.wires
-            weighted = [one for one in wire.layers if isinstance(one, WITH_WEIGHTS)]
-            normalised = any(isinstance(one, BatchNorm) for one in wire.layers)
-            if weighted and not normalised:
-                yield _Hidden(values[wire.source], steps, wire.layers, weighted[-1], node)
+            source, path = _path(plan, nodes, len(nodes))
+            on_it = [layer for layers, _ in path for layer in layers]
+            weighted = [one for one in on_it if isinstance(one, WITH_WEIGHTS)]
+            if weighted and not any(isinstance(one, BatchNorm) for one in on_it):
+                yield _Hidden(values[source], steps, path, weighted[-1], node)
         values.append(node.run([_apply(wire.layers, values[wire.source]) for wire in planned.wires], steps))
+
+
+def _path(plan: Plan, nodes: Sequence[Node], number: int) -> tuple[int, list[_Passed]]:
+    """What leads to a node (counted from 1) from its last weights on, and the source of it all."""
+    source, layers = plan.nodes[number - 1].wires[0]
+    passed = _Passed(layers, nodes[number - 1])
+    weighted = any(isinstance(layer, WITH_WEIGHTS) for layer in layers)
+    starts = weighted or source == 0 or isinstance(nodes[source - 1], Neurons)
+    if starts or len(nodes[source - 1].links) > 1:
+        return source, [passed]
+    first, before = _path(plan, nodes, source)
+    return first, [*before, passed]
 
 
 def _apply(layers: Sequence[nn.Module], frames: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ The proofs are in docs/theory/intervals.md and docs/theory/counts.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -30,19 +29,13 @@ from torch.autograd.function import once_differentiable
 
 from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval, intersect
 from certsnn.dynamics import (
-    NUMBERS,
     Dynamics,
-    Ends,
-    added,
-    carry_above,
-    carry_below,
     edges_of,
     fires,
     integrate,
-    parameter_gradients,
-    pull_back,
 )
-from certsnn.surrogates import Surrogate
+from certsnn.kernels.choice import kernels, recorded
+from certsnn.kernels.gradients import Pull, counting
 
 
 class StepScan(NamedTuple):
@@ -62,6 +55,11 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
     if within is None:
         u_low, u_high, s_low, s_high = _Steps.apply(*currents, *parameters)
         return StepScan(Interval(u_low, u_high), Interval(s_low, s_high))
+    given = (*currents, *within)
+    if not recorded((*given, *dynamics.numbers())):
+        chosen = kernels(given, dynamics.numbers())
+        membranes, spikes = chosen.step_scan_within(currents, within, dynamics)
+        return StepScan(Interval(*membranes), Interval(*spikes))
     u = Interval(*(integrate(dynamics.initial, end[0]) for end in currents))
     # What follows the last step is left.
     after = (torch.cat([end[1:], end[:1]]) for end in currents)
@@ -109,9 +107,10 @@ class _Step(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         *ends, least_fired, most_silent = ctx.saved_tensors
-        pull = _Pull(ctx.dynamics, (least_fired, most_silent), any(ctx.needs_input_grad[4:]))
+        pull = Pull(ctx.dynamics, (least_fired, most_silent), any(ctx.needs_input_grad[4:]))
         to_u = pull.step(ends[:2], ends[2:], gradients[:2], gradients[2:])
-        return *to_u, *gradients[2:], *pull.towards_parameters()
+        to_least, to_most, *to_numbers = pull.towards_parameters()
+        return *to_u, *gradients[2:], to_least, to_most, None, *to_numbers
 
 
 @final
@@ -128,19 +127,9 @@ class _Steps(torch.autograd.Function):
         dynamics: Dynamics,
         *parameters: Tensor,
     ) -> Any:
-        u_low, u_high, s_low, s_high = (torch.empty_like(end) for end in (low, high, low, high))
-        for t in range(len(low)):
-            u, currents = (u_low[t], u_high[t]), (low[t], high[t])
-            if t == 0:
-                for end, current in zip(u, currents, strict=True):
-                    integrate(dynamics.initial, current, out=end)
-            else:
-                before = (u_low[t - 1], u_high[t - 1]), (s_low[t - 1], s_high[t - 1])
-                edges = (least_fired, most_silent)
-                dynamics.order.advance_ends(*before, currents, edges, dynamics, out=u)
-            fires(u_low[t], dynamics, out=s_low[t])
-            fires(u_high[t], dynamics, out=s_high[t])
-        ctx.save_for_backward(u_low, u_high, s_low, s_high, least_fired, most_silent)
+        chosen = kernels((low, high), dynamics.numbers())
+        (u_low, u_high), (s_low, s_high) = chosen.step_scan((low, high), dynamics)
+        ctx.save_for_backward(u_low, u_high, s_low, s_high)
         ctx.set_materialize_grads(False)
         ctx.dynamics = dynamics
         return u_low, u_high, s_low, s_high
@@ -148,78 +137,13 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        *ends, least_fired, most_silent = ctx.saved_tensors
-        membranes, spikes = ends[:2], ends[2:]
-        to_membranes, to_spikes = gradients[:2], gradients[2:]
-        pull = _Pull(ctx.dynamics, (least_fired, most_silent), any(ctx.needs_input_grad[2:]))
-        to_currents = [torch.empty_like(end) for end in membranes]
-        carried = [torch.zeros_like(end[0]) for end in membranes]
-        for t in reversed(range(len(membranes[0]))):
-            here = ([x[t] for x in membranes], [x[t] for x in spikes], [_at(x, t) for x in to_spikes])
-            for end, to_u in enumerate(pull.step(*here, carried)):
-                direct = _at(to_membranes[end], t)
-                carried[end] = to_u if direct is None else to_u.add_(direct)
-                to_currents[end][t] = carried[end]
-        pull.enter(carried)
-        return *to_currents, *pull.towards_parameters()
-
-
-@final
-class _Pull:
-    """Gradients of a scan of bounds, step by step from the last; those towards its parameters add up."""
-
-    def __init__(self, dynamics: Dynamics, edges: Ends, wanted: bool) -> None:
-        self.dynamics, self.edges, self.wanted = dynamics, edges, wanted
-        self.to_edges = [torch.zeros_like(edge) for edge in edges]
-        self.sums = {name: torch.zeros_like(getattr(dynamics, name)) for name in NUMBERS}
-
-    def step(
-        self,
-        membranes: Sequence[Tensor],
-        spikes: Sequence[Tensor],
-        to_spikes: Sequence[Tensor | None],
-        to_next: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """Gradients towards one step's membranes, from those towards its spikes and the next membranes."""
-        found = []
-        for end, replaced in enumerate(_replaced(membranes, spikes, self.edges, self.dynamics)):
-            u, fired, to_v = membranes[end], spikes[end], to_next[end]
-            kept = torch.addcmul(to_v, to_v, replaced, value=-1)
-            to_u, through = pull_back(u, fired, self.dynamics, to_spikes[end], kept)
-            if self.wanted:
-                self.to_edges[end] += (to_v - kept).sum_to_size(self.edges[end].shape)
-                self.sums = added(self.sums, parameter_gradients(u, fired, self.dynamics, through, kept))
-            found.append(to_u)
-        return found
-
-    def enter(self, to_first: Sequence[Tensor]) -> None:
-        """The gradients towards the first membranes, which the initial potential enters."""
-        if self.wanted:
-            self.sums["initial"] = (to_first[0] + to_first[1]).sum_to_size(self.dynamics.initial.shape)
-
-    def towards_parameters(self) -> tuple[Tensor | None, ...]:
-        """Gradients towards the edges, the dynamics (none) and their numbers."""
-        if not self.wanted:
-            return (None,) * (3 + len(self.sums))
-        return (*self.to_edges, None, *self.sums.values())
-
-
-def _at(gradient: Tensor | None, t: int) -> Tensor | None:
-    return None if gradient is None else gradient[t]
-
-
-def _replaced(
-    membranes: Sequence[Tensor], spikes: Sequence[Tensor], edges: Ends, dynamics: Dynamics
-) -> tuple[Tensor, Tensor]:
-    """Where a carried lower and upper bound is the one that the other branch has at the threshold (0 or 1).
-
-    Only where the neuron is unstable: there the lower membrane is silent, and the upper one fires. (Bounds
-    that cross by noise are left alone.)
-    """
-    unstable = torch.lt(spikes[0], spikes[1], out=torch.empty_like(spikes[0]))
-    silent, fired = carry_below(membranes[0], dynamics), carry_above(membranes[1], dynamics)
-    low = torch.gt(silent, edges[0], out=torch.empty_like(silent)).mul_(unstable)
-    return low, torch.lt(fired, edges[1], out=torch.empty_like(fired)).mul_(unstable)
+        u_low, u_high, s_low, s_high = ctx.saved_tensors
+        bounds = (u_low, u_high), (s_low, s_high)
+        chosen = kernels(ctx.saved_tensors, ctx.dynamics.numbers())
+        to_currents, (to_least, to_most, *to_numbers) = chosen.pull_step_scan(
+            bounds, ctx.dynamics, (gradients[:2], gradients[2:]), any(ctx.needs_input_grad[2:])
+        )
+        return *to_currents, to_least, to_most, None, *to_numbers
 
 
 class CountScan(NamedTuple):
@@ -231,55 +155,22 @@ class CountScan(NamedTuple):
 
 @final
 class _Counts(torch.autograd.Function):
-    """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]``, keeping what is compared.
-
-    With ``held`` steps the only current ``[1, B, ...]`` is that of each step, so ``C_t = t I``; else C_t is
-    given, ``[T, B, ...]``.
-    """
+    """``n_t = n_{t-1} + 1[initial + C_t + offset n_{t-1} >= threshold]`` (`Kernels.count_scan`)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        sums: Tensor,
-        held: int | None,
-        initial: Tensor,
-        threshold: Tensor,
-        offset: Tensor,
-        surrogate: Surrogate,
-    ) -> Tensor:
-        like = sums if held is None else sums.expand(held, *sums.shape[1:])
-        membranes, counts = torch.empty_like(like), torch.empty_like(like)
-        n = torch.zeros_like(membranes[0])
-        for t, charge in enumerate(like):
-            u = torch.add(initial, charge, alpha=1 if held is None else t + 1, out=membranes[t])
-            u.addcmul_(n, offset)
-            torch.ge(u, threshold, out=counts[t])
-            n = counts[t].add_(n)
-        ctx.save_for_backward(membranes, counts, initial, threshold, offset)
-        ctx.held, ctx.surrogate = held is not None, surrogate
-        return counts
+    def forward(ctx: Any, sums: Tensor, held: int | None, dynamics: Dynamics, *numbers: Tensor) -> Tensor:
+        scanned = kernels([sums], numbers).count_scan(sums, held, dynamics)
+        ctx.save_for_backward(*scanned)
+        ctx.held, ctx.dynamics = held is not None, dynamics
+        return scanned[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        membranes, counts, *numbers = ctx.saved_tensors
-        threshold, offset = numbers[1:]
-        wanted = ctx.needs_input_grad[2:5]
-        to_sums = torch.zeros_like(membranes[:1]) if ctx.held else torch.empty_like(membranes)
-        to_n = torch.zeros_like(membranes[0])
-        sums = [torch.zeros_like(number) for number in numbers]
-        for t in reversed(range(len(membranes))):
-            to_n += gradients[0][t]
-            to_u = to_n * ctx.surrogate.derivative(membranes[t] - threshold)
-            to_n.addcmul_(to_u, offset)
-            if ctx.held:
-                to_sums[0].add_(to_u, alpha=t + 1)
-            else:
-                to_sums[t] = to_u
-            if any(wanted):
-                terms = (to_u, -to_u, to_u * counts[t - 1] if t else torch.zeros_like(to_u))
-                sums = [s + x.sum_to_size(s.shape) for s, x in zip(sums, terms, strict=True)]
-        return to_sums, None, *(sums if any(wanted) else [None] * 3), None
+        scanned, dynamics, wanted = ctx.saved_tensors, ctx.dynamics, any(ctx.needs_input_grad[3:])
+        chosen = kernels(scanned, counting(dynamics))
+        to_sums, to_numbers = chosen.pull_count_scan(scanned, ctx.held, dynamics, gradients[0], wanted)
+        return to_sums, None, None, *to_numbers
 
 
 class Charge(ABC):
@@ -330,8 +221,7 @@ class HeldCurrent(Charge):
 
 
 def _simulated(ends: Interval, held: int | None, dynamics: Dynamics) -> Interval:
-    numbers = (dynamics.initial, dynamics.threshold, dynamics.offset, dynamics.surrogate)
-    return Interval(*(_Counts.apply(end, held, *numbers) for end in ends))
+    return Interval(*(_Counts.apply(end, held, dynamics, *counting(dynamics)) for end in ends))
 
 
 def scan_counts(charge: Charge, dynamics: Dynamics, unit: float) -> CountScan:
@@ -343,30 +233,10 @@ def scan_counts(charge: Charge, dynamics: Dynamics, unit: float) -> CountScan:
     """
     if not unit:
         return CountScan(charge.counts(dynamics), None)
-    low, high = (dynamics.initial + end for end in charge.sums)
-    error = accumulated_rounding(torch.maximum(low.abs(), high.abs()), dynamics, unit)
+    chosen = kernels(charge.sums, counting(dynamics))
+    ends, error = chosen.widened(charge.sums, dynamics, unit, UNDERFLOW)
     started = dynamics._replace(initial=torch.zeros_like(dynamics.initial))
-    return CountScan(Summed(Interval(low - error, high + error)).counts(started), error)
-
-
-def accumulated_rounding(charge: Tensor, dynamics: Dynamics, unit: float) -> Tensor:
-    r"""A bound ``[T, B, ...]`` of a membrane's rounding error, from a bound of its charge's magnitude.
-
-    Up to step t there are t additions of currents and t - 1 of the reset. Each is off by at most ``unit``
-    times its result, which the largest charge so far and t resets bound: what lies between the two additions
-    of a step, in either order, is a membrane but for one reset. This is doubled to cover the errors' own
-    effect on the results, and the float64 arithmetic of these bounds:
-
-    .. math:: E_t = 4\, unit \sum_{k \le t} (\max_{j \le k} |charge_j| + k |offset|)
-    """
-    reset = dynamics.offset.abs()
-    largest, total = charge[0], torch.zeros_like(charge[0])
-    errors = []
-    for step, charge_now in enumerate(charge, 1):  # `cummax` walks against memory: many times slower
-        largest = torch.maximum(largest, charge_now)
-        total = total + (largest + step * reset)
-        errors.append(4 * unit * total + step * (2 * UNDERFLOW))
-    return torch.stack(errors)
+    return CountScan(Summed(Interval(*ends)).counts(started), error)
 
 
 def membranes_of_counts(cumulative: Interval, scan: CountScan, dynamics: Dynamics) -> Interval:

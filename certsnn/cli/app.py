@@ -18,6 +18,7 @@ from certsnn import __version__
 from certsnn.cli import launch
 from certsnn.cli.arguments import COMMANDS, HELP, PARTS, TAKES, Command
 from certsnn.errors import UnsoundBoundError, UserError, nearest
+from certsnn.kernels import setting
 
 DONE, CRASHED, FAILED, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -152,7 +153,8 @@ def _top_parser() -> argparse.ArgumentParser:
         "  certsnn evaluate runs/digits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"certsnn {__version__}")
+    described = f"certsnn {__version__}, kernels: {setting.description()}"
+    parser.add_argument("--version", action="version", version=described)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

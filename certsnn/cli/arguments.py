@@ -157,18 +157,19 @@ HELP: Mapping[str, str] = {
     "10},FGSM' (default: a suite that fits the threat)",
     "attack --batch-size": "samples that are attacked together (default: 64)",
     "bench --batch-size": "samples that are verified, or attacked, together (default: 256 and 64, or 32 with "
-    "slow methods)",
+    "slow methods, or as many as fit into --memory)",
     "evaluate --batch-size": "samples that are evaluated together (default: 64, or 32 with the methods that "
-    "have a time limit)",
+    "have a time limit, or as many as fit into --memory)",
     "verify --batch-size": "samples that are bounded together (default: 256, or 32 with the methods that "
-    "have a time limit)",
+    "have a time limit, or as many as fit into --memory)",
     "--debug": "show the traceback of an error",
     "--device": "where to compute: cpu, cuda, cuda:1, ... (default: cpu)",
     "--evidence": "where the evidence goes if an attack refutes a bound (default: unsound/)",
     "--iterations": "steps in which alpha-s-crown optimises slopes (default: 20)",
     "--json": "write summary and samples here at the end; - is standard output",
     "bench --json": "write all rows here at the end; - is standard output",
-    "--memory": "what S-CROWN and branch-and-bound may take, in bytes or as 512MiB (default: 2GiB)",
+    "--memory": "what interval bounds may take, and S-CROWN and branch-and-bound as much again, in bytes or "
+    "as 512MiB (default: 2GiB)",
     "--method": "the bounds (default: s-ibp): {methods}",
     "--relaxation": "how S-CROWN relaxes firing and reset: joint, or separate as published (default: joint)",
     "--report": "write a report here: one page with tables, curves, margins and examples, to be read "

@@ -124,11 +124,13 @@ def samples_progress(
             if fresh < 0:
                 samples = len(done) - (len(done) - samples) // together
             fresh = 0 if fresh < 0 else fresh + len(results)
-            note = samples_note(done, samples, cascade)
-            progress.update(task, total=samples, completed=len(done), note=note)
             now = time.monotonic()
-            if not console.is_terminal and fresh and now - said >= QUIET:
+            if console.is_terminal:
+                note = samples_note(done, samples, cascade)
+                progress.update(task, total=samples, completed=len(done), note=note)
+            elif fresh and now - said >= QUIET:
                 said = now
+                note = samples_note(done, samples, cascade)
                 left = duration((now - begun) / fresh * (samples - len(done)))
                 console.print(f"{note}; about {left} left", highlight=False, soft_wrap=True)
 

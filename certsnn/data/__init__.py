@@ -13,7 +13,8 @@ from certsnn.data.digits import digits
 from certsnn.data.events import Frames, Saccades
 from certsnn.data.events.nmnist import nmnist
 from certsnn.data.events.tonic import cifar10_dvs, dvs_gesture
-from certsnn.data.sources import Pictures, Recorded, Rows, Simulated, Source
+from certsnn.data.folder import folder
+from certsnn.data.sources import Counted, Pictures, Recorded, Rows, Simulated, Source
 from certsnn.data.vision import cifar10, fashion_mnist, mnist
 from certsnn.errors import DataNotFound
 
@@ -43,6 +44,7 @@ DATASETS: Mapping[str, Source] = {
     "mnist": Pictures(mnist),
     "fashion-mnist": Pictures(fashion_mnist),
     "cifar10": Pictures(cifar10),
+    "folder": Pictures(folder),
     "digits-rows": Rows(digits, 8),
     "mnist-rows": Rows(mnist, 28),
     "fashion-mnist-rows": Rows(fashion_mnist, 28),
@@ -52,6 +54,9 @@ DATASETS: Mapping[str, Source] = {
     "nmnist": Recorded(nmnist),
     "dvs-gesture": Recorded(dvs_gesture),
     "cifar10-dvs": Recorded(cifar10_dvs),
+    "nmnist-counts": Counted(nmnist),
+    "dvs-gesture-counts": Counted(dvs_gesture),
+    "cifar10-dvs-counts": Counted(cifar10_dvs),
 }
 """Each data set's source."""
 
@@ -78,8 +83,8 @@ def load(
     """
     if split not in ("train", "test"):
         raise ValueError(f'split must be "train" or "test", not {split!r}')
-    folder = DEFAULT_ROOT if root is None else Path(root)
-    return source(name).load(split, folder, download, Frames() if frames is None else frames)
+    place = DEFAULT_ROOT if root is None else Path(root)
+    return source(name).load(split, place, download, Frames() if frames is None else frames)
 
 
 def source(name: str) -> Source:

@@ -12,6 +12,7 @@ from typing import final
 from certsnn.data.base import FrameDataset, ImageDataset, LabelledDataset, SpikeDataset
 from certsnn.data.events.cache import Trains, cached
 from certsnn.data.events.frames import Frames
+from certsnn.data.events.recordings import Recordings
 from certsnn.data.events.saccades import Saccades
 from certsnn.inputsets.base import Domain
 
@@ -91,12 +92,30 @@ class EventSource(Source, ABC):
 @final
 @dataclass(frozen=True)
 class Recorded(EventSource):
-    """Recordings of an event camera; ``read`` takes (split, root, download, frames)."""
+    """Recordings of an event camera; ``read`` takes (split, root, download)."""
 
-    read: Callable[[str, Path, bool, Frames], SpikeDataset]
+    read: Callable[[str, Path, bool], Recordings]
 
     def load(self, split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
-        return self.read(split, root, download, frames)
+        return self.read(split, root, download).spikes(frames)
+
+
+@final
+@dataclass(frozen=True)
+class Counted(Source):
+    """The same recordings as frames of counts: how many events each pixel had."""
+
+    read: Callable[[str, Path, bool], Recordings]
+
+    @property
+    def domain(self) -> Domain:
+        return "frames"
+
+    def steps(self, frames: Frames) -> int | None:
+        return frames.steps
+
+    def load(self, split: str, root: Path, download: bool, frames: Frames) -> FrameDataset:
+        return self.read(split, root, download).counts(frames)
 
 
 @final

@@ -24,6 +24,7 @@ from certsnn.attacks.statistics import outcome
 from certsnn.bounds.options import BoundOptions
 from certsnn.data import Batch
 from certsnn.encoding import Encoding
+from certsnn.evaluation.batches import numbered
 from certsnn.evaluation.suites import check_suite, default_suite
 from certsnn.evaluation.verification import (
     Attempt,
@@ -50,7 +51,7 @@ Judge = Callable[[SpikingNetwork, Bound], list[SampleResult]]
 
 def evaluate(
     network: SpikingNetwork,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     threat: Threat,
     method: str = "s-ibp",
     attacks: Sequence[Attack] | None = None,
@@ -67,7 +68,7 @@ def evaluate(
 
     Args:
         network: in eval mode during the call, then as it was.
-        batches: ``(x, y, index)`` from a loader.
+        batches: ``(x, y, index)`` from a loader, or ``(x, y)`` in the order of the data set.
         threat: what the adversary may do.
         method: a name in `certsnn.bounds.METHODS`.
         attacks: the worst case over them counts; `default_suite` if None.
@@ -78,11 +79,12 @@ def evaluate(
 
     Raises:
         TypeError: for another keyword.
-        ValueError: if there are no samples, or an attack does not fit the threat; before any work.
+        ValueError: if there are no samples, an attack does not fit the threat, or a shuffled loader does not
+            say the positions that key the threat's noise; before any work.
         UnsoundBoundError: if the network refutes a bound; the message names the folder of the evidence.
     """
     options = BoundOptions(method, **bounds)
-    remaining = iter(batches)
+    remaining = numbered(batches, threat, encoding)
     first = next(remaining, None)
     if first is None:
         raise ValueError("there are no samples to evaluate")

@@ -52,6 +52,12 @@ class Threat(ABC):
         without randomness return themselves.
         """
 
+    @property
+    @final
+    def random(self) -> bool:
+        """Whether it draws noise, which the samples' positions in the data set key."""
+        return self.redrawn(1) is not self
+
     @abstractmethod
     def describe(self) -> str:
         """A short name for tables, e.g. "LinfBall(eps=0.1)"."""

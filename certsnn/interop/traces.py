@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from certsnn.affine import apply_chain
-from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics, scan
+from certsnn.dynamics import CURRENT_FIRST, RESET_FIRST, Dynamics
 from certsnn.errors import UserError
 from certsnn.graph import Plan, Wire
 from certsnn.inputs import FrameInput
@@ -25,6 +25,7 @@ from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.networks import SpikingNetwork, frozen
 from certsnn.program import Neurons, Program, over_time
 from certsnn.readouts import READOUTS
+from certsnn.scan import scan
 
 
 @final

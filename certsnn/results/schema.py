@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 from certsnn.bounds.cascade import STATUSES
@@ -66,8 +65,9 @@ def header_from(line: str | bytes) -> dict[str, Any]:
 
 def row(result: SampleResult) -> dict[str, Any]:
     """A sample for JSON, which has no infinities: a margin of -inf is null. ``attacks`` only if there are."""
-    values = asdict(result) | {"margin": result.margin if math.isfinite(result.margin) else None}
-    return values if result.attacks else {name: part for name, part in values.items() if name != "attacks"}
+    values = {**vars(result), "margin": result.margin if math.isfinite(result.margin) else None}
+    attacks = {name: dict(vars(attempt)) for name, attempt in values.pop("attacks").items()}
+    return values | {"attacks": attacks} if attacks else values
 
 
 def written(results: Sequence[SampleResult]) -> str:

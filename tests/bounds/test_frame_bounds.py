@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_magnitudes_of_frames_that_cancel_add_up() -> None:
     for step in range(3):
         assert float(radius[step]) >= (step + 1) * FLOAT32_UNIT / 3
     assert float(radius[2]) < 12 * FLOAT32_UNIT  # and no more than that
+
+
+@pytest.mark.parametrize("small", [2.0**-54, 1.5 * 2.0**-53])
+def test_what_float64_sums_of_frames_round_off_is_covered(small: float) -> None:
+    """A 1, then numbers that float64 sums lose, or round up by: against sums of fractions."""
+    x = torch.tensor([1.0] + 15 * [small]).view(16, 1, 1)
+    exact = [Fraction(1) + step * Fraction(small) for step in range(16)]
+    for sign in (1, -1):
+        low, high = BoundedFrames(Interval(sign * x, sign * x)).charge((), RIGOROUS).sums
+        for step, total in enumerate(exact):
+            assert Fraction(float(low[step])) <= sign * total <= Fraction(float(high[step]))
+            assert float(high[step] - low[step]) < 1e-14
 
 
 @settings(max_examples=30, deadline=None)

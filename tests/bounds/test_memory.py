@@ -9,8 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from certsnn.bounds import certify, margin_bounds
 from certsnn.bounds.memory import TEMPORARIES, OverBudget, packed, rows_that_fit
+from certsnn.inputsets import LinfBall, SpikeFlips
+from certsnn.networks import SpikingNetwork
+from certsnn.neurons import IF
 
 PEAK = """
 import re, sys, torch
@@ -68,3 +73,63 @@ def test_a_process_stays_within_the_budget() -> None:
     small, large = map(float, run.stdout.split())
     assert small <= 48 + SLACK
     assert large > 48 + SLACK, "the example takes too little to show anything"
+
+
+INTERVALS = """
+import re, sys, torch
+from pathlib import Path
+from torch import nn
+from certsnn.bounds import certify
+from certsnn.inputsets import LinfBall, SpikeFlips
+from certsnn.networks import Residual, SpikingNetwork
+from certsnn.neurons import IF, LIF
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+body = lambda neuron: [nn.Conv2d(16, 16, 3, padding=1), neuron()]
+neuron = {"IF": lambda: IF(1.0), "LIF": lambda: LIF(0.5, 0.5)}[sys.argv[1]]
+layers = [nn.Conv2d(2, 16, 3, padding=1), neuron(), Residual(body(neuron)), nn.MaxPool2d(2), *body(neuron)]
+readout = [nn.Flatten(), nn.Linear(16 * 64, 10)]
+network = SpikingNetwork([*layers, *readout], 8, "membrane", sys.argv[2])
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+x, threat = {
+    "image": (torch.rand(48, 2, 16, 16), LinfBall(0.1)),
+    "spikes": ((torch.rand(8, 48, 2, 16, 16) < 0.1).float(), SpikeFlips(3)),
+}[sys.argv[2]]
+one = x[:1] if sys.argv[2] == "image" else x[:, :1]
+certify(network, one, torch.zeros(1, dtype=torch.int64), threat)
+before = peak()
+for memory in (32, 1024):
+    certify(network, x, torch.arange(48) % 10, threat, memory=memory * 2**20)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak memory from /proc")
+@pytest.mark.parametrize(("neuron", "kind"), [("IF", "spikes"), ("LIF", "image")])
+def test_interval_bounds_stay_within_the_budget(neuron: str, kind: str) -> None:
+    command = [sys.executable, "-c", INTERVALS, neuron, kind]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    small, large = map(float, run.stdout.split())
+    assert small <= 32 + SLACK
+    assert large > 32 + SLACK, "the example takes too little to show anything"
+
+
+def test_a_sample_whose_intervals_do_not_fit_is_an_error_that_says_what_it_takes() -> None:
+    network = SpikingNetwork([nn.Linear(64, 64), IF(1.0), nn.Linear(64, 3)], 8, "membrane", "image")
+    x, y = torch.rand(2, 64), torch.tensor([0, 1])
+    with pytest.raises(OverBudget, match=r"takes 0\.1 MiB, and the memory budget is 0\.0 MiB; raise it"):
+        margin_bounds(network, x, y, LinfBall(0.1), rounding=True, memory=1000)
+    verdict = certify(network, x, y, LinfBall(0.1), memory=1000)
+    assert verdict.status == ["error", "error"]
+    assert all(reason.startswith("s-ibp: the least piece of the work takes") for reason in verdict.reason)
+
+
+def test_pieces_have_the_bounds_of_the_whole() -> None:
+    torch.manual_seed(0)
+    network = SpikingNetwork([nn.Linear(6, 5), IF(1.0), nn.Linear(5, 3)], 4, "membrane", "spikes")
+    x, y = (torch.rand(4, 5, 6) < 0.5).float(), torch.arange(5) % 3
+    whole = margin_bounds(network, x, y, SpikeFlips(1), rounding=True)
+    pieces = margin_bounds(network, x, y, SpikeFlips(1), rounding=True, memory=2 * 8 * 4 * (8 * 11 + 10 * 6))
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
+    assert pieces.shape == whole.shape

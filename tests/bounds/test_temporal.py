@@ -7,25 +7,24 @@ from collections.abc import Callable
 import pytest
 import torch
 from soundness import true_margins
-from temporal import spike_trains
+from temporal import backward, spike_trains
 from torch import Tensor, nn
 
 from certsnn.bounds import certify, layer_bounds, margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.filters import Filtered
-from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Arithmetic, Interval
+from certsnn.bounds.interval.arithmetic import PLAIN, RIGOROUS, Interval
 from certsnn.bounds.interval.joints import Part
 from certsnn.bounds.interval.layers import Spikes
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.levels import Known, level_of
-from certsnn.bounds.linear.margins import backward_margins
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.recurrence import FiringBack
 from certsnn.filters import Synapse
 from certsnn.filters import filtered as filter_of
 from certsnn.graph import Branches, Residual
-from certsnn.inputsets import FreeSpikes, LinfBall, LinfFrames, SpikeFlips, Threat
+from certsnn.inputsets import FreeSpikes, LinfBall, LinfFrames, SpikeFlips
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF
 from certsnn.readouts import READOUTS, ReadoutName
@@ -55,9 +54,9 @@ def filtered(linear: Linear) -> list[nn.Module]:
 def fed_back(linear: Linear) -> list[nn.Module]:
     return [
         linear(2, 2),
-        Recurrent(LIF(0.25, 0.5), linear(2, 2)),
+        Recurrent(LIF(0.25, 0.5, initial=-0.25), linear(2, 2)),
         linear(2, 2),
-        Recurrent(IF(0.5), linear(2, 2)),
+        Recurrent(IF(0.5, initial=0.25), linear(2, 2)),
     ]
 
 
@@ -84,14 +83,6 @@ def network_of(
     if readout != "rate":
         layers += [linear(2, 3)] if seed % 2 else [linear(2, 3), Synapse(0.5)]
     return SpikingNetwork(layers, steps, readout, kind).eval()  # type: ignore[arg-type]
-
-
-def backward(network: SpikingNetwork, x: Tensor, y: Tensor, threat: Threat, arithmetic: Arithmetic) -> Tensor:
-    """Margins of the backward pass alone, not made better by S-IBP's."""
-    x0, input_set = threat.bind(x, torch.arange(len(y)))
-    problem = pose(network.freeze(), x0, y, input_set, arithmetic)
-    with torch.no_grad():
-        return backward_margins(problem, propagate(problem, feasible_flips), RELAXATIONS["joint"])
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
@@ -324,8 +315,8 @@ def test_rounding_of_products_before_a_filter_is_covered() -> None:
     assert (backward(network, x, y, SpikeFlips(0), RIGOROUS) <= executed).all()
 
 
-@pytest.mark.parametrize("large", [1000.0, 0.001])
-def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float) -> None:
+@pytest.mark.parametrize(("large", "radius"), [(1000.0, 0.0), (0.001, 0.0), (1000.0, 2.0)])
+def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float, radius: float) -> None:
     """Executed membranes against exact steps from executed values; large terms of the feedback cancel."""
     generator = torch.Generator().manual_seed(7)
     first, back = nn.Linear(8, 40), nn.Linear(40, 40)
@@ -333,7 +324,7 @@ def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float)
     back.weight.data = torch.cat([half, torch.rand(40, 20, generator=generator) - 0.5 - half], 1)
     network = SpikingNetwork([first, Recurrent(LIF(0.3, 0.9, "subtract"), back)], 6, "rate", "frames").eval()
     x = torch.randn(6, 50, 8, generator=generator)
-    input_set = LinfFrames(0.0, -9, 9).bind(x, torch.arange(50))[1]
+    input_set = LinfFrames(radius, -9, 9).bind(x, torch.arange(50))[1]
     program = network.freeze()
     with torch.no_grad():
         (trace,) = program.traces(x)
@@ -378,6 +369,8 @@ def test_margins_of_sums_are_merged_with_the_last_layer() -> None:
         network = SpikingNetwork([LIF(0.5, 0.0), last], 4, readout, "spikes").eval()  # type: ignore[arg-type]
         found = margin_bounds(network, x, y, FreeSpikes(1.0)).detach()
         torch.testing.assert_close(found, torch.tensor([[margin]]))
+        # Backward passes see it where both classes are read at the same step.
+        torch.testing.assert_close(backward(network, x, y, FreeSpikes(1.0), PLAIN), found)
         assert certify(network, x, y, FreeSpikes(1.0)).certified
 
 

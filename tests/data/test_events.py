@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from event_parts import events, nmnist_folder, packed, set_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certsnn.data import Frames, SpikeDataset, load
+from certsnn.configuration import parse_text
+from certsnn.data import FrameDataset, Frames, SpikeDataset, load
 from certsnn.data.events.frames import Events
 from certsnn.data.events.nmnist import read
-from certsnn.errors import DataNotFound
+from certsnn.errors import ConfigError, DataNotFound
 
 ROWS = [(1, 0, 1, 100), (1, 0, 1, 130), (2, 3, 0, 199), (0, 3, 1, 200), (3, 2, 0, 299)]
 
@@ -54,8 +56,20 @@ def test_every_event_in_time_sets_its_bit_and_nothing_else_does(
     first, last = min(row[3] for row in rows), max(row[3] for row in rows)
     length = 1000 * window if window else (last - first + 1) / steps
     wanted = {(int((t - first) // length), p, y // side, x // side) for x, y, p, t in rows}
-    found = Frames(steps, window, downsampling=side).of(events(rows), 6, 5)
-    assert set_bits(found) == {place for place in wanted if place[0] < steps}
+    frames = Frames(steps, window, downsampling=side)
+    assert set_bits(frames.of(events(rows), 6, 5)) == {place for place in wanted if place[0] < steps}
+    counts = frames.counts(events(rows), 6, 5)
+    placed = [(int((t - first) // length), p, y // side, x // side) for x, y, p, t in rows]
+    in_time = Counter(place for place in placed if place[0] < steps)
+    assert {place: int(counts[place]) for place in set_bits(counts)} == dict(in_time)
+
+
+def test_events_are_counted_up_to_a_byte() -> None:
+    rows = [(1, 0, 1, 100)] * 255 + [(1, 0, 1, 130), *ROWS[2:]]
+    found = Frames(steps=2).counts(events(rows), 4, 4)
+    assert found.dtype == torch.uint8 and found.shape == (2, 2, 4, 4)
+    assert found.nonzero().tolist() == [[0, 0, 3, 2], [0, 1, 0, 1], [1, 0, 2, 3], [1, 1, 3, 0]]
+    assert found[found > 0].tolist() == [1, 255, 1, 1]
 
 
 def test_no_events_are_empty_frames() -> None:
@@ -146,6 +160,32 @@ def test_nmnist_is_read_in_the_order_of_its_names_and_says_that_it_is_a_part(tmp
     assert (y.tolist(), index.tolist()) == ([7, 0], [2, 0])
     assert set_bits(x[:, 0]) == {(0, 1, 7, 2), (2, 0, 33, 33)}
     assert set_bits(x[:, 1]) == {(0, 1, 0, 1), (2, 0, 33, 33)}
+
+
+def test_recordings_as_counts_go_through_the_cache_beside_their_spikes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nmnist_folder(tmp_path)
+    path = tmp_path / "NMNIST" / "Test" / "4" / "00009.bin"
+    path.write_bytes(packed([(9, 4, 1, 5), (9, 4, 1, 6), (9, 4, 1, 7), (33, 33, 0, 90000)]))
+    spikes, data = (load(name, "test", tmp_path, frames=Frames(3)) for name in ("nmnist", "nmnist-counts"))
+    monkeypatch.setattr(Frames, "counts", None)
+    again = load("nmnist-counts", "test", tmp_path, frames=Frames(3))
+    assert isinstance(data, FrameDataset) and data.frames.dtype == torch.uint8
+    assert (data.shape, data.steps, data.whole) == ((2, 34, 34), 3, 10_000)
+    assert "1 of 10,000 recordings), counts in 3 frames" in data.name and data.digest == again.digest
+    x, y, _ = data[[0]]
+    assert x.dtype == torch.float32 and y.tolist() == [4]
+    assert (float(x[0, 0, 1, 4, 9]), float(x[2, 0, 0, 33, 33]), float(x.sum())) == (3, 1, 4)
+    assert torch.equal(x > 0, spikes[[0]][0] > 0)
+
+
+def test_the_config_of_counts_fits_a_budget_of_events() -> None:
+    text = "data: {name: nmnist-counts, frames: {steps: 6}}\nthreat: {class_path: EventChanges, budget: 1}"
+    config = parse_text(text)
+    assert (config.data.domain, config.steps) == ("frames", 6)
+    with pytest.raises(ConfigError, match="SpikeFlips changes spikes, but nmnist-counts has frames"):
+        parse_text(text.replace("EventChanges", "SpikeFlips"))
 
 
 @pytest.mark.parametrize(

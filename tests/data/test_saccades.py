@@ -95,17 +95,17 @@ WHAT = {"data": "d", "split": "train", "frames": "f"}
 
 def test_frames_are_kept_whole_and_by_their_settings(cache: Path) -> None:
     made = Trains(torch.rand(3, 2, 1, 5, 7) < 0.5, torch.tensor([0, 1, 2]))
-    other = Trains(~made.spikes, made.labels)
+    other = Trains(~made.frames, made.labels)
     assert cached(WHAT, lambda: made) is made
     (file,) = (cache / "certsnn").iterdir()
     found = cached(WHAT, lambda: other)
-    assert torch.equal(found.spikes, made.spikes) and torch.equal(found.labels, made.labels)
+    assert torch.equal(found.frames, made.frames) and torch.equal(found.labels, made.labels)
     assert cached({**WHAT, "frames": "g"}, lambda: other) is other
     whole = file.read_bytes()
     for damaged in (whole[:-3], b"", b"{}" * 30, whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
         assert cached(WHAT, lambda: other) is other
-        assert torch.equal(cached(WHAT, lambda: made).spikes, other.spikes)
+        assert torch.equal(cached(WHAT, lambda: made).frames, other.frames)
 
 
 def test_changed_recordings_are_read_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a network may have that acts over time: filters and recurrent layers, drawn around neurons."""
+"""What a network may have that acts over time, drawn around neurons; and the backward pass through it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from certsnn.bounds.certify import pose
+from certsnn.bounds.interval.arithmetic import Arithmetic
+from certsnn.bounds.interval.propagate import propagate
+from certsnn.bounds.interval.topk import feasible_flips
+from certsnn.bounds.linear.margins import backward_margins
+from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.filters import Synapse
+from certsnn.inputsets import Threat
+from certsnn.networks import SpikingNetwork
 from certsnn.neurons import Neuron
 from certsnn.readouts import ReadoutName
 from certsnn.recurrence import Recurrent
@@ -60,3 +68,11 @@ def spike_trains(steps: int, bits: int) -> Tensor:
     """All 0/1 inputs ``[T, N, bits]``."""
     rows = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * (steps * bits))
     return rows.view(-1, steps, bits).movedim(1, 0)
+
+
+def backward(network: SpikingNetwork, x: Tensor, y: Tensor, threat: Threat, arithmetic: Arithmetic) -> Tensor:
+    """Margins of the backward pass alone, not made better by S-IBP's."""
+    x0, input_set = threat.bind(x, torch.arange(len(y)))
+    problem = pose(network.freeze(), x0, y, input_set, arithmetic)
+    with torch.no_grad():
+        return backward_margins(problem, propagate(problem, feasible_flips), RELAXATIONS["joint"])

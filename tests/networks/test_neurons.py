@@ -10,8 +10,9 @@ import torch
 from reference_spike import ReferenceSpike
 from torch import Tensor
 
-from certsnn.dynamics import RESET_FIRST, Dynamics, carry_above, carry_below, scan
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry_above, carry_below
 from certsnn.neurons import IF, LEAST_THRESHOLD, LIF, Neuron
+from certsnn.scan import scan
 from certsnn.surrogates import ArcTan, FastSigmoid, Rectangle, Surrogate, Triangle
 
 CURRENTS = [0.75, 0.75, 0.75, -1.0, 2.0]

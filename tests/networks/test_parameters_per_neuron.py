@@ -22,10 +22,11 @@ from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan
 from certsnn.bounds.linear.alpha import Slack, chosen_slopes
 from certsnn.bounds.linear.lines import Neuronwise, Stepwise, Tracked, scan_back
 from certsnn.bounds.linear.relaxation import RELAXATIONS
-from certsnn.dynamics import Dynamics, scan
+from certsnn.dynamics import Dynamics
 from certsnn.inputsets import FreeSpikes, LinfBall, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
+from certsnn.scan import scan
 
 STEPS, BATCH = 5, 2
 

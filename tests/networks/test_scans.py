@@ -17,9 +17,10 @@ from certsnn.bounds.interval.arithmetic import FLOAT32_UNIT, PLAIN, Interval
 from certsnn.bounds.interval.propagate import margins, others
 from certsnn.bounds.interval.scans import HeldCurrent, Summed, scan_counts, scan_steps
 from certsnn.cli.allocator import keep_freed_memory
-from certsnn.dynamics import RESET_FIRST, Dynamics, carry, carry_above, carry_below, fires, scan
+from certsnn.dynamics import RESET_FIRST, Dynamics, carry, carry_above, carry_below, fires
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Reset
+from certsnn.scan import scan
 from certsnn.surrogates import ArcTan, Rectangle, Surrogate, Triangle
 
 SURROGATES: list[Surrogate] = [Rectangle(1.0), Triangle(2.0), ArcTan()]

@@ -18,17 +18,20 @@ def examples(document: str) -> list[str]:
 
 def runs_here(example: str) -> bool:
     """Whether the other libraries that an example imports are installed."""
-    return all(
-        map(
-            find_spec,
-            re.findall(r"^(?:import|from) (snntorch|spikingjelly|norse|nir)", example, re.MULTILINE),
-        )
-    )
+    others = "snntorch|spikingjelly|norse|nir|lightning|accelerate"
+    return all(map(find_spec, re.findall(rf"^(?:import|from) ({others})", example, re.MULTILINE)))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("document", "count"), [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 6)]
+    ("document", "count"),
+    [
+        ("README.md", 3),
+        ("docs/evaluation.md", 1),
+        ("docs/guide/import.md", 6),
+        ("docs/guide/own-loop.md", 3),
+        ("docs/guide/own-data.md", 2),
+    ],
 )
 def test_examples(document: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write files

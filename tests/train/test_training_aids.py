@@ -22,6 +22,7 @@ from certsnn.configuration import override
 from certsnn.data.digits import digits
 from certsnn.encoding import Bernoulli
 from certsnn.errors import ConfigError
+from certsnn.filters import Synapse
 from certsnn.inputsets import CoupledBernoulli, LinfBall, SpikeFlips, Threat
 from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
@@ -111,6 +112,21 @@ class TestInitialisation:
         x = torch.rand(64, 1, 8, 8)
         Calibrated(spread=0.5)(network, x)
         assert float(layers[1](x.flatten(1)).std()) == pytest.approx(0.5, rel=1e-3)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        "between", [[Synapse(0.8)], [nn.MaxPool2d(2)], [nn.MaxPool2d(2), Synapse(0.5)]], ids=str
+    )
+    def test_weights_before_filters_and_maxima_are_rescaled(self, between: list[nn.Module]) -> None:
+        torch.manual_seed(0)
+        first, second, x = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), torch.rand(32, 1, 10, 10)
+        layers = [first, *between, LIF(0.5, 0.5), second, *between, LIF(0.5, 0.5)]
+        network = SpikingNetwork(layers, 3, "rate").eval()
+        silent = float(network.freeze().traces(x)[1].spikes.mean())
+        for initialisation in (Calibrated(rate=0.3), ConstantWidth(rate=0.3)):
+            initialisation(network, x)
+            rates = [float(trace.spikes.mean()) for trace in network.freeze().traces(x)]
+            assert silent < 0.2 and rates == pytest.approx([0.3, 0.3], abs=0.15)
 
     @pytest.mark.parametrize("arguments", [{"spread": 0.0}, {"rate": 1.0}])
     def test_nonsense_is_refused(self, arguments: dict[str, Any]) -> None:

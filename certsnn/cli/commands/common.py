@@ -16,6 +16,7 @@ from rich.console import Console
 
 from certsnn import __version__
 from certsnn.bounds.cascade import device_name
+from certsnn.bounds.memory import interval_bytes
 from certsnn.bounds.methods import method_named
 from certsnn.bounds.options import STANDARD, BoundOptions
 from certsnn.cli.allocator import keep_freed_memory
@@ -24,7 +25,7 @@ from certsnn.cli.sources import PLAIN, Reading, opened
 from certsnn.configuration import override
 from certsnn.data import Batch, LabelledDataset, load, loader
 from certsnn.errors import UserError
-from certsnn.evaluation.verification import SampleResult, check_sound
+from certsnn.evaluation.verification import SampleResult, bind_batch, check_sound
 from certsnn.files import STDOUT, check_file, check_writable, digest, is_standard_output
 from certsnn.machine import computed_on
 from certsnn.models.pretrained import Model
@@ -47,7 +48,7 @@ class Setting:
     """How to verify, and by which processes.
 
     ``batch_size``: samples that are bounded, and written down, together. None is 256, or 32 where some method
-    takes so long that progress would not show.
+    takes so long that progress would not show, or as many as fit into the memory for bounds.
     """
 
     processes: Processes = field(default_factory=Alone)
@@ -64,12 +65,16 @@ class Setting:
         """The names of the methods that are tried; raises ValueError for an unknown one."""
         return [method.name for method in method_named(self.bounds.method).stages]
 
-    @property
-    def batch(self) -> int:
-        """The batch size."""
+    def batch_of(self, model: Model, config: RunConfig, data: LabelledDataset, most: int = 256) -> int:
+        """The batch size, at most so large where none was given."""
         if self.batch_size is not None:
             return self.batch_size
-        return 32 if any(method.limited for method in method_named(self.bounds.method).stages) else 256
+        if any(method.limited for method in method_named(self.bounds.method).stages):
+            most = min(most, 32)
+        (first,) = loader(data.head(1), 1)
+        bound = bind_batch(model.network, first, config.threat, config.data.encoding)
+        one = interval_bytes(model.network.freeze(), bound.x0, 8 if self.bounds.rounding else 4)
+        return min(most, max(self.bounds.memory // one, 1))
 
 
 @contextmanager

@@ -287,7 +287,7 @@ def examined(
     part, threat, encoding = work.part, work.config.threat, work.config.data.encoding
     depends = depends_of(work, setting, attacks, judging)
     network = work.model.network.to(setting.device)
-    batch = min(setting.batch, ATTACKED) if setting.batch_size is None else setting.batch_size
+    batch = setting.batch_of(work.model, work.config, part, ATTACKED)
     keeping: AbstractContextManager[Journal | None] = nullcontext()
     place = outputs.results_of(work, first)
     if place is not None:

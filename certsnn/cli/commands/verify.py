@@ -110,7 +110,7 @@ def verified(
 
     by, screen = setting.processes, Console(stderr=True)
     with samples_progress(screen, "verifying", len(data), setting.cascade, by.count) as shown:
-        results = completed(data, setting.batch, run, book, shown, by)
+        results = completed(data, setting.batch_of(model, config, data), run, book, shown, by)
     report = {
         "summary": summarise(results).as_dict(),
         "data": data.name,

@@ -1,4 +1,4 @@
-"""Frames on disk, packed eight bits to a byte, so that recordings are read once for each setting."""
+"""Frames on disk, bits packed eight to a byte, so that recordings are read once for each setting."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ VERSION = "2"
 
 
 class Trains(NamedTuple):
-    """Spikes bool ``[N, T, C, H, W]`` and labels int64 ``[N]``."""
+    """Spikes bool, or counts uint8, ``[N, T, C, H, W]`` and labels int64 ``[N]``."""
 
-    spikes: Tensor
+    frames: Tensor
     labels: Tensor
 
 
@@ -62,6 +62,8 @@ def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
         shape = json.loads(facts.pop("shape"))
         if facts != what:
             return None
+        if "counts" in tensors:
+            return Trains(tensors["counts"].view(shape), tensors["labels"])
         bits = np.unpackbits(tensors["packed"].numpy(), count=int(np.prod(shape)))
         return Trains(torch.from_numpy(bits).view(torch.bool).view(shape), tensors["labels"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError):
@@ -70,6 +72,10 @@ def _read(path: Path, what: Mapping[str, str]) -> Trains | None:
 
 def _write(path: Path, what: Mapping[str, str], trains: Trains) -> None:
     """Keep trains in a file; raises OSError or SafetensorError."""
-    packed = torch.from_numpy(np.packbits(trains.spikes.flatten().numpy()))
-    facts = {**what, "shape": json.dumps(list(trains.spikes.shape))}
-    write_tensors(path, {"packed": packed, "labels": trains.labels}, facts)
+    flat = trains.frames.flatten()
+    if flat.dtype == torch.bool:
+        held = {"packed": torch.from_numpy(np.packbits(flat.numpy()))}
+    else:
+        held = {"counts": flat}
+    facts = {**what, "shape": json.dumps(list(trains.frames.shape))}
+    write_tensors(path, {**held, "labels": trains.labels}, facts)

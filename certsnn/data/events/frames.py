@@ -1,7 +1,8 @@
-"""Events to binary frames ``[T, C, H, W]``: a bit says whether its pixel had an event in its window."""
+"""Events to frames ``[T, C, H, W]``: whether a pixel had an event in its window, or how many it had."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final, get_args
 
@@ -14,6 +15,8 @@ from certsnn.encoding import check_steps
 from certsnn.settings import check_count
 
 Polarity = Literal["both", "merged"]
+MOST = 255
+"""The largest count of events that is kept."""
 
 
 class Events(NamedTuple):
@@ -111,10 +114,17 @@ class Frames:
         Raises:
             ValueError: for events outside the sensor, and where `columns` raises it.
         """
+        return self.counts(events, height, width) > 0
+
+    def counts(self, events: Events, height: int, width: int) -> Tensor:
+        """How many events each pixel had in each window, uint8 ``[T, C, H, W]``; 255 for more.
+
+        Raises:
+            ValueError: as `of`.
+        """
         events = columns(*events)
-        frames = torch.zeros(self.shape(height, width), dtype=torch.bool)
         if len(events.time) == 0:
-            return frames
+            return torch.zeros(self.shape(height, width), dtype=torch.uint8)
         if min(events.x.min(), events.y.min()) < 0 or events.x.max() >= width or events.y.max() >= height:
             raise ValueError(
                 f"events outside the sensor of {width}x{height} pixels: their columns lie in "
@@ -126,9 +136,10 @@ class Frames:
         step = self.step(events.time - events.time.min(), duration)
         channel = events.polarity if self.polarity == "both" else np.zeros_like(events.polarity)
         places = (step, channel, events.y // self.downsampling, events.x // self.downsampling)
-        inside = step < self.steps
-        frames[tuple(torch.from_numpy(place[inside]) for place in places)] = True
-        return frames
+        inside, shape = step < self.steps, self.shape(height, width)
+        flat = np.ravel_multi_index(tuple(place[inside] for place in places), shape)
+        found = np.bincount(flat, minlength=math.prod(shape)).clip(max=MOST).reshape(shape)
+        return torch.from_numpy(found.astype(np.uint8))
 
     def step(self, time: NDArray[np.int64], duration: int) -> NDArray[np.int64]:
         """The frame that each time belongs to, counted from 0; T or more for none.

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from certsnn.data.base import SpikeDataset
-from certsnn.data.events.frames import Events, Frames, columns
+from certsnn.data.events.frames import Events, columns
 from certsnn.data.events.recordings import Recordings, listed
 from certsnn.data.events.tonic import fetch
 
@@ -22,7 +21,7 @@ FOLDER = {"train": "Train", "test": "Test"}
 OVERFLOW_ROW, OVERFLOW = 240, 2**13
 
 
-def nmnist(split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
+def nmnist(split: str, root: Path, download: bool) -> Recordings:
     """N-MNIST, ten digits on 34x34 pixels: the part of it that the folder ``root``/NMNIST holds.
 
     Samples are sorted by digit, then by file. A download goes through tonic.
@@ -35,7 +34,7 @@ def nmnist(split: str, root: Path, download: bool, frames: Frames) -> SpikeDatas
     folder = root / "NMNIST" / FOLDER[split]
     files = listed("N-MNIST", split, folder, "[0-9]/*.bin", "a folder of .bin files for each digit, 0 to 9")
     labels = [int(file.parent.name) for file in files]
-    return Recordings("N-MNIST", split, files, labels, read, SENSOR, 10, WHOLE[split]).dataset(frames)
+    return Recordings("N-MNIST", split, files, labels, read, SENSOR, 10, WHOLE[split])
 
 
 def read(path: Path) -> Events:

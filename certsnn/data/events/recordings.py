@@ -6,17 +6,21 @@ Files are listed in the order of their names, so that a sample's position does n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import torch
+from torch import Tensor
 
-from certsnn.data.base import SpikeDataset
+from certsnn.data.base import FrameDataset, SpikeDataset
 from certsnn.data.events.cache import Trains, cached
 from certsnn.data.events.frames import Events, Frames
 from certsnn.errors import DataNotFound
+
+_Make = Callable[[Events, int, int], Tensor]
+"""Frames of a recording, from its events and the sensor's size."""
 
 
 @final
@@ -44,30 +48,48 @@ class Recordings:
     classes: int
     whole: int
 
-    def dataset(self, frames: Frames) -> SpikeDataset:
-        """All recordings as frames, from the cache where they are in it.
+    def spikes(self, frames: Frames) -> SpikeDataset:
+        """All recordings as binary frames, from the cache where they are in it.
 
         Raises:
             DataNotFound: a recording is damaged.
         """
-        what = {"data": self.name, "split": self.split, "frames": repr(frames), "files": self._digest()}
-        spikes, labels = cached(what, lambda: self._trains(frames))
-        partial = len(labels) < self.whole
-        size = f" ({len(labels):,} of {self.whole:,} recordings)" if partial else ""
-        name = f"{self.name} {self.split}{size}, {frames.describe()}"
-        return SpikeDataset(name, spikes, labels, self.classes, self.whole if partial else None)
+        found = self._cached(frames, {}, torch.bool, frames.of)
+        name, whole = self._title(frames.describe())
+        return SpikeDataset(name, *found, self.classes, whole)
 
-    def _trains(self, frames: Frames) -> Trains:
-        """The frames of all files; raises DataNotFound for a damaged one."""
-        spikes = torch.empty((len(self.files), *frames.shape(*self.sensor)), dtype=torch.bool)
+    def counts(self, frames: Frames) -> FrameDataset:
+        """The same with the number of events of each pixel and window.
+
+        Raises:
+            DataNotFound: a recording is damaged.
+        """
+        found = self._cached(frames, {"values": "counts"}, torch.uint8, frames.counts)
+        name, whole = self._title(f"counts in {frames.describe()}")
+        return FrameDataset(name, *found, self.classes, whole)
+
+    def _cached(self, frames: Frames, values: Mapping[str, str], dtype: torch.dtype, make: _Make) -> Trains:
+        """The frames of all files, of such values; raises DataNotFound for a damaged file."""
+        what = {"data": self.name, "split": self.split, "frames": repr(frames), "files": self._digest()}
+        empty = (len(self.files), *frames.shape(*self.sensor))
+        return cached({**what, **values}, lambda: self._trains(torch.empty(empty, dtype=dtype), make))
+
+    def _title(self, frames: str) -> tuple[str, int | None]:
+        """The data set's name, and the number of published recordings where these are only some of them."""
+        partial = len(self.labels) < self.whole
+        size = f" ({len(self.labels):,} of {self.whole:,} recordings)" if partial else ""
+        return f"{self.name} {self.split}{size}, {frames}", self.whole if partial else None
+
+    def _trains(self, found: Tensor, make: _Make) -> Trains:
+        """The frames of all files, put into ``found``; raises DataNotFound for a damaged one."""
         for place, file in enumerate(self.files):
             try:
-                spikes[place] = frames.of(self.read(file), *self.sensor)
+                found[place] = make(self.read(file), *self.sensor)
             except (OSError, ValueError) as error:
                 raise DataNotFound(
                     f"{self.name} ({self.split}): {file} is damaged: {error}. Restore the file, or remove it"
                 ) from error
-        return Trains(spikes, torch.tensor(self.labels, dtype=torch.int64))
+        return Trains(found, torch.tensor(self.labels, dtype=torch.int64))
 
     def _digest(self) -> str:
         """A fingerprint of the files by name, size and time of change."""

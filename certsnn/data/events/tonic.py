@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from certsnn.data.base import SpikeDataset, stratified
-from certsnn.data.events.frames import Events, Frames, columns
+from certsnn.data.base import stratified
+from certsnn.data.events.frames import Events, columns
 from certsnn.data.events.recordings import Recordings, listed
 from certsnn.errors import DataNotFound
 
@@ -26,7 +26,7 @@ CIFAR_CLASSES = (
 CIFAR_TEST_SHARE, CIFAR_SEED, CIFAR_WHOLE = 0.1, 0, 10_000
 
 
-def dvs_gesture(split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
+def dvs_gesture(split: str, root: Path, download: bool) -> Recordings:
     """DVS128 Gesture, eleven gestures on 128x128 pixels, split by subject; Amir et al. 2017.
 
     Reads ``root``/DVSGesture/ibmGesture{Train,Test}/<user>_<light>/<gesture>.npy, rows of column, row,
@@ -41,10 +41,10 @@ def dvs_gesture(split: str, root: Path, download: bool, frames: Frames) -> Spike
     folder = root / "DVSGesture" / part
     files = listed(name, split, folder, "user*_*/[0-9]*.npy", "tonic's files <user>_<light>/<gesture>.npy")
     labels = [_gesture(name, split, file) for file in files]
-    return Recordings(name, split, files, labels, _read_npy, SENSOR, 11, GESTURES[split]).dataset(frames)
+    return Recordings(name, split, files, labels, _read_npy, SENSOR, 11, GESTURES[split])
 
 
-def cifar10_dvs(split: str, root: Path, download: bool, frames: Frames) -> SpikeDataset:
+def cifar10_dvs(split: str, root: Path, download: bool) -> Recordings:
     """CIFAR10-DVS, ten classes on 128x128 pixels; Li et al. 2017. Reads ``root``/CIFAR10DVS/<class>/*.aedat4.
 
     Its authors name no split. A tenth of every class is the test set, drawn once, with a fixed seed, from
@@ -69,7 +69,7 @@ def cifar10_dvs(split: str, root: Path, download: bool, frames: Frames) -> Spike
     share = {"train": 1 - CIFAR_TEST_SHARE, "test": CIFAR_TEST_SHARE}[split]
     part, classes = [files[n] for n in chosen], [int(labels[n]) for n in chosen]
     whole = round(share * CIFAR_WHOLE)
-    return Recordings(name, split, part, classes, _read_aedat4, SENSOR, 10, whole).dataset(frames)
+    return Recordings(name, split, part, classes, _read_aedat4, SENSOR, 10, whole)
 
 
 def fetch(data_set: str, root: Path, arguments: Mapping[str, bool]) -> None:

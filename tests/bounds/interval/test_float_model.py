@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from certsnn.affine import Dense
 from certsnn.bounds import certify, margin_bounds
-from certsnn.bounds.interval.arithmetic import MOST_TERMS, RIGOROUS, Interval
+from certsnn.bounds.interval.arithmetic import MOST_TERMS, RIGOROUS, UNDERFLOW, Interval
 from certsnn.bounds.interval.overflow import MOST_STEPS, Overflow, largest_number, layout
-from certsnn.bounds.interval.scans import accumulated_rounding
 from certsnn.inputsets import LinfBall, SpikeFlips, Threat
+from certsnn.kernels.rounding import accumulated_rounding
 from certsnn.layers import diagonal_of
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
@@ -59,9 +59,9 @@ def test_gamma_grows_with_the_terms() -> None:
 def test_the_rounding_of_a_membrane_adds_up_the_largest_charges_so_far() -> None:
     dynamics = IF(1.0).dynamics()._replace(offset=torch.tensor(-0.5, dtype=torch.float64))
     charge = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)[:, None]
-    found = accumulated_rounding(charge, dynamics, 0.25)  # 3.5; 3 + 1 more; 4 + 1.5 more
+    found = accumulated_rounding(charge, dynamics.offset, 0.25, UNDERFLOW)  # 3.5; 3 + 1 more; 4 + 1.5 more
     torch.testing.assert_close(found[:, 0].tolist(), [3.5, 7.5, 13.0], rtol=0, atol=1e-30)
-    assert accumulated_rounding(0 * charge, dynamics._replace(offset=0 * dynamics.offset), 0.25).gt(0).all()
+    assert accumulated_rounding(0 * charge, 0 * dynamics.offset, 0.25, UNDERFLOW).gt(0).all()
 
 
 def test_a_layer_with_too_many_inputs_is_refused() -> None:
