@@ -168,7 +168,8 @@ def footer() -> str:
 def setting(**facts: Any) -> Row:
     """Facts of a measurement, with versions, the machine and how busy it is."""
     where = f"{machine.processor()}, {os.cpu_count()} cores"
-    return {**facts, **machine.versions(), "machine": where, "load": round(os.getloadavg()[0], 1)}
+    kernels = {"kernels": description(), **facts}
+    return {**kernels, **machine.versions(), "machine": where, "load": round(os.getloadavg()[0], 1)}
 
 
 def explained(script: str) -> str:
