@@ -31,6 +31,7 @@ from certsnn.data.events.nmnist import FOLDER, SENSOR
 from certsnn.data.events.nmnist import read as read_events
 from certsnn.errors import UserError
 from certsnn.files import replacing, write_text
+from certsnn.kernels.setting import description
 from certsnn.models import Model
 from certsnn.report.bench import markdown
 
