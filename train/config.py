@@ -35,8 +35,9 @@ class DataConfig:
         name: digits, mnist, fashion-mnist or cifar10; digits-rows, mnist-rows or fashion-mnist-rows (frames,
             a row of pixels a step); digits-saccades, mnist-saccades or fashion-mnist-saccades (simulated
             events); nmnist, dvs-gesture or cifar10-dvs (recorded events); nmnist-counts, dvs-gesture-counts
-            or cifar10-dvs-counts (frames of their numbers).
-        root: the folder with torchvision's and tonic's data sets.
+            or cifar10-dvs-counts (frames of their numbers); or folder, images of one's own.
+        root: the folder with torchvision's and tonic's data sets; for ``folder`` that with train/CLASS/*.png
+            and test/CLASS/*.png, or with CLASS/*.png, of which a fifth is then the test set.
         download: fetch a missing data set into root.
         validation: the share of the training set that chooses the best checkpoint, in (0, 1).
         encoding: turns images into spikes, for threats that take spikes; none for the others.

@@ -13,6 +13,7 @@ from certsnn.data.digits import digits
 from certsnn.data.events import Frames, Saccades
 from certsnn.data.events.nmnist import nmnist
 from certsnn.data.events.tonic import cifar10_dvs, dvs_gesture
+from certsnn.data.folders import class_folders
 from certsnn.data.sources import Counted, Pictures, Recorded, Rows, Simulated, Source
 from certsnn.data.vision import cifar10, fashion_mnist, mnist
 from certsnn.errors import DataNotFound
@@ -43,6 +44,7 @@ DATASETS: Mapping[str, Source] = {
     "mnist": Pictures(mnist),
     "fashion-mnist": Pictures(fashion_mnist),
     "cifar10": Pictures(cifar10),
+    "folder": Pictures(class_folders),
     "digits-rows": Rows(digits, 8),
     "mnist-rows": Rows(mnist, 28),
     "fashion-mnist-rows": Rows(fashion_mnist, 28),
@@ -81,8 +83,8 @@ def load(
     """
     if split not in ("train", "test"):
         raise ValueError(f'split must be "train" or "test", not {split!r}')
-    folder = DEFAULT_ROOT if root is None else Path(root)
-    return source(name).load(split, folder, download, Frames() if frames is None else frames)
+    place = DEFAULT_ROOT if root is None else Path(root)
+    return source(name).load(split, place, download, Frames() if frames is None else frames)
 
 
 def source(name: str) -> Source:

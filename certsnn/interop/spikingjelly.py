@@ -6,6 +6,7 @@ same real numbers as a decay of ``1 - 1/tau`` and inputs over tau, rounded in an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -15,8 +16,10 @@ from certsnn.inputs import Domain
 from certsnn.interop.importing import Import, import_module_with
 from certsnn.interop.libraries import Cell, Library, Observed, after, check_fires, required
 from certsnn.interop.values import Unsupported
-from certsnn.neurons import IF, LIF
+from certsnn.layers import Scale
+from certsnn.neurons import IF, LIF, Neuron
 from certsnn.readouts import ReadoutName
+from certsnn.recurrence import Recurrent
 
 _AXES = ("Conv", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool")
 PLAIN = ("Linear", "Flatten", *(f"{kind}{axes}d" for kind in _AXES for axes in (1, 2)))
@@ -59,10 +62,13 @@ class SpikingJelly(Library):
         return isinstance(module, self._base.MemoryModule) and self.layers(module) is None
 
     def cell(self, module: Any, axes: int) -> Cell:
+        if type(module) in (self._layer.LinearRecurrentContainer, self._layer.ElementWiseRecurrentContainer):
+            return self._recurrent(module, axes)
         kinds = (self._neuron.IFNode, self._neuron.LIFNode, self._neuron.ParametricLIFNode)
         if type(module) not in kinds:
             raise Unsupported(
-                "certsnn imports IFNode, LIFNode and ParametricLIFNode only: rewrite it with one"
+                "certsnn imports IFNode, LIFNode and ParametricLIFNode only, and the recurrent containers of "
+                "these: rewrite it with one"
             )
         check_fires(module.surrogate_function, fires_at_zero=True)
         threshold, reset = float(module.v_threshold), module.v_reset
@@ -77,11 +83,39 @@ class SpikingJelly(Library):
         except ValueError as error:
             raise Unsupported(f"{error}: change that parameter") from error
 
+    def _recurrent(self, module: Any, axes: int) -> Cell:
+        """A container that feeds its spikes of the step before back to its input."""
+        parts = (
+            list(module.sub_module) if isinstance(module.sub_module, nn.Sequential) else [module.sub_module]
+        )
+        *inner, neuron = parts
+        cell = self.cell(neuron, axes)
+        *gains, last = cell.layers
+        if not isinstance(last, Neuron) or axes != 1 or not all(type(one) is nn.Linear for one in inner):
+            raise Unsupported("its sub_module is more than nn.Linear and neurons in a row, of vectors")
+        forward: list[nn.Module] = []
+        back: list[nn.Module] = []
+        if isinstance(module, self._layer.LinearRecurrentContainer):
+            weight, size = module.rc.weight, module.rc.in_features - module.sub_module_out_features
+            forward, back = [_linear(weight[:, :size], module.rc.bias)], [_linear(weight[:, size:], None)]
+        elif not _adds(module.element_wise_function):
+            raise Unsupported("its element_wise_function is not y + x")
+        forward += inner
+        back += [_linear(one.weight, None) for one in inner if isinstance(one, nn.Linear)] or (
+            [] if back else [nn.Identity()]
+        )
+        back += [Scale(float(gain.factor)) for gain in gains if isinstance(gain, Scale)]
+        return Cell((*forward, *gains, Recurrent(last, back)), cell.shift)
+
     def prepare(self, module: Any) -> None:
-        module.reset()
+        for part in module.modules():
+            if isinstance(part, self._base.MemoryModule):
+                part.reset()
         module.store_v_seq = self.takes_sequence(module)
 
     def observe(self, module: Any, cell: Cell, output: Any) -> Observed:
+        if isinstance(cell.layers[-1], Recurrent):  # the container has no potentials
+            return Observed(output, torch.full_like(output, torch.nan))
         v = module.v_seq if self.takes_sequence(module) else module.v
         fired = v + module.v_threshold if module.v_reset is None else torch.full_like(v, torch.nan)
         return Observed(output, torch.where(output > 0, fired, v) - cell.shift)
@@ -104,6 +138,22 @@ class SpikingJelly(Library):
         if isinstance(module, self._layer.SeqToANNContainer):
             return True
         return getattr(module, "step_mode", "s") == "m"
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer with these numbers."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def _adds(function: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether a function of spikes and inputs is their sum."""
+    x = torch.linspace(-3, 3, 14)
+    y = (torch.arange(14) % 2).to(x)
+    return torch.equal(torch.as_tensor(function(y, x)), y + x)
 
 
 def _plain(module: nn.Module, kind: type[nn.Module]) -> nn.Module:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from certsnn.attacks.base import AttackResult
+from certsnn.attacks.greedy import GreedyFlips
+from certsnn.attacks.oracle import activation_bytes
 from certsnn.bounds import METHODS, bind, certify
 from certsnn.bounds.attack import broken_by_attack
 from certsnn.bounds.cascade import Verdict, decide
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS
-from certsnn.bounds.memory import OverBudget
+from certsnn.bounds.memory import TEMPORARIES, OverBudget
 from certsnn.bounds.methods import AlphaSCrown, Auto, BranchAndBound
 from certsnn.bounds.options import BoundOptions
 from certsnn.bounds.problem import Problem
 from certsnn.inputsets import CoupledBernoulli, FreeSpikes, LinfBall, SpikeFlips, SpikeShift, Threat
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
-from certsnn.program import strictly_correct
+from certsnn.program import Program, strictly_correct
 
 THREATS = [
     LinfBall(0.08),
@@ -89,9 +93,24 @@ def test_it_works_in_pieces_inside_the_memory() -> None:
     _, problem = example(SpikeFlips(1))
     whole = broken_by_attack(problem, BoundOptions())
     pieces = broken_by_attack(problem, BoundOptions(memory=2**13))
-    assert torch.equal(whole.found, pieces.found)
+    assert torch.equal(whole.found, pieces.found) and torch.equal(whole.members, pieces.members)
     with pytest.raises(OverBudget):
         broken_by_attack(problem, BoundOptions(memory=2**8))
+
+
+def test_no_piece_is_larger_than_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, problem = example(SpikeFlips(1))
+    sizes, run = [], GreedyFlips.run
+
+    def recorded(self: GreedyFlips, program: Program, x0: Tensor, *rest: Any) -> AttackResult:
+        sizes.append(x0.shape[1])
+        return run(self, program, x0, *rest)
+
+    monkeypatch.setattr(GreedyFlips, "run", recorded)
+    one = activation_bytes(problem.program, problem.x0[:, :1])
+    for memory in (5 * TEMPORARIES * one, 100 * TEMPORARIES * one):
+        broken_by_attack(problem, BoundOptions(memory=memory))
+    assert sizes == [5, 5, 5, 1, 16]
 
 
 def test_it_ends_at_the_deadline() -> None:

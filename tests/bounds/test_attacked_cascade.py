@@ -6,8 +6,10 @@ import time
 
 import pytest
 import torch
-from stand_in import YES, Calls, problem_of
+from stand_in import NO, YES, Calls, StandIn, problem_of
+from torch import Tensor
 
+from certsnn.bounds import cascade
 from certsnn.bounds.cascade import _status, decide
 from certsnn.bounds.method import Broken
 from certsnn.bounds.options import BoundOptions
@@ -81,3 +83,58 @@ def test_a_broken_sample_has_no_error() -> None:
 
 def test_what_is_broken_is_not_certified_whatever_was_proved() -> None:
     assert _status(True, True, "a: failed", True) == "broken"
+    assert _status(False, True, "a: failed", True) == "certified"
+    assert _status(False, False, "a: failed", True) == "error"
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.begun = time.monotonic()
+        monkeypatch.setattr(cascade, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_an_attack_costs_each_sample_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), Calls()
+
+    def attack(problem: Problem, options: BoundOptions) -> Broken:
+        clock.now += 4
+        return Broken.nothing(problem)
+
+    stage = calls.stage("a", {}, limited=True)
+    verdict = decide(problem_of([0, 0]), [stage, stage], BoundOptions(seconds=10), attack)
+    assert verdict.seconds == pytest.approx([2, 2])
+    assert [deadline - clock.begun for *_, deadline in calls] == pytest.approx([20, 20])
+
+
+def test_a_sample_over_its_time_takes_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), Calls()
+
+    def slow(problem: Problem, options: BoundOptions) -> Tensor:
+        if len(problem.y) > 1:
+            raise MemoryError
+        clock.now += 30 if float(problem.x0[0, 3]) == 0 else 0
+        return torch.tensor([NO])
+
+    decide(problem_of([0, 0]), [StandIn("slow", slow, False, True), calls.stage("b", {}, limited=True)],
+           BoundOptions(seconds=10))  # fmt: skip
+    assert [(samples, deadline - clock.now) for _, samples, deadline in calls] == [
+        ([0, 1], pytest.approx(10))
+    ]
+
+
+def test_s_ibp_is_asked_by_the_first_method_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Method.prove` looks for samples that S-IBP proves; a later stage has none of them."""
+    calls, proved = Calls(), []
+
+    def prove(self: StandIn, problem: Problem, options: BoundOptions) -> Tensor:
+        proved.append(self.name)
+        return self(problem, options)
+
+    monkeypatch.setattr(StandIn, "prove", prove)
+    decide(problem_of([0]), [calls.stage("a", {}), calls.stage("b", {})], OPTIONS)
+    assert (proved, calls.asked) == (["a"], [("a", [0]), ("b", [0])])

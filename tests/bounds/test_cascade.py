@@ -81,6 +81,18 @@ def test_an_only_stage_is_asked_for_all_samples() -> None:
     assert verdict.status == ["unknown", "certified"]
 
 
+def test_methods_that_do_not_suit_or_gain_nothing_are_left_out_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(StandIn, "suits", lambda self, problem: self.name != "b")
+    monkeypatch.setattr(StandIn, "gains", lambda self, problem: self.name != "c")
+    decide(problem_of([0]), [calls.stage(name, {}) for name in "abcd"], OPTIONS)
+    assert calls.asked == [("a", [0]), ("d", [0])]
+    decide(problem_of([0]), [calls.stage("b", {})], OPTIONS)
+    assert calls.asked[2:] == [("b", [0])]
+
+
 def test_out_of_time() -> None:
     calls = Calls()
     cascade = [

@@ -54,9 +54,9 @@ def filtered(linear: Linear) -> list[nn.Module]:
 def fed_back(linear: Linear) -> list[nn.Module]:
     return [
         linear(2, 2),
-        Recurrent(LIF(0.25, 0.5), linear(2, 2)),
+        Recurrent(LIF(0.25, 0.5, initial=-0.25), linear(2, 2)),
         linear(2, 2),
-        Recurrent(IF(0.5), linear(2, 2)),
+        Recurrent(IF(0.5, initial=0.25), linear(2, 2)),
     ]
 
 
@@ -315,8 +315,8 @@ def test_rounding_of_products_before_a_filter_is_covered() -> None:
     assert (backward(network, x, y, SpikeFlips(0), RIGOROUS) <= executed).all()
 
 
-@pytest.mark.parametrize("large", [1000.0, 0.001])
-def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float) -> None:
+@pytest.mark.parametrize(("large", "radius"), [(1000.0, 0.0), (0.001, 0.0), (1000.0, 2.0)])
+def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float, radius: float) -> None:
     """Executed membranes against exact steps from executed values; large terms of the feedback cancel."""
     generator = torch.Generator().manual_seed(7)
     first, back = nn.Linear(8, 40), nn.Linear(40, 40)
@@ -324,7 +324,7 @@ def test_errors_of_recurrent_membranes_cover_what_each_step_rounds(large: float)
     back.weight.data = torch.cat([half, torch.rand(40, 20, generator=generator) - 0.5 - half], 1)
     network = SpikingNetwork([first, Recurrent(LIF(0.3, 0.9, "subtract"), back)], 6, "rate", "frames").eval()
     x = torch.randn(6, 50, 8, generator=generator)
-    input_set = LinfFrames(0.0, -9, 9).bind(x, torch.arange(50))[1]
+    input_set = LinfFrames(radius, -9, 9).bind(x, torch.arange(50))[1]
     program = network.freeze()
     with torch.no_grad():
         (trace,) = program.traces(x)

@@ -105,7 +105,7 @@ def test_frames_are_kept_whole_and_by_their_settings(cache: Path) -> None:
     for damaged in (whole[:-3], b"", b"{}" * 30, whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
         assert cached(WHAT, lambda: other) is other
-        assert torch.equal(cached(WHAT, lambda: made).spikes, other.spikes)
+        assert torch.equal(cached(WHAT, lambda: made).frames, other.frames)
 
 
 def test_changed_recordings_are_read_again(tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ FIRST_LAYERS: dict[str, Callable[[], list[nn.Module]]] = {
     "grouped": lambda: [nn.Conv2d(2, 4, (2, 1), groups=2)],
     "pooled convolution": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.Conv2d(1, 2, 2)],
     "pooled": lambda: [nn.AvgPool2d(2, stride=1)],
+    "pooled twice": lambda: [nn.AvgPool2d(2, stride=1, padding=1), nn.AvgPool2d(2, stride=1)],
     "pooled linear": lambda: [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(2, 2)],
     "one axis": lambda: [nn.Flatten(2), nn.Conv1d(1, 2, 3, stride=2, padding=1)],
     "grouped, one axis": lambda: [nn.Flatten(1), nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2, groups=2)],

@@ -81,6 +81,78 @@ def test_lapicque_scales_its_inputs() -> None:
     assert str(check).startswith(f"0 of {check.spikes} spikes differ, nearest |u - threshold| = ")
 
 
+SYNAPTIC: dict[str, dict[str, Any]] = {
+    "subtract": {},
+    "none": {"reset_mechanism": "none"},
+    "zero at once": {"reset_mechanism": "zero", "reset_delay": False},
+}
+
+
+@pytest.mark.parametrize("arguments", SYNAPTIC.values(), ids=SYNAPTIC)
+def test_synaptic_is_imported_bit_for_bit(arguments: dict[str, Any]) -> None:
+    import snntorch
+
+    torch.manual_seed(0)
+
+    class States(Looping):
+        def forward(self, x: Tensor) -> Any:
+            one: Any
+            two: Any
+            one, two, spikes = self.lif1.reset_mem(), self.lif2.reset_mem(), []  # type: ignore[operator]
+            for _ in range(6):
+                out, *one = self.lif1(self.conv(x), *one)
+                out, *two = self.lif2(self.fc(nn.functional.max_pool2d(out, 2).flatten(1)), *two)
+                spikes.append(out)
+            return torch.stack(spikes), two
+
+    module, x = States(lambda: snntorch.Synaptic(0.8, 0.6, **arguments)), images()
+    network, check = certsnn.from_snntorch(module, x, readout="rate", output=0)
+    assert check.differ == 0 and check.membranes == 0
+    assert torch.equal(network(x), module.eval()(x)[0].sum(0) / 6) and bool(network(x).any())
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "all to all": {"linear_features": 10},
+    "to itself": {"all_to_all": False, "V": 0.5},
+    "each to itself": {"all_to_all": False, "V": torch.linspace(-1, 1, 10)},
+    "zero at once": {"linear_features": 10, "reset_mechanism": "zero", "reset_delay": False},
+}
+
+
+@pytest.mark.parametrize("arguments", RECURRENT.values(), ids=RECURRENT)
+def test_rleaky_is_imported(arguments: dict[str, Any]) -> None:
+    import snntorch
+
+    torch.manual_seed(0)
+
+    class States(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.lif = nn.Linear(64, 10), snntorch.RLeaky(beta=0.8, **arguments)
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes, membranes = self.lif.init_rleaky()
+            found = []
+            for _ in range(9):
+                spikes, membranes = self.lif(3 * self.one(x.flatten(1)), spikes, membranes)
+                found.append(spikes)
+            return torch.stack(found).mean(0)
+
+    module, x = States(), images()
+    network, check = certsnn.from_snntorch(module, x)
+    assert check.differ == 0 and check.membranes < 1e-5
+    torch.testing.assert_close(network(x), module.eval()(x))
+    alone = certsnn.SpikingNetwork([nn.Flatten(), module.one, certsnn.Scale(3.0), certsnn.LIF(1.0, 0.8)], 9)
+    assert not torch.equal(network(x), alone.eval()(x))
+    y = network(x).argmax(1)
+    bounds = certsnn.margin_bounds(network, x, y, certsnn.LinfBall(0.001))
+    for _ in range(10):  # members, on the original
+        rates = module(x + 0.001 * (2 * torch.rand_like(x) - 1))
+        margins = rates.gather(1, y[:, None]) - rates
+        others = torch.stack([margins[i][torch.arange(10) != y[i]] for i in range(len(x))])
+        assert (others >= bounds - 1e-6).all()
+
+
 @pytest.mark.parametrize("x, input", [(images(), "image"), (spikes(), "spikes"), (3 * spikes(), "frames")])
 def test_hidden_states_are_run_a_step_a_call(x: Tensor, input: Any) -> None:
     module = stepwise()
@@ -114,6 +186,17 @@ def test_the_import_can_be_certified() -> None:
         assert (others >= bounds - 1e-6).all()
 
 
+def test_resets_that_clear_the_input_are_refused() -> None:
+    import snntorch
+
+    for kind in (snntorch.Synaptic, snntorch.RLeaky):
+        more: dict[str, Any] = {"alpha": 0.5} if kind is snntorch.Synaptic else {"linear_features": 3}
+        neuron = kind(beta=0.9, reset_mechanism="zero", init_hidden=True, **more)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), neuron)
+        with pytest.raises(UserError, match="set their input to zero, too"):
+            certsnn.from_snntorch(module, images(), steps=3, readout="rate")
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "subtract without delay": ({"reset_delay": False}, "reset_delay=False"),
     "inhibition": ({"inhibition": True}, "inhibits"),
@@ -134,11 +217,11 @@ def test_neurons_that_are_no_neuron_of_ours(arguments: dict[str, Any], words: st
 def test_another_class_is_listed_by_its_path() -> None:
     import snntorch
 
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), snntorch.Synaptic(0.5, 0.9, init_hidden=True))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), snntorch.Alpha(0.9, 0.5, init_hidden=True))
     module.append(nn.GELU()).append(nn.Softmax(1))
     with pytest.raises(UserError) as refusal:
         certsnn.from_snntorch(module, images(), steps=3, readout="membrane")
-    for line in ("- 2 (Synaptic): ", "- 3 (GELU): gelu", "- 4 (Softmax): softmax"):
+    for line in ("- 2 (Alpha): its reset changes two currents", "- 3 (GELU): gelu", "- 4 (Softmax): softmax"):
         assert line in str(refusal.value)
 
 

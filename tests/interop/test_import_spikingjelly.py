@@ -140,3 +140,41 @@ def test_a_layer_in_the_wrong_step_mode() -> None:
 def test_other_neurons_are_refused(kind: str) -> None:
     with pytest.raises(UserError, match=f"({kind})"):
         certsnn.from_spikingjelly(jelly(lambda: make(kind)), images(), steps=3, readout="membrane")
+
+
+def container(kind: str, neuron: nn.Module, mode: str) -> nn.Module:
+    """A recurrent container behind a linear layer."""
+    from spikingjelly.activation_based import layer
+
+    made: nn.Module
+    if kind == "linear":
+        inner = nn.Sequential(nn.Linear(10, 7), neuron)
+        made = layer.LinearRecurrentContainer(inner, 10, 7, bias=True, step_mode=mode)
+        with torch.no_grad():
+            made.rc.weight.mul_(3)  # type: ignore[union-attr, operator]
+    else:
+        made = layer.ElementWiseRecurrentContainer(neuron, lambda y, x: x + y, step_mode=mode)
+    return nn.Sequential(layer.Flatten(step_mode=mode), layer.Linear(64, 10, step_mode=mode), made)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("kind", ["linear", "element-wise"])
+def test_recurrent_containers(kind: str, mode: str) -> None:
+    torch.manual_seed(0)
+    body, x = container(kind, make("LIFNode", v_threshold=0.2, v_reset=-0.1), mode), images()
+    arguments: dict[str, Any] = {"steps": 6, "readout": "rate"} if mode == "s" else {}
+    module = body if mode == "s" else Repeating(body)
+    network, check = certsnn.from_spikingjelly(module, x, **arguments)
+    assert check.differ == 0 and "Recurrent(" in str(network)
+    rates = torch.stack([body(x) for _ in range(6)]).mean(0) if mode == "s" else module.eval()(x)
+    torch.testing.assert_close(network(x), rates)
+    assert 0 < network(x).mean().item() < 1
+
+
+def test_another_function_of_the_spikes_is_refused() -> None:
+    from spikingjelly.activation_based import layer
+
+    inner = layer.ElementWiseRecurrentContainer(make("IFNode"), lambda y, x: x - y)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), inner)
+    with pytest.raises(UserError, match=r"element_wise_function is not y \+ x"):
+        certsnn.from_spikingjelly(module, images(), steps=3, readout="rate")

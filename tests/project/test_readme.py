@@ -25,7 +25,13 @@ def runs_here(example: str) -> bool:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("document", "count"),
-    [("README.md", 3), ("docs/evaluation.md", 1), ("docs/guide/import.md", 6), ("docs/guide/own-loop.md", 3)],
+    [
+        ("README.md", 3),
+        ("docs/evaluation.md", 1),
+        ("docs/guide/import.md", 6),
+        ("docs/guide/own-loop.md", 3),
+        ("docs/guide/own-data.md", 2),
+    ],
 )
 def test_examples(document: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write files

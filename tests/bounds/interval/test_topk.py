@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from certsnn.affine import Weighted
 from certsnn.bounds.interval import topk as flips
+from certsnn.bounds.interval.arithmetic import Arithmetic
+from certsnn.bounds.interval.flips import FlippedSpikes
 from certsnn.bounds.interval.topk import Gains, feasible_flips
+from certsnn.inputsets import SpikeFlips
 from certsnn.layers import as_affine
 
 T, B = 2, 3
@@ -93,3 +96,16 @@ def test_the_best_of_all_steps_compete(budget: int) -> None:
         for step, found in enumerate([*sums[side], *more[side]], 1):
             best = all_gains[:, :step].flatten(0, 1).sort(0, descending=True).values[:budget].sum(0)
             torch.testing.assert_close(found, best)
+
+
+@torch.no_grad()
+def test_rounding_behind_the_first_layer_covers_the_spikes_that_are_added() -> None:
+    """A coarse arithmetic whose errors all point one way: twenty outputs of 1, or -1, added up."""
+    unit, ones = 2.0**-6, torch.ones(20, 1, dtype=torch.float64)
+    source = FlippedSpikes(torch.zeros(1, 1, 1), SpikeFlips(1, "add"), feasible_flips)
+    # Each is rounded as an output, by its product, and by every addition from its own on.
+    worst = sum((1 + unit) ** (2 + additions) for additions in range(20))
+    for sign in (1, -1):
+        operators = [dense(sign * ones), dense(ones.T)]
+        low, high = source.currents(operators, Arithmetic(unit, torch.float64))
+        assert float((high if sign == 1 else -low).max()) >= worst
