@@ -6,7 +6,7 @@ import pytest
 import torch
 from soundness import true_margins
 from temporal import backward
-from torch import Tensor, nn
+from torch import nn
 
 from certsnn.bounds import margin_bounds
 from certsnn.bounds.certify import pose
@@ -120,7 +120,7 @@ def test_the_products_of_a_link_are_covered(name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_float64_errors_of_lines_above_maxima_are_taken_off() -> None:
+def test_lines_through_maxima_hold_and_their_float64_errors_are_taken_off() -> None:
     nodes = {"pool": (nn.Sequential(nn.MaxPool1d(2), nn.Flatten()), ["input"]), "beside": (LIF(), ["pool"])}
     program = SpikingNetwork.from_graph(nodes, 2, "rate", "frames").eval().freeze()
     x = torch.rand(2, 1, 1, 6, generator=torch.Generator().manual_seed(0))
@@ -130,5 +130,10 @@ def test_the_float64_errors_of_lines_above_maxima_are_taken_off() -> None:
     level = level_of(program.nodes[0], sources[1], Known(problem, sources, RELAXATIONS["joint"]))
     assert isinstance(level, Pooling)
     a, nothing = torch.randn(4, 2, 1, 1, 3).double(), torch.zeros(4, 1).double()
-    error: Tensor = level.pull(Forms(a, nothing, nothing)).error
+    ((_, carried),), constant, error = level.pull(Forms(a, nothing, nothing))
     assert (error >= level.maxima.lost(a)).all() and (level.maxima.lost(a) > 0).all()
+    for seed in range(50):
+        signs = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+        member = torch.where(signs, *input_set.box(x)).double()
+        form = (a * member.unflatten(3, (3, 2)).amax(4)).flatten(1).sum(1)
+        assert (form >= (carried * member).flatten(1).sum(1) + (constant - error)[:, 0]).all()
