@@ -19,7 +19,8 @@ from certsnn.bounds.linear.backward import Forms
 from certsnn.bounds.linear.levels import Known, Pooling, level_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.graph import Add, Concatenate
-from certsnn.inputsets import LinfFrames
+from certsnn.inputsets import LinfBall, LinfFrames
+from certsnn.layers import as_affine
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
 
@@ -51,7 +52,7 @@ def test_each_addition_of_a_sum_is_covered() -> None:
         assert (margins <= executed).all() and (margins > executed - 1e-4).all()
 
 
-@pytest.mark.parametrize("terms", [DOWN, UP])
+@pytest.mark.parametrize("terms", [DOWN, UP, (HALF, 1.0, HALF)])
 def test_each_addition_at_every_step_is_covered_in_sums_over_time(terms: tuple[float, ...]) -> None:
     parts = [torch.full((8, 1, 1), term) for term in terms]
     sums = ((parts[0] + parts[1]) + parts[2]).double().cumsum(0)
@@ -81,6 +82,37 @@ def pooled() -> nn.Module:
     layer = cancelling(6, 0)
     layer.weight.data[1] = layer.weight.data[0]
     return nn.Sequential(layer, nn.Unflatten(1, (3, 2)), nn.MaxPool1d(2), nn.Flatten())
+
+
+@torch.no_grad()
+def test_currents_of_a_sum_add_up_over_time_as_they_are_executed() -> None:
+    """Large products that cancel at the first step; the bias alone is left at the later ones."""
+    layer = cancelling(3, 0)
+    layer.bias = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
+    half = torch.rand(2, 4, 7, 20, generator=torch.Generator().manual_seed(4))
+    half[:, 1:] = 0
+    one, other = torch.cat([half, half], 3)
+    for radius in (0.0, 0.01):
+        parts = [Part(BoundedFrames(Interval(x - radius, x + radius)), ()) for x in (one, other)]
+        low, high = Added(tuple(parts), RIGOROUS, torch.float32).charge([as_affine(layer)], RIGOROUS).sums
+        for shift in (-radius, 0, radius):
+            sums = layer((one + shift) + other).double().cumsum(0)
+            assert (low <= sums).all() and (sums <= high).all()
+        assert radius > 0 or float((high - low).max()) < 0.2
+
+
+@torch.no_grad()
+def test_maxima_of_an_image_that_is_held() -> None:
+    nodes = {"pool": (nn.Sequential(nn.MaxPool1d(2), nn.Flatten()), ["input"]), "beside": (LIF(), ["pool"])}
+    network = SpikingNetwork.from_graph({**nodes, "out": (nn.Linear(3, 2), ["pool"])}, 4, "sum").eval()
+    x, y = torch.rand(6, 1, 6), torch.tensor([0, 1, 0, 1, 0, 1])
+    found = margin_bounds(network, x, y, LinfBall(0.1, low=None, high=None), rounding=True)
+    relaxed = backward(network, x, y, LinfBall(0.1, low=None, high=None), RIGOROUS)
+    for seed in range(40):
+        signs = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+        executed = true_margins(network(x + 0.1 * signs.sign()), y)
+        assert (found <= executed).all() and (relaxed <= executed).all()
+    assert float((executed - relaxed).min()) < 1
 
 
 JOINTS: dict[str, dict[str, tuple[nn.Module, list[str]]]] = {
