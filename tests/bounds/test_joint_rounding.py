@@ -12,7 +12,7 @@ from certsnn.bounds import margin_bounds
 from certsnn.bounds.certify import pose
 from certsnn.bounds.interval.arithmetic import RIGOROUS, Interval
 from certsnn.bounds.interval.frames import BoundedFrames
-from certsnn.bounds.interval.joints import Added, Part
+from certsnn.bounds.interval.joints import Added, Joined, Part
 from certsnn.bounds.interval.propagate import propagate
 from certsnn.bounds.interval.topk import feasible_flips
 from certsnn.bounds.linear.backward import Forms
@@ -99,6 +99,18 @@ def test_currents_of_a_sum_add_up_over_time_as_they_are_executed() -> None:
             sums = layer((one + shift) + other).double().cumsum(0)
             assert (low <= sums).all() and (sums <= high).all()
         assert radius > 0 or float((high - low).max()) < 0.2
+
+
+@torch.no_grad()
+def test_magnitudes_of_what_is_joined_add_up_over_time() -> None:
+    """Nothing is rounded where two halves are put side by side; the products behind are, at the first step."""
+    layer = cancelling(1, 0)
+    half = torch.rand(4, 50, 20, generator=torch.Generator().manual_seed(4))
+    half[1:] = 0
+    part = Part(BoundedFrames(Interval(half, half)), ())
+    low, high = Joined((part, part), RIGOROUS, torch.float32).charge([as_affine(layer)], RIGOROUS).sums
+    sums = layer(torch.cat([half, half], 2)).double().cumsum(0)
+    assert (low <= sums).all() and (sums <= high).all()
 
 
 @torch.no_grad()
