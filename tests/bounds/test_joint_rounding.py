@@ -103,7 +103,7 @@ def test_currents_of_a_sum_add_up_over_time_as_they_are_executed() -> None:
 
 @torch.no_grad()
 def test_magnitudes_of_what_is_joined_add_up_over_time() -> None:
-    """Nothing is rounded where two halves are put side by side; the products behind are, at the first step."""
+    """Two halves side by side are not rounded; the products behind them are, at the first step."""
     layer = cancelling(1, 0)
     half = torch.rand(4, 50, 20, generator=torch.Generator().manual_seed(4))
     half[1:] = 0
