@@ -125,6 +125,12 @@ class Library(ABC):
         return False
 
     @final
+    def affine(self, module: nn.Module) -> bool:
+        """Whether a leaf commutes with a mean over time."""
+        layers = self.layers(module)
+        return layers is not None and not any(isinstance(one, (nn.MaxPool1d, nn.MaxPool2d)) for one in layers)
+
+    @final
     def fits(self, module: nn.Module, lead: int) -> bool:
         """Whether a leaf takes values with this many axes before those of a sample."""
         return isinstance(module, ANY_TIME) or self.takes_sequence(module) == (lead == 2)

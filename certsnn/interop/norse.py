@@ -101,7 +101,7 @@ class Norse(Library):
     def prepare(self, module: Any) -> None:
         module.potentials = []
         step = getattr(module, "activation", None)
-        if step is not None:
+        if step is not None and type(module) in self._cells:
             module.activation = _watched(step, module.potentials)
 
     def observe(self, module: Any, cell: Cell, output: Any) -> Observed:

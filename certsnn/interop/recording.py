@@ -15,6 +15,9 @@ from certsnn.interop.libraries import Cell, Library, Observed
 from certsnn.interop.operations import CONSTANTS, ENDS, HANDLERS, SAME_SIGN, SILENT, Call, advice
 from certsnn.interop.values import BROKEN, HELD, SEQUENCE, Entry, Unsupported, Value, When
 
+OF_STEPS = ("held", "step", "sequence")
+"""The kinds of values that have not been read over time."""
+
 
 def copied(module: nn.Module) -> nn.Module:
     """A copy in eval mode; states that carry gradients, which torch does not copy, are detached in it."""
@@ -93,7 +96,13 @@ class Recording(TorchFunctionMode):
         return self.entries.index(entry)
 
     def layer(self, layer: nn.Module, value: Value, when: When | None = None) -> Value:
-        """The output of a layer that stands for a functional operation."""
+        """The output of a layer that stands for a functional operation.
+
+        Raises:
+            Unsupported: for a maximum of what has been read over time, which is no reading of maxima.
+        """
+        if isinstance(layer, (nn.MaxPool1d, nn.MaxPool2d)) and value.when.kind not in OF_STEPS:
+            raise Unsupported("it works on what has been read over time: pool before that")
         key = f"={layer}"
         self.made.setdefault(key, layer)
         return Value(self.node(key, [value.node]), when or value.when)
@@ -195,8 +204,12 @@ class Recording(TorchFunctionMode):
         """The output of a leaf."""
         if value.node == BROKEN:
             return value
-        if value.when.kind not in ("held", "step", "sequence"):
-            self.report("it works on what has been read over time: keep affine layers before that")
+        mean = value.when.kind == "mean" and path not in self.cells and self._library.affine(module)
+        if value.when.kind not in OF_STEPS and not mean:
+            self.report(
+                "it works on what has been read over time: keep layers before that (affine ones may stand "
+                "behind a mean)"
+            )
         elif not self._library.fits(module, value.when.lead):
             self.report(
                 "it gets all steps [T, B, ...] but takes one, or the other way round: give it a step at a "

@@ -130,6 +130,7 @@ def test_bounds_hold_on_the_original() -> None:
 
 REFUSED: dict[str, tuple[Maker, str]] = {
     "another class": (lambda norse: norse.LSNNCell(), "certsnn imports LIFCell, "),
+    "a class without a potential": (lambda norse: norse.LIFRefracCell(), "certsnn imports LIFCell, "),
     "a decay below 0": (lambda norse: norse.LIFCell(dt=0.02), "decay must lie in"),
     "a threshold below the leak": (lambda norse: norse.LIFCell(parameters(v_leak=2.0)), "threshold must be"),
     "a reset of its own": (

@@ -210,6 +210,31 @@ def test_an_operation_that_changes_what_was_recorded_is_found() -> None:
         certsnn.from_torch(Free(aliased), images(), steps=2, readout="membrane")
 
 
+def test_affine_layers_behind_a_mean_and_no_others() -> None:
+    def decoded(net: Free, x: Tensor) -> Tensor:
+        rates = torch.stack([net.one(net.conv(x)) for _ in range(4)]).mean(0)
+        return net.fc(F.avg_pool2d(rates, 2).flatten(1))
+
+    x = images()
+    network, check = certsnn.from_torch(Free(decoded), x)
+    assert network.readout == "membrane" and check.logits < 1e-6
+    torch.testing.assert_close(network(x), Free(decoded)(x))
+
+    def pooled(net: Free, x: Tensor) -> Tensor:
+        rates = torch.stack([net.one(net.conv(x)) for _ in range(4)]).mean(0)
+        return net.fc(F.max_pool2d(rates, 2).flatten(1))
+
+    def summed(net: Free, x: Tensor) -> Tensor:
+        return net.fc(torch.stack([net.one(net.conv(x))[:, :, ::2, ::2] for _ in range(4)]).sum(0).flatten(1))
+
+    with pytest.raises(UserError, match="pool before that"):
+        certsnn.from_torch(Free(pooled), x)
+    with pytest.raises(
+        UserError, match=r"fc \(Linear\): it works on what has been read|of a tensor over time"
+    ):
+        certsnn.from_torch(Free(summed), x)
+
+
 def test_a_place_is_written_once_and_in_order() -> None:
     def backwards(net: Free, x: Tensor) -> Tensor:
         outputs = torch.zeros(2, len(x), 3)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_networks import images, needs_nir, spikes
+from foreign_networks import images, needs_nir, needs_snntorch, spikes
 from torch import Tensor, nn
 
 import certsnn
@@ -165,6 +165,27 @@ def test_recurrence_and_a_graph_inside() -> None:
     neuron = certsnn.IF(torch.nextafter(torch.tensor(0.4), torch.tensor(1.0)).item(), "zero")
     by_hand = SpikingNetwork([first, certsnn.Recurrent(neuron, back)], 30).eval()
     assert torch.equal(found(x), by_hand(x)) and bool(found(x).any())
+
+
+@needs_snntorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_snntorch_exports_is_its_own_network() -> None:
+    pytest.importorskip("nirtorch")
+    import snntorch
+    from snntorch.export_nir import export_to_nir
+
+    torch.manual_seed(0)
+    neurons = [
+        snntorch.Leaky(torch.full((n,), 0.8), threshold=torch.full((n,), 0.5), init_hidden=True)
+        for n in (9, 3)
+    ]
+    module, x = nn.Sequential(nn.Linear(4, 9), neurons[0], nn.Linear(9, 3), neurons[1]), inputs()
+    exported = export_to_nir(module, torch.zeros(4))
+    found = certsnn.from_nir(exported, dt=1e-4, reset="subtract-next", steps=40, readout="rate")
+    network, _ = certsnn.from_snntorch(module, x, steps=40, readout="rate")
+    assert torch.equal(found(x), network(x)) and bool(found(x).any())
+    literally = certsnn.from_nir(exported, dt=1e-4, reset="v_reset", steps=40, readout="rate")
+    assert not torch.equal(literally(x), network(x))
 
 
 def networks() -> dict[str, SpikingNetwork]:

@@ -24,6 +24,7 @@ PAGES = {
     "papers.nmnist": ["nmnist"],
     "papers.reproducibility": ["reproducibility"],
     "data.saccades": ["saccades"],
+    "interop.coverage": ["imports"],
 }
 record = benchmark("record")
 
