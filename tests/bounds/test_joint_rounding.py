@@ -62,6 +62,13 @@ def test_each_addition_at_every_step_is_covered_in_sums_over_time(terms: tuple[f
         assert (low <= sign * sums).all() and (sign * sums <= high).all()
 
 
+def test_sums_that_a_processor_takes_as_zero_are_covered() -> None:
+    x = torch.full((2, 1, 1), 2.0**-127)
+    part = Part(BoundedFrames(Interval(x, x)), ())
+    low, _ = Added((part, part), RIGOROUS, torch.float32).charge((), RIGOROUS).sums
+    assert (low <= 0).all()  # where subnormal numbers are flushed, they are
+
+
 def cancelling(outputs: int, moving: int) -> nn.Linear:
     """One output that is what is left of large terms; the others are 0."""
     generator = torch.Generator().manual_seed(3)
