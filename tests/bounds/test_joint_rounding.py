@@ -67,6 +67,10 @@ def test_sums_that_a_processor_takes_as_zero_are_covered() -> None:
     part = Part(BoundedFrames(Interval(x, x)), ())
     low, _ = Added((part, part), RIGOROUS, torch.float32).charge((), RIGOROUS).sums
     assert (low <= 0).all()  # where subnormal numbers are flushed, they are
+    nodes = {"beside": (LIF(), ["input"]), "sum": (Add(), ["input", "input"])}
+    network = SpikingNetwork.from_graph(nodes, 2, "last", "frames").eval()
+    frames = torch.tensor([2.0**-127, 0.0]).expand(2, 1, 2).contiguous()
+    assert (backward(network, frames, torch.tensor([0]), POINT, RIGOROUS) <= 0).all()
 
 
 def cancelling(outputs: int, moving: int) -> nn.Linear:
