@@ -120,11 +120,9 @@ def test_a_sample_over_its_time_takes_none_of_the_others(monkeypatch: pytest.Mon
         clock.now += 30 if float(problem.x0[0, 3]) == 0 else 0
         return torch.tensor([NO])
 
-    decide(problem_of([0, 0]), [StandIn("slow", slow, False, True), calls.stage("b", {}, limited=True)],
-           BoundOptions(seconds=10))  # fmt: skip
-    assert [(samples, deadline - clock.now) for _, samples, deadline in calls] == [
-        ([0, 1], pytest.approx(10))
-    ]
+    methods = [StandIn("slow", slow, False, True), calls.stage("b", {}, limited=True)]
+    decide(problem_of([0, 0]), methods, BoundOptions(seconds=10))
+    assert calls.asked == [("b", [0, 1])] and calls[0][2] == pytest.approx(clock.now + 10)
 
 
 def test_s_ibp_is_asked_by_the_first_method_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,7 @@ def test_the_rounded_addition_of_the_feedback_is_covered() -> None:
     x = torch.full((2, 1, 40), 1.3)
     u, level = first_step(network, x)
     lost = (u - (torch.tensor(-1.3).double() + x[0].double() + back.bias.double())).abs()
+    assert level.error is not None
     assert float(lost.max()) > 1e-8 and (lost <= level.error[0]).all()
 
 
