@@ -31,6 +31,7 @@ from certsnn.data.events.nmnist import FOLDER, SENSOR
 from certsnn.data.events.nmnist import read as read_events
 from certsnn.errors import UserError
 from certsnn.files import replacing, write_text
+from certsnn.kernels.setting import description
 from certsnn.models import Model
 from certsnn.report.bench import markdown
 
@@ -168,7 +169,8 @@ def footer() -> str:
 def setting(**facts: Any) -> Row:
     """Facts of a measurement, with versions, the machine and how busy it is."""
     where = f"{machine.processor()}, {os.cpu_count()} cores"
-    return {**facts, **machine.versions(), "machine": where, "load": round(os.getloadavg()[0], 1)}
+    kernels = {"kernels": description(), **facts}
+    return {**kernels, **machine.versions(), "machine": where, "load": round(os.getloadavg()[0], 1)}
 
 
 def explained(script: str) -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from certsnn.bounds.memory import OverBudget, intervals_that_fit
 from certsnn.bounds.method import Broken, Method
 from certsnn.bounds.options import BoundOptions, OutOfTime
 from certsnn.bounds.problem import Problem
+from certsnn.notebooks import Shown, data_frame
 from certsnn.products import ieee_products
 
 Status = Literal["certified", "broken", "unknown", "timeout", "error", "overflow"]
@@ -36,8 +37,8 @@ Attacking = Callable[[Problem, BoundOptions], Broken]
 
 
 @final
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """What is known about each sample; ``margins [B, K-1]`` are sound lower bounds, -inf where unknown.
 
     ``status``, one word a sample:
@@ -74,6 +75,19 @@ class Verdict:
     def broken(self) -> Tensor:
         """``bool [B]``."""
         return self._ended("broken")
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        counts = {word: self.status.count(word) for word in STATUSES}
+        return {"samples": str(len(self.status)), **{word: str(n) for word, n in counts.items() if n}}
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with a row for each sample, in order; ``margin`` is its least one."""
+        columns = {"status": self.status, "margin": self.margins.amin(1).tolist(), "stage": self.stage}
+        columns |= {"seconds": self.seconds, "reason": self.reason}
+        return data_frame(
+            [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        )
 
     def _ended(self, status: Status) -> Tensor:
         words = [word == status for word in self.status]

@@ -82,7 +82,7 @@ class FiringBack(Level):
         for t in reversed(range(frames)):
             spikes = a[:, t] + back
             k = lines.slopes(t, spikes, c)
-            constant = constant + lines.constant(t, spikes, c, k)
+            constant = constant + lines.intercepts(t, spikes, c, k).flatten(2).sum(2)
             if self.error is not None:
                 error = error + 2.0**-44 * spikes.abs().flatten(2).sum(2)
                 error = error + (k.abs() * self.error[t]).flatten(2).sum(2)

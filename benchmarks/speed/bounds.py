@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ from certsnn.bounds.options import BoundOptions
 from certsnn.data import load
 from certsnn.inputsets import LinfBall
 from certsnn.interop.auto_lirpa import Engine
+from certsnn.kernels import choice
+from certsnn.kernels.choice import Choice
+from certsnn.kernels.setting import NUMBA, TORCH, installed
 from certsnn.models import load_model
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import IF, LIF, Neuron
@@ -46,6 +50,8 @@ FULL, TRAINED = 8, 64
 """Images for S-CROWN with S-CROWN layers: of the random network, and of the pretrained one."""
 PRETRAINED = "mnist-lif-eps0.1"
 THREAT = LinfBall(0.1)
+CHOICES = {name: Choice(name == NUMBA, 0) for name in (TORCH, NUMBA) if name == TORCH or installed()}
+"""Kernels in torch, and compiled where numba is installed; they take turns."""
 LIRPA = importlib.util.find_spec("auto_LiRPA") is not None
 
 
@@ -75,7 +81,18 @@ def certified_step(network: SpikingNetwork, x: Tensor, y: Tensor) -> None:
     (F.cross_entropy(logits, y) + robust_cross_entropy(margins)).backward()
 
 
-def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, float]:
+def by(chosen: Choice, compute: Callable[[], object]) -> Callable[[], object]:
+    """The same, with these kernels."""
+
+    def run() -> object:
+        with patch.object(choice, "_choice", lambda: chosen):
+            return compute()
+
+    return run
+
+
+def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, dict[str, float]]:
+    """Median milliseconds by the kernels that compute."""
     network = network_of(neuron)
     program = network.freeze()
 
@@ -98,7 +115,9 @@ def measure(neuron: Callable[[], Neuron], x: Tensor, y: Tensor) -> dict[str, flo
         "natural_step": natural,
         "certified_step": lambda: certified_step(network, x, y),
     }
-    return record.medians(variants, ROUNDS, WARM_UP)
+    turns = {f"{name} {k}": by(CHOICES[name], compute) for k, compute in variants.items() for name in CHOICES}
+    found = record.medians(turns, ROUNDS, WARM_UP)
+    return {name: {k: found[f"{name} {k}"] for k in variants} for name in CHOICES}
 
 
 def bound_by(program: Program, x: Tensor, y: Tensor, method: str) -> Callable[[], Tensor]:
@@ -167,7 +186,7 @@ def resident(name: str) -> float:
 
 
 NEURON_COLUMNS = record.columns(
-    "neuron | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "
+    "neuron; kernels | forward (ms) | S-IBP / forward | with rounding / forward | natural step (ms) | "
     "certified / natural step",
     "{name} | {forward:.1f} | {s_ibp/forward:.2f} | {s_ibp_rounding/forward:.2f} | {natural_step:.1f} | "
     "{certified_step/natural_step:.2f}",
@@ -206,7 +225,11 @@ def main(threads: int = 2, *roots: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(64, 784, generator=generator)
     y = torch.randint(0, 10, (64,), generator=generator)
-    neurons = {name: measure(neuron, x, y) for name, neuron in NEURONS.items()}
+    neurons = {
+        f"{name}; {kernels}": row
+        for name, neuron in NEURONS.items()
+        for kernels, row in measure(neuron, x, y).items()
+    }
     crown = {steps: measure_crown(steps, x, y) for steps in (4, 8)}
     random = measure_full(network_of(leaky, 4).freeze(), x[:FULL], y[:FULL])
     full = {f"random weights, T = 4, {FULL} images": random}

@@ -273,8 +273,8 @@ class SteppedLayer(Layer):
         # u_t = v_{t-1} + I_t, and v_{t-1} is relaxed at the steps before.
         if t == 0:
             initial = at_neuron(self.dynamics.initial, self.driven_by.lower.shape[2:], column)
-            return Pulled(sign[:, None], (sign * initial).squeeze(2))
-        before = lines.until(t).at(column).pull_carried(None, sign)
+            return Pulled(sign[:, None], (sign.reshape(-1, 1) * initial).reshape(column.shape))
+        before = lines.until(t).carried_at(column, sign)
         return Pulled(torch.cat([before.currents, sign[:, None]], 1), before.constant)
 
     def currents(self, operators: Operators, arithmetic: Arithmetic) -> Interval:

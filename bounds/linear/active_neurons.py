@@ -153,13 +153,13 @@ class Scattered(Level):
         return Spread(found, constant, error)
 
 
-def follow(index: Tensor, neurons: int) -> list[Tensor]:
-    """Where the selected neurons ``[T, B, m]`` of each step are at the next; see `lines.scan_back`."""
+def follow(index: Tensor, neurons: int) -> Tensor:
+    """Where the selected neurons ``[T, B, m]`` of each step are at the next; see `lines.Tracked`."""
     steps, batch, size = index.shape
     places = index.new_full((steps, batch, neurons), size)
     order = torch.arange(size, device=index.device).expand(steps, batch, -1)
     places.scatter_(2, index, order)
-    return [places[t + 1].gather(1, index[t]) for t in range(steps - 1)]
+    return places[1:].gather(2, index[:-1])
 
 
 @final

@@ -6,7 +6,6 @@ Verifiers*, 2021, https://arxiv.org/abs/2011.13824, optimise the slopes of ReLU;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
 from certsnn.bounds.linear.alpha_scan import ChosenScan
-from certsnn.bounds.linear.lines import Pulled, Stepwise, aligned, by_step, exactly, least_width, some_steps
+from certsnn.bounds.linear.lines import Pulled, Stepwise, aligned, by_step, exactly, some_steps
 from certsnn.dynamics import Dynamics
+from certsnn.kernels.lines import least_width
 
 
 @final
@@ -39,7 +39,7 @@ class Slack:
 class Chosen(Stepwise):
     """Lines with chosen slopes (`Slack`); neurons that are stable keep their exact line.
 
-    Any slope is sound, for `constant` takes the least intercept over the ends of both pieces.
+    Any slope is sound, for `intercepts` takes the least intercept over the ends of both pieces.
     """
 
     initial: Tensor
@@ -56,35 +56,32 @@ class Chosen(Stepwise):
     def steps(self) -> int:
         return len(self.low)
 
-    def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
+    def slopes(self, t: int, a: Tensor, c: Tensor) -> Tensor:
         low, high, (threshold, decay, gain, offset) = self.low[t], self.high[t], self._numbers(t)
-        spike = torch.zeros_like(c) if a is None else a
         at_low, at_high = decay * low, gain * high + offset
         before, after = decay * threshold, gain * threshold + offset
-        chord = (spike + c * (at_high - at_low)) / (high - low)
+        chord = (a + c * (at_high - at_low)) / (high - low)
         # A line from the lower end stays below the other points if its slope is the least towards them; from
         # the upper end, if its slope is the greatest.
-        first = torch.minimum(
-            torch.minimum(c * decay, chord), (spike + c * (after - at_low)) / (threshold - low)
-        )
+        first = torch.minimum(torch.minimum(c * decay, chord), (a + c * (after - at_low)) / (threshold - low))
         last = torch.maximum(
-            torch.maximum(c * gain, chord), (spike + c * (at_high - before)) / (high - threshold)
+            torch.maximum(c * gain, chord), (a + c * (at_high - before)) / (high - threshold)
         )
         k = self.share[t] * torch.lerp(first, last, self.mix[t])
         return torch.where(self.silent[t], c * decay, torch.where(self.firing[t], c * gain, k))
 
-    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
+    def intercepts(self, t: int, a: Tensor, c: Tensor, k: Tensor) -> Tensor:
         low, high, (threshold, decay, gain, offset) = self.low[t], self.high[t], self._numbers(t)
         below, above = c * decay - k, c * gain - k
-        fired = c * offset if a is None else a + c * offset
+        fired = a + c * offset
         # f(u) - k u is linear on each piece, so its least value there is at an end of the piece.
         silent_part = torch.minimum(below * low, below * threshold)
         fired_part = fired + torch.minimum(above * threshold, above * high)
         unstable = torch.minimum(silent_part, fired_part)
         found = torch.where(self.silent[t], 0, unstable)
-        return torch.where(self.firing[t], fired, found).flatten(2).sum(2)
+        return torch.where(self.firing[t], fired, found)
 
-    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
+    def pull_spikes(self, a: Tensor, follow: Tensor | None) -> Pulled:
         membranes = (self.low, self.high, self.silent, self.firing)
         share, mix = (aligned(values, a).expand_as(a) for values in (self.share, self.mix))
         k, intercepts = ChosenScan.apply(a, share, mix, membranes, self.numbers, follow)

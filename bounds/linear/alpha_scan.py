@@ -11,13 +11,13 @@ are linear in (a, c, k), each taken at a point x: ``fired (a + c offset) + (c sl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from certsnn.dynamics import Dynamics
+from certsnn.kernels.lines import followed
 
 
 class Numbers(NamedTuple):
@@ -69,7 +69,7 @@ class ChosenScan(torch.autograd.Function):
         mix: Tensor,
         membranes: tuple[Tensor, Tensor, Tensor, Tensor],
         dynamics: Dynamics,
-        follow: Sequence[Tensor | None],
+        follow: Tensor | None,
     ) -> Any:
         low, high, silent, firing = membranes
         n = numbers(low, high, silent, firing, dynamics)
@@ -79,7 +79,7 @@ class ChosenScan(torch.autograd.Function):
         k, carried = torch.empty_like(a), torch.empty_like(a)
         c = torch.zeros_like(a[:, 0])
         for t in reversed(range(a.shape[1])):
-            if t < a.shape[1] - 1:
+            if t < a.shape[1] - 1 and follow is not None:
                 c = followed(c, follow[t])
             carried[:, t] = c
             below, above, left, whole, right = parts[:, :, t]
@@ -105,14 +105,14 @@ class ChosenScan(torch.autograd.Function):
             torch.where(ends[2] < ends[3], edge, high),
             torch.where(ends[0] < ends[1], low, edge),
         )
-        ctx.save_for_backward(a, share, mix, carried, parts, fired, point, silent | firing)
+        ctx.save_for_backward(share, mix, parts, fired, point, silent | firing)
         ctx.numbers, ctx.dynamics, ctx.follow = n, dynamics, follow
         return k, torch.where(fired, loud, quiet)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         to_k, to_intercept = gradients
-        _, share, mix, _, parts, fired, point, stable = ctx.saved_tensors
+        share, mix, parts, fired, point, stable = ctx.saved_tensors
         n: Numbers = ctx.numbers
         decay, gain, offset = ctx.dynamics.decay, ctx.dynamics.gain, ctx.dynamics.offset
         below, above, left, whole, right = parts
@@ -137,23 +137,14 @@ class ChosenScan(torch.autograd.Function):
         to_c = to_intercept * torch.where(fired, offset + gain * point, decay * point)
         for t in range(to_k.shape[1] - 1):
             through = torch.addcmul(to_c[:, t], to_k[:, t], k_c[:, t])
-            to_k[:, t + 1] += _led_back(through, ctx.follow[t])
+            to_k[:, t + 1] += through if ctx.follow is None else _led_back(through, ctx.follow[t])
         to_a = torch.addcmul(to_intercept * fired, to_k, k_a)
         free = to_k.masked_fill(stable, 0)
         return to_a, free * torch.lerp(first, last, mix), free * share * (last - first), None, None, None
 
 
-def followed(c: Tensor, places: Tensor | None) -> Tensor:
-    """Coefficients ``[S, B, m]`` of the next step's neurons at this one's: `lines.scan_back`."""
-    if places is None:
-        return c
-    gone = c.new_zeros(*c.shape[:-1], 1)
-    return torch.cat([c, gone], -1).gather(-1, places.expand(len(c), -1, -1))
-
-
-def _led_back(gradient: Tensor, places: Tensor | None) -> Tensor:
-    if places is None:
-        return gradient
+def _led_back(gradient: Tensor, places: Tensor) -> Tensor:
+    """`followed`, backwards."""
     shape = (*gradient.shape[:-1], gradient.shape[-1] + 1)
     at = places.expand(len(gradient), -1, -1)
     return gradient.new_zeros(shape).scatter_add_(-1, at, gradient)[..., :-1]

@@ -33,6 +33,7 @@ from certsnn.bounds.linear.lines import Lines
 from certsnn.bounds.problem import Problem
 from certsnn.dynamics import Dynamics
 from certsnn.inputsets import InputSet
+from certsnn.kernels.choice import kernels
 from certsnn.readouts import Mean as MeanReadout
 
 PIECE = 256
@@ -144,18 +145,21 @@ class Firing(Level):
     error: Tensor | None
 
     def pull(self, forms: Forms) -> Spread:
-        a, constant, error = forms
+        a, constant, error = forms.coefficients.contiguous(), forms.constant, forms.error
         k, more = self.lines.until(a.shape[1]).pull(a)
         if self.error is not None:
-            error = error + 2.0**-44 * a.abs().flatten(3).sum((1, 3))
-            error = error + missed(k, self.error)
+            error = error + missed(a, a.new_full([1] * (a.ndim - 1), 2.0**-44)) + missed(k, self.error)
         carried, constant, error = self.coupling.pull(Forms(k, constant + more, error))
         return Spread([(self.source, carried)], constant, error)
 
 
 def missed(k: Tensor, error: Tensor) -> Tensor:
-    """What values that are off by up to ``error [F, B, ...]`` may take off forms of them, ``[S, B]``."""
-    return (k.abs() * error[: k.shape[1]]).flatten(3).sum((1, 3))
+    """What values that are off by up to ``error [F, B, ...]`` may take off forms of them, ``[S, B]``.
+
+    One frame of errors stands for all.
+    """
+    k, error = k.contiguous(), error[: k.shape[1]]
+    return kernels([k], [error]).missed(k, error).flatten(2).sum(2)
 
 
 class Entry(ABC):
@@ -202,7 +206,8 @@ def lower(entry: Entry, levels: Sequence[Level], forms: Forms) -> Tensor:
             waiting[source] = _added(waiting[source], more) if source in waiting else more
     a = waiting[0]
     terms += _terms(a)
-    # Sums of this many terms in float64, which are relative to 2^24 times the error at most.
+    # Sums of this many terms in float64, which are relative to 2^24 times the error at most. A term of one of
+    # N neurons meets at most 3 T + N additions: those of its neuron's intercepts, then those of the neurons.
     return entry.minimum(a) + constant - error * (1 + terms * 2.0**-26)
 
 

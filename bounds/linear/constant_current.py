@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
 from typing import final
 
 import torch
@@ -26,13 +26,13 @@ from certsnn.bounds.interval.arithmetic import UNDERFLOW, Interval
 from certsnn.bounds.linear.alpha import Slack
 from certsnn.bounds.linear.lines import Lines, Pulled
 from certsnn.dynamics import Dynamics
+from certsnn.kernels.choice import kernels
+from certsnn.kernels.points import ABSENT, Points
 
 MOST_PIECES = 64
 """With more pieces than this, lines step by step are taken."""
 POINT = 1e-14
 """Pieces narrower than this, relative to the currents, are the rounding of a cut."""
-ABSENT = 1e30
-"""The height given to a piece that is not reached: above any other, so it limits no line."""
 
 
 @final
@@ -97,79 +97,25 @@ def pieces(least: float, most: float, steps: int, dynamics: Dynamics, unit: floa
 class Held(Lines):
     r"""Lines below ``sum a_t s_t`` as a function of a constant current.
 
-    Of a piecewise constant function only the ends of the pieces matter: at ``at [M + 1, 1, B, ...]``, within
-    each neuron's bounds and in order, it has the lesser of the values on both sides. The pieces' spikes are
-    ``spikes [M, T]``; ``absent [M, 1, B, ...]`` is `ABSENT` for pieces outside the bounds, else 0; ``spread``
-    is how far the end of a piece may be from where it stands. The envelope's slope at the midpoint is
-
-    .. math:: \max_{i \le mid} \; \min_{j > mid} \; \frac{H_j - H_i}{x_j - x_i}
-
-    for the tangent from a point on the left to those on the right is steepest from the envelope's own corner.
+    Of a piecewise constant function only the ends of the pieces matter (`Points`). The pieces' spikes are
+    ``trains [M, T]``; ``spread`` is how far the end of a piece may be from where it stands.
     """
 
-    spikes: Tensor
-    at: Tensor
-    absent: Tensor
+    trains: Sequence[Sequence[int]]
+    points: Points
     spread: float
-    least: float
 
     @abstractmethod
-    def slope(self, heights: Tensor) -> Tensor:
-        """The slope ``[S, B, ...]`` of each line, from the heights ``[M + 1, S, B, ...]`` of the points."""
+    def line(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes and intercepts ``[S, B, ...]`` of lines below all points."""
 
     @final
     def pull(self, a: Tensor) -> Pulled:
-        values = self.spikes[:, : a.shape[1]] @ a.movedim(1, 0).flatten(1)
-        values = values.view(len(self.spikes), len(a), *a.shape[2:]) + self.absent
-        # A line takes its greatest value over a piece at one of its ends, and the function is constant there:
-        # below the lesser of both sides at every end, it is below the function everywhere.
-        heights = torch.cat([values[:1], torch.minimum(values[:-1], values[1:]), values[-1:]])
-        k = self.slope(heights)
-        least = torch.addcmul(heights, k, self.at, value=-1).amin(0)
+        k, least = self.line(a.contiguous())
         # An end that stands up to `spread` elsewhere moves the line there by at most |k| spread.
         if self.spread:
             least = least - self.spread * k.abs()
         return Pulled(k[:, None], least.flatten(2).sum(2))
-
-    def _middle(self, heights: Tensor) -> Tensor:
-        """The slope of the envelope's segment over the midpoint."""
-        left, right = self._sides
-        on_left, on_right = heights[: len(left)] + left, heights[-len(right) :] + right
-        tangents = (
-            ((on_right - point) * scale).amin(0) for point, scale in zip(on_left, self._scales, strict=True)
-        )
-        # Any slope is sound, for `pull` takes the least intercept; over a width near 0 it is set to 0, as the
-        # quotients are noise there.
-        k: Tensor = reduce(torch.maximum, tangents) * (self.at[-1] - self.at[0] >= self.least)
-        return k
-
-    def _least_slope(self, heights: Tensor, away: Tensor) -> Tensor:
-        """The least slope to all points from those at an end of the bounds, where ``away`` is 0."""
-        here = away <= 0
-        height = (heights + ABSENT * ~here).amin(0)
-        far = away >= self.least
-        slopes = (heights + ABSENT * ~far - height) * self._per_width(away.new_zeros(()), away)
-        return slopes.amin(0) * far.any(0)
-
-    def _per_width(self, left: Tensor, right: Tensor) -> Tensor:
-        """One over the distance; 1 where it is below `least`."""
-        width = right - left
-        return 1 / torch.where(width >= self.least, width, torch.ones_like(width))
-
-    @cached_property
-    def _sides(self) -> tuple[Tensor, Tensor]:
-        """`ABSENT` for points not left (right) of the midpoint, of the first (last) ones that may be."""
-        on_left = self.at <= (self.at[0] + self.at[-1]) / 2
-        on_left[0], on_left[-1] = True, False
-        rows = on_left.flatten(1)
-        left, right = (int(rows.any(1).sum()), int((~rows).any(1).sum())) if rows.numel() else (1, 1)
-        return ABSENT * ~on_left[:left], ABSENT * on_left[-right:]
-
-    @cached_property
-    def _scales(self) -> list[Tensor]:
-        """One over the distances from each point on the left to those on the right."""
-        left, right = self._sides
-        return [self._per_width(point, self.at[-len(right) :]) for point in self.at[: len(left)]]
 
     @final
     def until(self, steps: int) -> Held:
@@ -181,12 +127,13 @@ class Held(Lines):
 class HeldMidpoint(Held):
     """The segment of the envelope over the midpoint."""
 
-    def slope(self, heights: Tensor) -> Tensor:
-        return self._middle(heights)
+    def line(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = kernels([a, self.points.at, self.points.absent], ())
+        return chosen.held_line(a, self.trains, self.points)
 
     def chosen(self, slack: Slack) -> HeldChosen:
         """The same with slopes of one's choice."""
-        return HeldChosen(self.spikes, self.at, self.absent, self.spread, self.least, slack)
+        return HeldChosen(self.trains, self.points, self.spread, slack)
 
 
 @final
@@ -196,14 +143,18 @@ class HeldChosen(Held):
 
     slack: Slack
 
-    def slope(self, heights: Tensor) -> Tensor:
-        share, mix = self.slack.share[0], self.slack.mix[0]
-        middle = self._middle(heights)
-        low, high = self.at[0], self.at[-1]
-        first = self._least_slope(heights, self.at - low)
-        last = -self._least_slope(heights, high - self.at)
+    def line(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        points, share, mix = self.points, self.slack.share[0], self.slack.mix[0]
+        trains = a.new_tensor(self.trains)[:, : a.shape[1]]
+        values = trains @ a.movedim(1, 0).flatten(1)
+        heights = points.heights(values.view(len(trains), len(a), *a.shape[2:]))
+        middle = points.middle(heights)
+        low, high = points.at[0], points.at[-1]
+        first = points.least_slope(heights, points.at - low)
+        last = -points.least_slope(heights, high - points.at)
         left, right = (2 * mix).clamp_max(1), (2 * mix - 1).clamp_min(0)
-        return share * (first + left * (middle - first) + right * (last - middle))
+        k = share * (first + left * (middle - first) + right * (last - middle))
+        return k, points.intercept(heights, k)
 
 
 def held(currents: Interval, cut: Pieces, dynamics: Dynamics) -> HeldMidpoint:
@@ -221,4 +172,4 @@ def held(currents: Interval, cut: Pieces, dynamics: Dynamics) -> HeldMidpoint:
     # A piece that begins above all currents, or ends below them, is reached by none of them.
     absent = (begin > high + 2 * spread) | (end < low - 2 * spread)
     least = float(dynamics.threshold.max()) * math.sqrt(torch.finfo(low.dtype).eps)
-    return HeldMidpoint(cut.spikes.to(low), at, ABSENT * absent.to(low), spread, least)
+    return HeldMidpoint(cut.spikes.int().tolist(), Points(at, ABSENT * absent.to(low), least), spread)

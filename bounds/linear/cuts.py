@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -82,9 +82,9 @@ class LayerCut(Cut, ABC):
 @final
 @dataclass(frozen=True)
 class SteppedCut(LayerCut):
-    """Relaxed step by step over bounds of the membranes ``[T, B, m]``; ``follow`` as in `lines.scan_back`."""
+    """Relaxed step by step over bounds of the membranes ``[T, B, m]``; ``follow`` as in `lines.Tracked`."""
 
-    follow: Sequence[Tensor]
+    follow: Tensor
     relaxation: Relaxation
 
     @property

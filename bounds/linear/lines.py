@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from certsnn.bounds.linear.alpha_scan import followed
 from certsnn.dynamics import STEPWISE, Dynamics, gather
+from certsnn.kernels import lines as kernels
+from certsnn.kernels.lines import ScanLines
 
 
 class Lines(ABC):
@@ -38,27 +38,8 @@ class Pulled(NamedTuple):
     constant: Tensor
 
 
-class Stepwise(Lines):
-    """Lines below f at every neuron and step ``[T, B, ...]``: functions of the membrane of that step alone.
-
-    Coefficients of one step are ``[S, B, ...]``; a of None stands for zeros. The potential before the first
-    step broadcasts against them.
-    """
-
-    initial: Tensor
-
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """T."""
-
-    @abstractmethod
-    def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
-        """The slopes k ``[S, B, ...]`` of the lines at step t (from 0)."""
-
-    @abstractmethod
-    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        """The intercepts ``[S, B]`` of the lines with slopes k at step t, summed over all neurons."""
+class Stepwise(Lines, ScanLines):
+    """Lines below f at every neuron and step: functions of the membrane of that step alone."""
 
     @abstractmethod
     def until(self, steps: int) -> Stepwise:
@@ -66,16 +47,22 @@ class Stepwise(Lines):
 
     @final
     def pull(self, a: Tensor) -> Pulled:
-        return self.pull_spikes(a, [None] * (self.steps - 1))
+        return self.pull_spikes(a, None)
 
-    @abstractmethod
-    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-        """`scan_back` with nothing carried on after the last step."""
+    def pull_spikes(self, a: Tensor, follow: Tensor | None) -> Pulled:
+        """`pull` where each step has neurons of its own: ``follow`` is that of `kernels.lines.scan_back`."""
+        return self.scanned(a, torch.zeros_like(a[:, 0]), follow)
 
     @final
     def pull_carried(self, a: Tensor | None, carried: Tensor) -> Pulled:
-        """`pull`, with a coefficient ``[S, B, ...]`` on the potential carried on after the last step."""
-        return scan_back(self, a, carried, [None] * (self.steps - 1))
+        """`pull`, with a coefficient ``[S, B, ...]`` on the potential carried on; an a of None is 0."""
+        if a is None:
+            a = carried.new_zeros(len(carried), self.steps, *carried.shape[1:])
+        return self.scanned(a, carried, None)
+
+    def scanned(self, a: Tensor, carried: Tensor, follow: Tensor | None) -> Pulled:
+        """What `pull_spikes` and `pull_carried` do, together."""
+        return scan_back(self, a, carried, follow)
 
 
 class Neuronwise(Stepwise):
@@ -86,40 +73,39 @@ class Neuronwise(Stepwise):
         """The lines of the first steps only."""
 
     @abstractmethod
-    def at(self, column: Tensor) -> Neuronwise:
-        """The lines of one neuron for each row: ``column [S, B]`` counts flattened neurons.
+    def at(self, column: Tensor) -> Stepwise:
+        """The lines of one neuron for each row, as ``S B`` samples of one neuron: see `carried_at`."""
 
-        The result takes coefficients ``[S, T, B, 1]``.
+    @final
+    def carried_at(self, column: Tensor, carried: Tensor) -> Pulled:
+        """`pull_carried` of one neuron for each row: ``column [S, B]`` counts flattened neurons.
+
+        The coefficients are ``[S, B, 1]``, and those of the currents ``[S, T, B, 1]``.
         """
+        k, constant = self.at(column).pull_carried(None, carried.reshape(1, -1, 1))
+        return Pulled(k.reshape(-1, *column.shape, 1).movedim(0, 1), constant.reshape(column.shape))
 
 
-def scan_back(lines: Stepwise, a: Tensor | None, carried: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-    """`Stepwise.pull_carried`, from the last step to the first.
+def scan_back(lines: ScanLines, a: Tensor, carried: Tensor, follow: Tensor | None) -> Pulled:
+    """`kernels.lines.scan_back`, with the intercepts of all neurons added up."""
+    return summed(kernels.scan_back(lines, a, carried, follow))
 
-    ``follow[t]``: where the neurons of step t are at step t + 1, where each step has neurons of its own
-    (``[B, m]`` positions; one past the end for those that are gone); None where they are the same ones.
-    """
-    slopes = []
-    c = carried
-    constant = c.new_zeros(c.shape[:2])
-    for t in reversed(range(lines.steps)):
-        if t < lines.steps - 1:
-            c = followed(c, follow[t])
-        spikes = None if a is None else a[:, t]
-        k = lines.slopes(t, spikes, c)
-        constant = constant + lines.constant(t, spikes, c, k)
-        slopes.append(k)
-        c = k
-    return Pulled(torch.stack(slopes[::-1], 1), constant + (c * lines.initial).flatten(2).sum(2))
+
+def summed(scanned: kernels.Scanned) -> Pulled:
+    """With one intercept for each sample."""
+    return Pulled(scanned.slopes, scanned.intercepts.flatten(2).sum(2))
 
 
 @final
 @dataclass(frozen=True)
 class Tracked(Lines):
-    """Lines of those neurons alone that matter, other ones at each step: ``[T, B, m]``; see `scan_back`."""
+    """Lines of those neurons alone that matter, other ones at each step: ``[T, B, m]``.
+
+    ``follow [T - 1, B, m]`` is that of `certsnn.kernels.lines.scan_back`.
+    """
 
     lines: Stepwise
-    follow: Sequence[Tensor]
+    follow: Tensor
 
     def pull(self, a: Tensor) -> Pulled:
         return self.lines.pull_spikes(a, self.follow)
@@ -131,15 +117,6 @@ class Tracked(Lines):
 def aligned(values: Tensor, coefficients: Tensor) -> Tensor:
     """Values ``[T, B, ...]`` as they are; those for each row, ``[T, S, B, ...]``, with the rows first."""
     return values if values.ndim < coefficients.ndim else values.transpose(0, 1)
-
-
-def least_width(threshold: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unstable intervals are widened to this on the longer side of the threshold.
-
-    Slopes then stay below ``jump / least width``: a larger interval is always sound, and rounding noise in
-    steep lines through a tiny one would not be.
-    """
-    return threshold.to(dtype) * math.sqrt(torch.finfo(dtype).eps)
 
 
 def exactly(dynamics: Dynamics, dtype: torch.dtype) -> Dynamics:
@@ -158,11 +135,11 @@ def some_steps(dynamics: Dynamics, place: int | slice) -> Dynamics:
 
 
 def chosen(values: Tensor, column: Tensor) -> Tensor:
-    """``[T, B, ...]`` at one neuron for each row, ``column [S, B]``: ``[T, S, B, 1]``."""
+    """``[T, B, ...]`` at one neuron for each row, ``column [S, B]``: ``[T, S B, 1]``."""
     rows = values.flatten(2)[:, None].expand(-1, len(column), -1, -1)
-    return rows.gather(3, column[None, :, :, None].expand(len(values), -1, -1, -1))
+    return rows.gather(3, column[None, :, :, None].expand(len(values), -1, -1, -1)).flatten(1, 2)
 
 
 def at_neuron(number: Tensor, shape: Sequence[int], column: Tensor) -> Tensor:
-    """A parameter of one neuron (of a sample of the shape) for each row, ``column [S, B]``: ``[S, B, 1]``."""
-    return gather(number, shape, column[:, :, None])
+    """A parameter of one neuron (of a sample of the shape) for each row, ``column [S, B]``: ``[S B, 1]``."""
+    return gather(number, shape, column.reshape(-1, 1))

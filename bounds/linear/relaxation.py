@@ -16,45 +16,31 @@ lines are those of Liang et al., 2022, https://arxiv.org/abs/2205.01625 (S-CROWN
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from certsnn.bounds.interval.arithmetic import Interval
-from certsnn.bounds.linear.lines import Neuronwise, Pulled, at_neuron, chosen, exactly, least_width, scan_back
-from certsnn.dynamics import Dynamics
+from certsnn.bounds.linear.joint_scan import joint_scan
+from certsnn.bounds.linear.lines import (
+    Neuronwise,
+    Pulled,
+    at_neuron,
+    by_step,
+    chosen,
+    exactly,
+    some_steps,
+    summed,
+)
+from certsnn.dynamics import STEPWISE, Dynamics
+from certsnn.kernels.lines import JointForms, joint_forms, widened
 
 Relaxation = Callable[[Interval, Dynamics], Neuronwise]
 """Lines for a layer's membranes ``[T, B, ...]``."""
-
-
-@final
-@dataclass(frozen=True)
-class _Pieces:
-    """Membranes ``[T, B, ...]``: where neurons are silent or firing, and the bounds of f's pieces."""
-
-    low: Tensor
-    high: Tensor
-    silent: Tensor
-    firing: Tensor
-    left: Tensor
-    """Unstable, and the midpoint is at or below the threshold."""
-
-
-def _pieces(membranes: Interval, dynamics: Dynamics) -> _Pieces:
-    low, high = membranes
-    # All membranes are below the threshold, or none is; elsewhere both pieces of f matter.
-    silent, firing = high < dynamics.threshold, low >= dynamics.threshold
-    unstable = ~silent & ~firing
-    left = low + high <= 2 * dynamics.threshold
-    # A wider interval holds every membrane of the narrower one, so a line below f there is below f here.
-    least = least_width(dynamics.threshold, low.dtype)
-    low = torch.where(unstable & left, torch.minimum(low, dynamics.threshold - least), low)
-    high = torch.where(unstable & ~left, torch.maximum(high, dynamics.threshold + least), high)
-    return _Pieces(low, high, silent, firing, left & unstable)
 
 
 @final
@@ -73,88 +59,47 @@ class Joint(Neuronwise):
     """
 
     initial: Tensor
-    sign: Tensor
-    adjacent_c: Tensor
-    inner_a: Tensor
-    inner_c: Tensor
-    chord_a: Tensor
-    chord_c: Tensor
-    fired: Tensor
-    kept: Tensor
-    touch: Tensor
+    dynamics: Dynamics
+    """As `by_step` gives it, in the dtype of the bounds."""
+    low: Tensor
+    high: Tensor
 
-    def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
-        adjacent = c * self.adjacent_c[t]
-        inner, chord = c * self.inner_c[t], c * self.chord_c[t]
-        if a is not None:
-            # In place: a pass over the tensors less each.
-            inner.addcmul_(a, self.inner_a[t])
-            chord.addcmul_(a, self.chord_a[t])
-        # The line passes through the end e. With the least slope (from l; the greatest, from h) towards the
-        # other ends of the pieces it stays below all of them, so below both pieces, which are linear.
-        return torch.minimum(torch.minimum(adjacent, inner), chord) * self.sign[t]
+    @cached_property
+    def forms(self) -> JointForms:
+        """The numbers of all lines."""
+        return joint_forms(self.low, self.high, self.dynamics)
 
-    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        intercept = (c * self.kept[t]).addcmul_(k, self.touch[t], value=-1)
-        if a is not None:
-            intercept.addcmul_(a, self.fired[t])
-        return intercept.flatten(2).sum(2)
+    def slopes(self, t: int, a: Tensor, c: Tensor) -> Tensor:
+        return self.forms.slopes(t, a, c)
+
+    def intercepts(self, t: int, a: Tensor, c: Tensor, k: Tensor) -> Tensor:
+        return self.forms.intercepts(t, a, c, k)
 
     @property
     def steps(self) -> int:
-        return len(self.sign)
+        return len(self.low)
 
-    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
+    def scanned(self, a: Tensor, carried: Tensor, follow: Tensor | None) -> Pulled:
+        return summed(joint_scan(a, carried, self.low, self.high, self.dynamics, follow))
 
     def until(self, steps: int) -> Joint:
-        return self._mapped(self.initial, lambda values: values[:steps])
+        numbers = some_steps(self.dynamics, slice(steps))
+        return Joint(self.initial, numbers, self.low[:steps], self.high[:steps])
 
     def at(self, column: Tensor) -> Joint:
-        initial = at_neuron(self.initial, self.sign.shape[2:], column)
-        return self._mapped(initial, lambda values: chosen(values, column))
+        def here(values: Tensor) -> Tensor:
+            return chosen(values, column) if values.ndim else values
 
-    def _mapped(self, initial: Tensor, change: Callable[[Tensor], Tensor]) -> Joint:
-        numbers = (getattr(self, field.name) for field in fields(self)[1:])
-        return Joint(initial, *map(change, numbers))
+        initial = at_neuron(self.initial, self.low.shape[2:], column)
+        dynamics = self.dynamics.mapped(here, STEPWISE)._replace(initial=initial)
+        return Joint(initial, dynamics, here(self.low), here(self.high))
 
 
 def joint(membranes: Interval, dynamics: Dynamics) -> Joint:
-    """`Joint` for membranes ``[T, B, ...]``.
-
-    The line passes through the end e: l where the midpoint is at or below the threshold (or the neuron is
-    silent), else h. Both sides have the same formulas, with the value E at e, M of the other piece at the
-    threshold and O at the other end.
-    """
-    dynamics = exactly(dynamics, membranes.lower.dtype)
-    pieces = _pieces(membranes, dynamics)
-    low, high = pieces.low, pieces.high
-    threshold, decay = dynamics.threshold, dynamics.decay
-    gain, offset = dynamics.gain, dynamics.offset
-    begins = pieces.left | pieces.silent
-    stable = (pieces.silent | pieces.firing).to(low)
-    sign = 2 * begins.to(low) - 1
-    at_low, at_high = decay * low, gain * high + offset
-    near = torch.where(begins, low, high)
-    at_near, at_far = torch.where(begins, at_low, at_high), torch.where(begins, at_high, at_low)
-    at_threshold = torch.where(begins, gain * threshold + offset, decay * threshold)
-    adjacent = torch.where(begins, decay, -gain)
-    settled = adjacent * stable
-    # One over the widths, 0 where stable: such a neuron's width may be 0, and must not reach the gradient.
-    inner = (1 - stable) / ((threshold - near).abs() + stable)
-    chord = (1 - stable) / (high - low + stable)
-    return Joint(
-        dynamics.initial,
-        sign=sign,
-        adjacent_c=adjacent,
-        inner_a=sign * inner,
-        inner_c=torch.addcmul(settled, at_threshold - at_near, inner),
-        chord_a=sign * chord,
-        chord_c=torch.addcmul(settled, at_far - at_near, chord),
-        fired=(1 - sign) / 2,
-        kept=at_near,
-        touch=near,
-    )
+    """`Joint` for membranes ``[T, B, ...]``."""
+    low, high = membranes
+    dynamics = by_step(exactly(dynamics, low.dtype), low.shape)
+    return Joint(dynamics.initial, dynamics, low, high)
 
 
 @final
@@ -169,19 +114,15 @@ class Separate(Neuronwise):
     carry_low: tuple[Tensor, Tensor]
     carry_high: tuple[Tensor, Tensor]
 
-    def slopes(self, t: int, a: Tensor | None, c: Tensor) -> Tensor:
+    def slopes(self, t: int, a: Tensor, c: Tensor) -> Tensor:
         # A factor >= 0 keeps a line below v below; a factor < 0 turns a line above v into one below.
         k = c.clamp_min(0) * self.carry_low[0][t] + c.clamp_max(0) * self.carry_high[0][t]
-        if a is None:
-            return k
         return k + a.clamp_min(0) * self.spike_low[0][t] + a.clamp_max(0) * self.spike_high[0][t]
 
-    def constant(self, t: int, a: Tensor | None, c: Tensor, k: Tensor) -> Tensor:
-        intercept = c.clamp_min(0) * self.carry_low[1][t] + c.clamp_max(0) * self.carry_high[1][t]
-        if a is not None:
-            intercept = intercept + a.clamp_min(0) * self.spike_low[1][t]
-            intercept = intercept + a.clamp_max(0) * self.spike_high[1][t]
-        return intercept.flatten(2).sum(2)
+    def intercepts(self, t: int, a: Tensor, c: Tensor, k: Tensor) -> Tensor:
+        carried = c.clamp_min(0) * self.carry_low[1][t] + c.clamp_max(0) * self.carry_high[1][t]
+        fired = a.clamp_min(0) * self.spike_low[1][t] + a.clamp_max(0) * self.spike_high[1][t]
+        return carried + fired
 
     def _mapped(self, initial: Tensor, change: Callable[[Tensor], Tensor]) -> Separate:
         lines = (self.spike_low, self.spike_high, self.carry_low, self.carry_high)
@@ -191,9 +132,6 @@ class Separate(Neuronwise):
     @property
     def steps(self) -> int:
         return len(self.spike_low[0])
-
-    def pull_spikes(self, a: Tensor, follow: Sequence[Tensor | None]) -> Pulled:
-        return scan_back(self, a, torch.zeros_like(a[:, 0]), follow)
 
     def until(self, steps: int) -> Separate:
         return self._mapped(self.initial, lambda values: values[:steps])
@@ -212,7 +150,7 @@ def separate(membranes: Interval, dynamics: Dynamics) -> Separate:
     that bounds the other piece too. For the reset to zero these are the published lines.
     """
     dynamics = exactly(dynamics, membranes.lower.dtype)
-    pieces = _pieces(membranes, dynamics)
+    pieces = widened(*membranes, dynamics.threshold)
     low, high, left = pieces.low, pieces.high, pieces.left
     threshold, decay = dynamics.threshold, dynamics.decay
     gain, offset = dynamics.gain, dynamics.offset

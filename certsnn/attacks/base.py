@@ -7,7 +7,7 @@ member of the input set, put to the network as it acts in eval mode, meets the c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, final, get_args
 
@@ -21,6 +21,7 @@ from certsnn.inference_mode import outside_inference_mode, usable, usable_networ
 from certsnn.inputsets import InputSet
 from certsnn.inputsets.base import Domain
 from certsnn.networks import SpikingNetwork
+from certsnn.notebooks import Shown
 from certsnn.products import ieee_products
 from certsnn.program import Program
 
@@ -32,8 +33,8 @@ FRAMES: frozenset[Domain] = frozenset({"frames"})
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class AttackResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttackResult(Shown):
     """The outcome of an attack, for each sample of a batch.
 
     adversarial: a member of the input set that breaks the sample; x itself where the attack failed (or x is
@@ -50,6 +51,15 @@ class AttackResult:
     queries: Tensor
     iterations: Tensor
     random: Tensor
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        queries = self.queries.double().mean().item() if len(self.queries) else 0
+        return {
+            "samples": str(len(self.success)),
+            "broken": str(int(self.success.sum())),
+            "queries a sample": f"{queries:.0f}",
+        }
 
 
 class Attack(ABC):

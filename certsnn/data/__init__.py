@@ -13,7 +13,7 @@ from certsnn.data.digits import digits
 from certsnn.data.events import Frames, Saccades
 from certsnn.data.events.nmnist import nmnist
 from certsnn.data.events.tonic import cifar10_dvs, dvs_gesture
-from certsnn.data.folder import folder
+from certsnn.data.folders import class_folders
 from certsnn.data.sources import Counted, Pictures, Recorded, Rows, Simulated, Source
 from certsnn.data.vision import cifar10, fashion_mnist, mnist
 from certsnn.errors import DataNotFound
@@ -44,7 +44,7 @@ DATASETS: Mapping[str, Source] = {
     "mnist": Pictures(mnist),
     "fashion-mnist": Pictures(fashion_mnist),
     "cifar10": Pictures(cifar10),
-    "folder": Pictures(folder),
+    "folder": Pictures(class_folders),
     "digits-rows": Rows(digits, 8),
     "mnist-rows": Rows(mnist, 28),
     "fashion-mnist-rows": Rows(fashion_mnist, 28),

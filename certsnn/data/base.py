@@ -7,7 +7,7 @@ keyed on them, so a sample meets the same noise in whatever batch or subset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, final
@@ -19,12 +19,13 @@ from typing_extensions import Self
 
 from certsnn.files import digest
 from certsnn.inputsets.base import Domain
+from certsnn.notebooks import Shown
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images [B, C, H, W], spikes [T, B, C, H, W] or frames [T, B, ...], labels [B], and positions [B]."""
 
 
-class LabelledDataset(Dataset[Batch], ABC):
+class LabelledDataset(Dataset[Batch], Shown, ABC):
     """Samples with their labels.
 
     name: for reports and error messages.
@@ -53,6 +54,12 @@ class LabelledDataset(Dataset[Batch], ABC):
     def extent(self) -> str:
         """The number of samples, for tables: "450", or "100 (of 10000 published)"."""
         return str(len(self)) if self.whole is None else f"{len(self)} (of {self.whole} published)"
+
+    @final
+    @property
+    def shown(self) -> Mapping[str, str]:
+        shape, classes = list(self.shape), str(self.classes)
+        return {"name": self.name, "samples": self.extent, "classes": classes, self.domain: str(shape)}
 
     @final
     @cached_property
@@ -134,7 +141,7 @@ class LabelledDataset(Dataset[Batch], ABC):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageDataset(LabelledDataset):
     """Images with their labels; a batch is [B, C, H, W].
 
@@ -181,7 +188,7 @@ class ImageDataset(LabelledDataset):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpikeDataset(LabelledDataset):
     """Spike trains with their labels; a batch is [T, B, C, H, W], float32 of 0 and 1.
 
@@ -237,7 +244,7 @@ class SpikeDataset(LabelledDataset):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FrameDataset(LabelledDataset):
     """Sequences of frames with their labels; a batch is [T, B, ...], float32.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from certsnn.dynamics import Dynamics, Ends
+from certsnn.kernels.linear import LinearKernels
 
 Optional = Sequence[Tensor | None]
 """Gradients; None is zero."""
@@ -15,7 +16,7 @@ Bounds = tuple[Ends, Ends]
 """Of membranes and of spikes."""
 
 
-class Kernels(ABC):
+class Kernels(LinearKernels, ABC):
     """The loops, in one formulation. Arrays are ``[T, B, ...]``."""
 
     @abstractmethod

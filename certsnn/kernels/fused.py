@@ -1,17 +1,9 @@
-"""The kernels as compiled loops, which read and write memory once.
-
-Threads are Python's, as many as torch has: they hold no lock while a loop runs, need no second OpenMP beside
-torch's, and a forked process makes its own. Each writes neurons of its own, so their number changes nothing.
-"""
+"""The kernels as compiled loops, which read and write memory once."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple, final
 
 import torch
@@ -22,9 +14,8 @@ from certsnn.kernels import pulls, scans
 from certsnn.kernels.base import Bounds, Kernels, Optional
 from certsnn.kernels.choice import laid_out
 from certsnn.kernels.gradients import Pull, add_counting, counting
-
-GRAIN = 2**16
-"""Elements that a thread of its own is worth."""
+from certsnn.kernels.linear_fused import LinearFused
+from certsnn.kernels.threads import run
 
 
 class Layout(NamedTuple):
@@ -65,23 +56,11 @@ class Layout(NamedTuple):
 
     def run(self, loop: Callable[..., None], elements: int, *arguments: Any) -> None:
         """Do all units of work of a loop, in several threads where there is enough for them."""
-        units = self.samples * -(-self.neurons // scans.WIDTH)
-        threads = max(1, min(torch.get_num_threads(), units, elements // GRAIN))
-        cuts = [units * part // threads for part in range(threads + 1)]
-        (own, *others) = pairwise(cuts)
-        running = [_pool(os.getpid(), threads).submit(loop, *cut, *arguments) for cut in others]
-        loop(*own, *arguments)
-        for part in running:
-            part.result()
-
-
-@lru_cache(1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, "certsnn-kernels")
+        run(loop, self.samples * -(-self.neurons // scans.WIDTH), elements, *arguments)
 
 
 @final
-class Fused(Kernels):
+class Fused(LinearFused, Kernels):
     """Compiled loops, for contiguous arrays on the CPU."""
 
     def scan(self, currents: Tensor, steps: int, dynamics: Dynamics) -> tuple[Tensor, Tensor]:

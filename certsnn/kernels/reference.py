@@ -20,11 +20,12 @@ from certsnn.dynamics import (
 )
 from certsnn.kernels.base import Bounds, Kernels, Optional
 from certsnn.kernels.gradients import Pull, add_counting, at, counting
+from certsnn.kernels.linear_reference import LinearReference
 from certsnn.kernels.rounding import accumulated_rounding
 
 
 @final
-class Reference(Kernels):
+class Reference(LinearReference, Kernels):
     """Plain torch."""
 
     def scan(self, currents: Tensor, steps: int, dynamics: Dynamics) -> tuple[Tensor, Tensor]:

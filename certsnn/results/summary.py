@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from certsnn.attacks.statistics import AttackStatistics, Outcome, statistics
 from certsnn.errors import UnsoundBoundError
 from certsnn.evaluation.verification import SampleResult, Summary, check_sound, summarise
-from certsnn.results.rates import Rate
+from certsnn.notebooks import Shown, data_frame
+from certsnn.results.rates import Rate, percent
 
 
 @final
@@ -50,8 +52,8 @@ class ClassRow:
 
 
 @final
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """An evaluation: ``results`` sample by sample, and the three errors.
 
     ``method``: the bounds, or "" where nothing was to be certified. ``attacks``: their descriptions.
@@ -76,6 +78,24 @@ class Report:
                 f"{self.clean.count} samples are misclassified, {self.attack.count} misclassified or broken, "
                 f"{self.verified.count} not certified: this is impossible, a defect of certsnn"
             )
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        errors = {"clean": self.clean, "attack": self.attack, "verified": self.verified}
+        return {
+            "threat": self.threat,
+            "samples": str(len(self.results)),
+            **{f"{name} error": percent(rate.percent) for name, rate in errors.items()},
+            "method": self.method,
+        }
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with a row for each sample; a column for each attack: whether it broke it."""
+        rows = []
+        for result in self.results:
+            values = {name: value for name, value in vars(result).items() if name != "attacks"}
+            rows.append(values | {name: attempt.success for name, attempt in result.attacks.items()})
+        return data_frame(rows)
 
     @property
     def clean(self) -> Rate:

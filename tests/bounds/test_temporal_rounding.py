@@ -22,7 +22,7 @@ from certsnn.bounds.linear.backward import Forms
 from certsnn.bounds.linear.levels import Known, level_of
 from certsnn.bounds.linear.relaxation import RELAXATIONS
 from certsnn.bounds.recurrence import FiringBack
-from certsnn.filters import filtered
+from certsnn.filters import Synapse, filtered
 from certsnn.inputsets import LinfFrames
 from certsnn.networks import SpikingNetwork
 from certsnn.neurons import LIF
@@ -34,11 +34,14 @@ DOWN, UP = 2.0**-25, 1.5 * 2.0**-24
 """Fifteen of them after a 1: float32 sums lose the former, and round up by the latter."""
 
 
+@pytest.mark.parametrize(("outputs", "readout"), [(nn.Identity(), "sum"), (Synapse(1.0), "last")], ids=str)
 @pytest.mark.parametrize(("own", "rival"), [(DOWN, 0.0), (0.0, UP), (DOWN, UP)])
-def test_what_additions_over_time_round_off_is_covered(own: float, rival: float) -> None:
-    """The outputs are the input's frames themselves, so their sum over time alone is rounded."""
-    nodes = {"beside": (LIF(), ["input"]), "outputs": (nn.Identity(), ["input"])}
-    network = SpikingNetwork.from_graph(nodes, 16, "sum", "frames").eval()
+def test_what_additions_over_time_round_off_is_covered(
+    own: float, rival: float, outputs: nn.Module, readout: ReadoutName
+) -> None:
+    """The input's frames are summed up as they are, by the readout or before it."""
+    nodes = {"beside": (LIF(), ["input"]), "outputs": (outputs, ["input"])}
+    network = SpikingNetwork.from_graph(nodes, 16, readout, "frames").eval()
     x, y = torch.tensor([own, rival]).repeat(16, 1, 1), torch.tensor([0])
     x[0] = (x[0] > 0).float()
     with torch.no_grad():

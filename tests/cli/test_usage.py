@@ -90,7 +90,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--verbose"]) == 2
     assert "unrecognized arguments: --verbose" in capsys.readouterr().err
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"certsnn {__version__}\n"
+    assert capsys.readouterr().out == f"certsnn {__version__}, kernels: torch\n"
     assert main([]) == 0
     assert "certsnn train configs/digits.yaml" in capsys.readouterr().out
     assert main(["train", "--help"]) == 0

@@ -16,6 +16,7 @@ pytest.importorskip("numba")
 
 from certsnn.dynamics import Dynamics
 from certsnn.kernels import fused
+from certsnn.kernels import threads as threads_of_loops
 from certsnn.kernels.fused import Fused
 from certsnn.neurons import LIF, Neuron
 
@@ -25,7 +26,7 @@ LEAKY, VARIED = LIF(0.5, 0.75), LIF(torch.linspace(0.25, 1, 700), 0.75)
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three threads of torch, each worth as little as one element."""
-    monkeypatch.setattr(fused, "GRAIN", 1)
+    monkeypatch.setattr(threads_of_loops, "GRAIN", 1)
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(1)

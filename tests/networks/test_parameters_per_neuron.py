@@ -126,10 +126,9 @@ def test_lines_are_those_of_each_neuron_by_itself(
             total[k] = total[k] + theirs.constant
         if isinstance(lines, Neuronwise) and isinstance(own, Neuronwise):
             which = torch.full((2, BATCH), place)
-            alike = (own, lines.at(which), lines.until(3).at(which))
-            expected, at, at_short = (x.pull_carried(None, b[:, 0]) for x in alike)
-            torch.testing.assert_close([*at], [*expected])
-            torch.testing.assert_close([*at_short], [*own.until(3).pull_carried(None, b[:, 0])])
+            for whole, single in ((lines, own), (lines.until(3), own.until(3))):
+                at = whole.carried_at(which, b[:, 0])
+                torch.testing.assert_close([*at], [*single.pull_carried(None, b[:, 0])])
     for mine, sums in zip((found, short, carried), total, strict=True):
         torch.testing.assert_close(mine.constant, sums)
 
@@ -148,7 +147,7 @@ def test_lines_of_gathered_neurons_are_their_own(
     u = Interval(*(x.double().flatten(2).gather(2, index) for x in (currents - 0.3, currents + 0.3)))
     slack = slack_of(u.lower, generator)
     a = torch.randn(2, *u.lower.shape, generator=generator, dtype=torch.float64)
-    gone = [torch.full((BATCH, 2), 2) for _ in range(STEPS - 1)]
+    gone = torch.full((STEPS - 1, BATCH, 2), 2)
     left = double.gathered(shape, index)
     for steps in (STEPS, 2):
         lines = Tracked(MAKERS[name](u, left, slack), gone).until(steps)

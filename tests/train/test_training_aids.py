@@ -123,10 +123,11 @@ class TestInitialisation:
         layers = [first, *between, LIF(0.5, 0.5), second, *between, LIF(0.5, 0.5)]
         network = SpikingNetwork(layers, 3, "rate").eval()
         silent = float(network.freeze().traces(x)[1].spikes.mean())
-        for initialisation in (Calibrated(rate=0.3), ConstantWidth(rate=0.3)):
+        assert silent < 0.2, "the example shows nothing"
+        for initialisation, most in ((Calibrated(rate=0.3), 0.4), (ConstantWidth(rate=0.3), 0.5)):
             initialisation(network, x)
             rates = [float(trace.spikes.mean()) for trace in network.freeze().traces(x)]
-            assert silent < 0.2 and rates == pytest.approx([0.3, 0.3], abs=0.15)
+            assert 0.25 < min(rates) < max(rates) < most
 
     @pytest.mark.parametrize("arguments", [{"spread": 0.0}, {"rate": 1.0}])
     def test_nonsense_is_refused(self, arguments: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ def test_the_best_of_all_steps_compete(budget: int) -> None:
             torch.testing.assert_close(found, best)
 
 
+@torch.no_grad()
 def test_rounding_behind_the_first_layer_covers_the_spikes_that_are_added() -> None:
     """A coarse arithmetic whose errors all point one way: twenty outputs of 1, or -1, added up."""
     unit, ones = 2.0**-6, torch.ones(20, 1, dtype=torch.float64)

@@ -188,7 +188,7 @@ def test_pieces_are_for_neurons_that_are_alike(field: str) -> None:
     assert found(torch.tensor([0.5, 0.25])) is None
 
 
-def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:
+def tracked(name: str) -> tuple[Chosen, Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     dynamics = doubled(NEURONS[name].dynamics())
 
@@ -199,7 +199,7 @@ def tracked(name: str) -> tuple[Chosen, Tensor, list[Tensor], Tensor, Tensor]:
     share, mix = (random(STEPS, 3, 1, 7).requires_grad_() for _ in range(2))
     found = chosen_slopes(Interval(low, low + 1.5 * random(STEPS, 1, 7)), dynamics, Slack(share, mix))
     a = (random(3, STEPS, 1, 7) - 0.5).requires_grad_()
-    places = [torch.randperm(8, generator=generator)[None, :7] for _ in range(STEPS - 1)]
+    places = torch.rand(STEPS - 1, 1, 8, generator=generator).argsort(2)[:, :, :7]
     return found, a, places, share, mix
 
 

@@ -171,31 +171,26 @@ def test_the_lines_of_one_neuron_are_those_of_the_layer(kind: str) -> None:
     case = run(4, steps, batch, SHAPE)
     generator = torch.Generator().manual_seed(0)
     column = torch.randint(math.prod(SHAPE), (ROWS, batch), generator=generator)
-    lines = RELAXATIONS[kind](case.membranes, case.dynamics).at(column)
-    a, carried = coefficients(steps, batch, (1,))
-    for spikes_too in (a, None):
-        k, constant = lines.pull_carried(spikes_too, carried)
-        assert k.shape == (ROWS, steps, batch, 1) and constant.shape == (ROWS, batch)
-        for row, sample in itertools.product(range(ROWS), range(batch)):
+    _, carried = coefficients(steps, batch, (1,))
+    k, constant = RELAXATIONS[kind](case.membranes, case.dynamics).carried_at(column, carried)
+    assert k.shape == (ROWS, steps, batch, 1) and constant.shape == (ROWS, batch)
+    for row, sample in itertools.product(range(ROWS), range(batch)):
 
-            def single(values: Tensor, row: int = row, sample: int = sample) -> Tensor:
-                flat = values.flatten(values.ndim - len(SHAPE))[..., sample, column[row, sample]]
-                return flat[..., None, None]
+        def single(values: Tensor, row: int = row, sample: int = sample) -> Tensor:
+            flat = values.flatten(values.ndim - len(SHAPE))[..., sample, column[row, sample]]
+            return flat[..., None, None]
 
-            alone = RELAXATIONS[kind](Interval(*(single(end) for end in case.membranes)), case.dynamics)
-            expected = alone.pull_carried(
-                None if spikes_too is None else spikes_too[row : row + 1, :, sample : sample + 1],
-                carried[row : row + 1, sample : sample + 1],
-            )
-            torch.testing.assert_close(k[row, :, sample], expected.currents[0, :, 0])
-            torch.testing.assert_close(constant[row, sample], expected.constant[0, 0])
+        alone = RELAXATIONS[kind](Interval(*(single(end) for end in case.membranes)), case.dynamics)
+        expected = alone.pull_carried(None, carried[row : row + 1, sample : sample + 1])
+        torch.testing.assert_close(k[row, :, sample], expected.currents[0, :, 0])
+        torch.testing.assert_close(constant[row, sample], expected.constant[0, 0])
 
 
-def followed(steps: int, neurons: int) -> list[Tensor]:
+def followed(steps: int, neurons: int) -> Tensor:
     """Where the neurons of each step are at the next: shuffled, one of them gone."""
     generator = torch.Generator().manual_seed(3)
-    places = [torch.randperm(neurons, generator=generator).repeat(2, 1) for _ in range(steps - 1)]
-    return [place.masked_fill(place == t % neurons, neurons) for t, place in enumerate(places)]
+    places = torch.rand(steps - 1, 1, neurons, generator=generator).argsort(2).repeat(1, 2, 1)
+    return places.masked_fill(places == torch.arange(steps - 1)[:, None, None] % neurons, neurons)
 
 
 @pytest.mark.parametrize("tracked", [False, True])
@@ -205,7 +200,7 @@ def test_the_fused_scan_is_the_scan_step_by_step(steps: int, shared: bool, track
     """Values, and gradients towards coefficients and slacks, with neurons that change their places or not."""
     for seed in range(8):
         case = run(seed, steps, 2, (6,))
-        follow: list[Tensor] | list[None] = followed(steps, 6) if tracked else [None] * (steps - 1)
+        follow = followed(steps, 6) if tracked else None
         slack = slack_for(case.membranes, 1 if shared else ROWS)
         a, _ = coefficients(steps, 2, (6,))
         inputs = [value.requires_grad_() for value in (a, slack.share, slack.mix)]

@@ -81,7 +81,7 @@ class Case:
         lines = make(self.membranes, self.dynamics)
         assert lines.steps == 1
         k = lines.slopes(0, a[:, 0], c[:, 0])
-        return k[..., 0], lines.constant(0, a[:, 0], c[:, 0], k)
+        return k[..., 0], lines.intercepts(0, a[:, 0], c[:, 0], k)[..., 0]
 
     def scale(self, k: Tensor) -> Tensor:
         """The magnitude ``[S, B]`` of the numbers that f and a line with the slope k are made of."""

@@ -21,7 +21,7 @@ GREY, COLOUR = ("1", "L"), ("RGB", "RGBA", "P")
 """Modes of Pillow with 8 bits a channel."""
 
 
-def folder(split: str, root: Path, download: bool) -> ImageDataset:
+def class_folders(split: str, root: Path, download: bool) -> ImageDataset:
     """The images of ``root``/train/CLASS and ``root``/test/CLASS, or a part of those of ``root``/CLASS.
 
     Classes are numbered in the order of their names. Values are over 255: one channel where all images are
