@@ -121,6 +121,10 @@ def test_what_can_not_be_saved() -> None:
     network, threat = graph(), certsnn.LinfBall(0.1)
     own = SpikingNetwork([nn.Flatten(), nn.Linear(64, 3), Own(1.0, 0.5, "zero", 0.0, None, False, False)], 2)
     path = Path("never.safetensors")
+    namesake = type("LIF", (certsnn.Neuron,), {})(1.0, 0.5, "zero", 0.0, None, False, False)
+    other = SpikingNetwork([nn.Flatten(), nn.Linear(64, 3), namesake], 2)
+    with pytest.raises(UserError, match="a LIF can't be saved"):
+        certsnn.save(other, path, X, data="digits", threat=threat)
     with pytest.raises(UserError, match="a Own can't be saved"):
         certsnn.save(own, path, X, data="digits", threat=threat)
     with pytest.raises(UserError, match="no data set is called 'digit'"):
