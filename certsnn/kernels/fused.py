@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
@@ -74,24 +74,23 @@ class Fused(LinearFused, Kernels):
         self, trace: Sequence[Tensor], dynamics: Dynamics, gradients: Optional, held: bool, wanted: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         u, fired = trace
-        to_currents, to_first = torch.zeros_like(u[:1] if held else u), torch.empty_like(u[:1])
-        parts = _parts(u, 2, wanted)
+        to_currents = torch.zeros_like(u[:1]) if held or len(u) == 1 else torch.empty_like(u)
+        to_v, parts = torch.zeros_like(u[:1]), _parts(u, 2, wanted)
         layout = Layout.of(u, dynamics.numbers())
-        layout.run(
-            pulls.pull_scan,
-            u.numel(),
-            layout.arrays((u, fired, _slopes(u, dynamics))),
-            layout.numbers(dynamics, u.dtype),
-            dynamics.lossless,
+        scanned, numbers = layout.arrays(trace), layout.numbers(dynamics, u.dtype)
+        towards = (
             layout.arrays(_given(gradients, u)),
-            *layout.arrays((to_currents, to_first)),
+            *layout.arrays((to_v, to_currents)),
             layout.arrays(parts),
         )
+        for t, slope in _slopes(u, dynamics):
+            here = t, scanned, layout.array(slope), numbers
+            layout.run(pulls.pull_scan, slope.numel(), *here, dynamics.lossless, *towards)
         sums: dict[str, Tensor] = {}
         for t in reversed(range(len(u) if wanted else 0)):
             sums = added(sums, parameter_gradients(u[t], fired[t], dynamics, parts[0][t], parts[1][t]))
         if wanted:
-            sums["initial"] = to_first[0].sum_to_size(dynamics.initial.shape)
+            sums["initial"] = to_v[0].sum_to_size(dynamics.initial.shape)
         return to_currents, sums
 
     def step_scan(self, currents: Ends, dynamics: Dynamics) -> Bounds:
@@ -115,18 +114,14 @@ class Fused(LinearFused, Kernels):
         to_currents = torch.empty_like(membranes[0]), torch.empty_like(membranes[1])
         layout = Layout.of(membranes[0], dynamics.numbers())
         parts = [_parts(u, 3, wanted) for u in membranes]
+        numbers = layout.numbers(dynamics, membranes[0].dtype)
         for end, u in enumerate(membranes):
-            layout.run(
-                pulls.pull_step_scan,
-                u.numel(),
-                end == 1,
-                layout.arrays((u, *spikes, _slopes(u, dynamics))),
-                layout.numbers(dynamics, u.dtype),
-                dynamics.lossless,
-                layout.arrays(_given([towards[end] for towards in gradients], u)),
-                layout.array(to_currents[end]),
-                layout.arrays(parts[end]),
-            )
+            scanned, given = layout.arrays((u, *spikes)), _given([towards[end] for towards in gradients], u)
+            to_v = layout.arrays((torch.zeros_like(u[:1]), to_currents[end]))
+            towards = layout.arrays(given), *to_v, layout.arrays(parts[end])
+            for t, slope in _slopes(u, dynamics):
+                here = t, end == 1, scanned, layout.array(slope), numbers
+                layout.run(pulls.pull_step_scan, slope.numel(), *here, dynamics.lossless, *towards)
         if wanted:
             for t in reversed(range(len(to_currents[0]))):
                 for end, u in enumerate(membranes):
@@ -156,16 +151,13 @@ class Fused(LinearFused, Kernels):
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         (u, counts), numbers = scanned, counting(dynamics)
         to_sums = torch.zeros_like(u[:1] if held else u)
-        (to_u,) = parts = _parts(u, 1, wanted)
+        (to_u,) = _parts(u, 1, wanted)
         layout = Layout.of(u, numbers)
-        layout.run(
-            pulls.pull_count_scan,
-            u.numel(),
-            layout.array(_slopes(u, dynamics)),
-            tuple(layout.number(x, u.dtype) for x in numbers),
-            held,
-            *layout.arrays((to_counts.contiguous(), to_sums, *parts)),
-        )
+        own = tuple(layout.number(x, u.dtype) for x in numbers)
+        towards = layout.arrays((to_counts.contiguous(), torch.zeros_like(u[:1]), to_sums, to_u))
+        for t, slope in _slopes(u, dynamics):
+            here = t, held, layout.array(slope), own
+            layout.run(pulls.pull_count_scan, slope.numel(), *here, *towards)
         if not wanted:
             return to_sums, (None, None, None)
         sums = [torch.zeros_like(number) for number in numbers]
@@ -188,12 +180,13 @@ def _given(gradients: Optional, like: Tensor) -> tuple[Tensor, ...]:
     return tuple(like[:0] if towards is None else towards.contiguous() for towards in gradients)
 
 
-def _slopes(membranes: Tensor, dynamics: Dynamics) -> Tensor:
-    """The surrogate's derivative, which may mix the neurons of a step."""
-    slopes = torch.empty_like(membranes)
-    for to, u in zip(slopes, membranes, strict=True):
-        to.copy_(dynamics.surrogate.derivative(u - dynamics.threshold))
-    return slopes
+def _slopes(membranes: Tensor, dynamics: Dynamics) -> Iterator[tuple[int, Tensor]]:
+    """Each step, the last one first, and the surrogate's derivative ``[1, B, ...]`` there.
+
+    Torch computes that, for it may mix the neurons of a step. Loops read it while it is in the cache.
+    """
+    for t in reversed(range(len(membranes))):
+        yield t, dynamics.surrogate.derivative(membranes[t] - dynamics.threshold)[None].contiguous()
 
 
 def _ways(dynamics: Dynamics) -> tuple[bool, bool]:

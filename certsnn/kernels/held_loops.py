@@ -42,6 +42,22 @@ def _lesser(one: Array, other: Array, out: Array) -> None:
 
 
 @inlined
+def _sides(at: Array, off: Array, away: Array) -> Any:
+    """`ABSENT` for points on the other side; returns how many are left, and the first right one."""
+    half, far, pieces = at.dtype.type(2), at.dtype.type(ABSENT), len(at) - 1
+    lefts, rights = 1, pieces
+    for j in range(pieces + 1):
+        for i in range(at.shape[1]):
+            left = j == 0 or (j < pieces and at[j, i] <= (at[0, i] + at[pieces, i]) / half)
+            off[j, i], away[j, i] = far * (not left), far * left
+            if left:
+                lefts = max(lefts, j + 1)
+            else:
+                rights = min(rights, j)
+    return lefts, rights
+
+
+@inlined
 def _inverse(left: Array, right: Array, least: Any, out: Array) -> None:
     one = left.dtype.type(1)
     for i in range(len(left)):
@@ -83,7 +99,6 @@ def held_line(
     """``trains [M, T]`` are the spikes of the pieces."""
     rows, steps, neurons = a.shape
     pieces = len(trains)
-    half, far = a.dtype.type(2), a.dtype.type(ABSENT)
     off, away = np.empty((pieces + 1, WIDTH), a.dtype), np.empty((pieces + 1, WIDTH), a.dtype)
     value, height = np.empty((pieces, WIDTH), a.dtype), np.empty((pieces + 1, WIDTH), a.dtype)
     scale, tangent = np.empty(((pieces + 1) ** 2, WIDTH), a.dtype), np.empty(WIDTH, a.dtype)
@@ -91,15 +106,7 @@ def held_line(
         first, last = unit * WIDTH, min(neurons, (unit + 1) * WIDTH)
         n = last - first
         here = at[:, first:last]
-        lefts, rights = 1, pieces
-        for j in range(pieces + 1):
-            for i in range(n):
-                left = j == 0 or (j < pieces and here[j, i] <= (here[0, i] + here[pieces, i]) / half)
-                off[j, i], away[j, i] = far * (not left), far * left
-                if left:
-                    lefts = max(lefts, j + 1)
-                else:
-                    rights = min(rights, j)
+        lefts, rights = _sides(here, off, away)
         for p in range(lefts):
             for j in range(rights, pieces + 1):
                 _inverse(at[p, first:last], at[j, first:last], least, scale[p * (pieces + 1) + j, :n])

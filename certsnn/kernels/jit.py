@@ -25,11 +25,10 @@ def inlined(function: Loop) -> Loop:
 
 def kernel(function: Loop) -> Loop:
     """A loop that is compiled for the types that it is first called with; threads run it side by side."""
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        compiled: Loop = numba.njit(cache=True, **options)(function)
+        compiled: Loop = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder for the cache can be written
-        compiled = numba.njit(**options)(function)
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
 
     @wraps(function)
     def run(*arguments: Any) -> None:

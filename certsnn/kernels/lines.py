@@ -96,6 +96,7 @@ class Widened:
 
 
 def widened(low: Tensor, high: Tensor, threshold: Tensor) -> Widened:
+    """`Widened` for membranes in ``[low, high]``: the longer side of unstable ones to `least_width`."""
     # All membranes are below the threshold, or none is; elsewhere both pieces of f matter.
     silent, firing = high < threshold, low >= threshold
     unstable = ~silent & ~firing

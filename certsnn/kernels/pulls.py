@@ -16,19 +16,21 @@ Array = Any
 
 
 @inlined
-def _columns(numbers: tuple[Array, ...], first: int, size: int) -> Array:
-    """The numbers of neurons from the first on, a row each."""
-    rows = np.empty((len(numbers), size), numbers[0].dtype)
+def _columns(numbers: tuple[Array, ...]) -> Array:
+    """Room for the numbers of `WIDTH` neurons, a row each; those that are the same for all are filled in."""
+    rows = np.empty((len(numbers), WIDTH), numbers[0].dtype)
     for k, number in enumerate(numbers):
-        for i in range(size):
-            rows[k, i] = number[0] if len(number) == 1 else number[first + i]
+        if len(number) == 1:
+            rows[k] = number[0]
     return rows
 
 
 @inlined
-def _at(t: int, array: Array) -> int:
-    """Where a step is in an array of all steps, or of one that is the same at all."""
-    return t if len(array) > 1 else 0
+def _turn(columns: Array, numbers: tuple[Array, ...], j: int, k: int) -> None:
+    """Fill in those of neurons j to k - 1."""
+    for row, number in enumerate(numbers):
+        if len(number) > 1:
+            columns[row, : k - j] = number[j:k]
 
 
 @inlined
@@ -65,42 +67,45 @@ def _given(gradient: Array, t: int, b: int, j: int, k: int, zeros: Array) -> Arr
 def pull_scan(
     start: int,
     stop: int,
+    t: int,
     scanned: tuple[Array, ...],
+    slope: Array,
     numbers: tuple[Array, ...],
     lossless: bool,
     gradients: tuple[Array, ...],
+    to_v: Array,
     to_currents: Array,
-    to_first: Array,
     parts: tuple[Array, ...],
 ) -> None:
-    """`Kernels.pull_scan`, from membranes, spikes and the surrogate's slopes.
+    """Step t of `Kernels.pull_scan`, from membranes, spikes and the surrogate's slope ``[1, B, P]`` there.
 
-    ``to_currents`` are zeros at first, of one step where it is held; ``to_first`` is what the first membranes
-    get. ``parts`` is what the gradients of
-    parameters are made of: those through the spikes, and those towards what is carried on. It has no steps
-    where they are not wanted.
+    ``to_v [1, B, P]`` is what the step carries on, and becomes what the one before does. ``to_currents`` of
+    one step add up. ``parts`` is what the gradients of parameters are made of: those through the spikes, and
+    those towards what is carried on. It has no steps where they are not wanted.
     """
-    (u, s, slopes), (through, carried) = scanned, parts
-    steps, samples, neurons = u.shape
+    (u, s), (through, carried) = scanned, parts
+    _, samples, neurons = u.shape
+    columns, zeros, room = _columns(numbers), np.zeros(WIDTH, u.dtype), np.empty(WIDTH, u.dtype)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         own = (columns[1], columns[2], columns[3], columns[4])
-        zeros, to_v, row = np.zeros(k - j, u.dtype), np.zeros(k - j, u.dtype), np.empty(k - j, u.dtype)
-        for t in range(steps - 1, -1, -1):
-            if len(carried):
-                carried[t, b, j:k] = to_v
-            given = _given(gradients[0], t, b, j, k, zeros), _given(gradients[1], t, b, j, k, zeros)
-            here = u[t, b, j:k], s[t, b, j:k], slopes[t, b, j:k]
-            if lossless:
-                _pull_row(here, own, True, given, to_v, row)
-            else:
-                _pull_row(here, own, False, given, to_v, row)
-            if len(through):
-                through[t, b, j:k] = row
-            to_currents[_at(t, to_currents), b, j:k] += to_v
-        to_first[0, b, j:k] = to_v
+        row, to = room[: k - j], to_v[0, b, j:k]
+        if len(carried):
+            carried[t, b, j:k] = to
+        given = _given(gradients[0], t, b, j, k, zeros), _given(gradients[1], t, b, j, k, zeros)
+        here = u[t, b, j:k], s[t, b, j:k], slope[0, b, j:k]
+        if lossless:
+            _pull_row(here, own, True, given, to, row)
+        else:
+            _pull_row(here, own, False, given, to, row)
+        if len(through):
+            through[t, b, j:k] = row
+        if len(to_currents) > 1:
+            to_currents[t, b, j:k] = to
+        else:
+            to_currents[0, b, j:k] += to
 
 
 @inlined
@@ -120,46 +125,49 @@ def _keep_row(u: Array, s: Any, numbers: Any, upper: bool, to_v: Array) -> None:
 def pull_step_scan(
     start: int,
     stop: int,
+    t: int,
     upper: bool,
     scanned: tuple[Array, ...],
+    slope: Array,
     numbers: tuple[Array, ...],
     lossless: bool,
     gradients: tuple[Array, ...],
+    to_v: Array,
     to_currents: Array,
     parts: tuple[Array, ...],
 ) -> None:
-    """`Kernels.pull_step_scan` for one end, from its membranes, both spikes and the surrogate's slopes.
+    """Step t of `Kernels.pull_step_scan` for one end, from its membranes and both spikes.
 
-    ``parts`` as in `pull_scan`; the third are what the edges get.
+    The rest is as in `pull_scan`; the third of the parts are what the edges get.
     """
-    (u, s_low, s_high, slopes), (through, carried, dropped) = scanned, parts
-    steps, samples, neurons = u.shape
+    (u, s_low, s_high), (through, carried, dropped) = scanned, parts
+    _, samples, neurons = u.shape
+    columns, zeros, room = _columns(numbers), np.zeros(WIDTH, u.dtype), np.empty(WIDTH, u.dtype)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         own = (columns[1], columns[2], columns[3], columns[4])
-        zeros, to_v, row = np.zeros(k - j, u.dtype), np.zeros(k - j, u.dtype), np.empty(k - j, u.dtype)
-        for t in range(steps - 1, -1, -1):
-            spikes, before = (s_low[t, b, j:k], s_high[t, b, j:k]), u[t, b, j:k]
-            if len(dropped):
-                dropped[t, b, j:k] = to_v
-            if upper:
-                _keep_row(before, spikes, own, True, to_v)
-            else:
-                _keep_row(before, spikes, own, False, to_v)
-            if len(carried):
-                dropped[t, b, j:k] -= to_v
-                carried[t, b, j:k] = to_v
-            given = _given(gradients[0], t, b, j, k, zeros), _given(gradients[1], t, b, j, k, zeros)
-            here = before, spikes[1] if upper else spikes[0], slopes[t, b, j:k]
-            if lossless:
-                _pull_row(here, own, True, given, to_v, row)
-            else:
-                _pull_row(here, own, False, given, to_v, row)
-            if len(through):
-                through[t, b, j:k] = row
-            to_currents[t, b, j:k] = to_v
+        row, to = room[: k - j], to_v[0, b, j:k]
+        spikes = s_low[t, b, j:k], s_high[t, b, j:k]
+        if len(dropped):
+            dropped[t, b, j:k] = to
+        if upper:
+            _keep_row(u[t, b, j:k], spikes, own, True, to)
+        else:
+            _keep_row(u[t, b, j:k], spikes, own, False, to)
+        if len(carried):
+            dropped[t, b, j:k] -= to
+            carried[t, b, j:k] = to
+        given = _given(gradients[0], t, b, j, k, zeros), _given(gradients[1], t, b, j, k, zeros)
+        here = u[t, b, j:k], spikes[1] if upper else spikes[0], slope[0, b, j:k]
+        if lossless:
+            _pull_row(here, own, True, given, to, row)
+        else:
+            _pull_row(here, own, False, given, to, row)
+        if len(through):
+            through[t, b, j:k] = row
+        to_currents[t, b, j:k] = to
 
 
 @inlined
@@ -177,25 +185,28 @@ def _pull_count_row(
 def pull_count_scan(
     start: int,
     stop: int,
-    slopes: Array,
-    numbers: tuple[Array, ...],
+    t: int,
     held: bool,
+    slope: Array,
+    numbers: tuple[Array, ...],
     to_counts: Array,
+    to_n: Array,
     to_sums: Array,
     parts: Array,
 ) -> None:
-    """`Kernels.pull_count_scan`, from the surrogate's slopes; ``to_sums`` are zeros at first.
+    """Step t of `Kernels.pull_count_scan`; ``to_sums`` are zeros at first.
 
-    ``parts`` as in `pull_scan`: the gradients towards what is compared.
+    ``to_n [1, B, P]`` are those towards the counts from here on. ``parts`` as in `pull_scan`: the gradients
+    towards what is compared.
     """
-    steps, samples, neurons = slopes.shape
+    _, samples, neurons = slope.shape
+    columns, room = _columns(numbers), np.empty(WIDTH, slope.dtype)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        offset = _columns(numbers, j, k - j)[2]
-        to_n, to_u = np.zeros(k - j, slopes.dtype), np.empty(k - j, slopes.dtype)
-        for t in range(steps - 1, -1, -1):
-            to, times = to_sums[0 if held else t, b, j:k], slopes.dtype.type(t + 1 if held else 1)
-            _pull_count_row(to_counts[t, b, j:k], slopes[t, b, j:k], offset, times, to_n, to_u, to)
-            if len(parts):
-                parts[t, b, j:k] = to_u
+        _turn(columns, numbers, j, k)
+        offset, to_u = columns[2], room[: k - j]
+        to, times = to_sums[0 if held else t, b, j:k], slope.dtype.type(t + 1 if held else 1)
+        _pull_count_row(to_counts[t, b, j:k], slope[0, b, j:k], offset, times, to_n[0, b, j:k], to_u, to)
+        if len(parts):
+            parts[t, b, j:k] = to_u

@@ -19,13 +19,21 @@ Array = Any
 
 
 @inlined
-def _columns(numbers: tuple[Array, ...], first: int, size: int) -> Array:
-    """The numbers of neurons from the first on, a row each."""
-    rows = np.empty((len(numbers), size), numbers[0].dtype)
+def _columns(numbers: tuple[Array, ...]) -> Array:
+    """Room for the numbers of `WIDTH` neurons, a row each; those that are the same for all are filled in."""
+    rows = np.empty((len(numbers), WIDTH), numbers[0].dtype)
     for k, number in enumerate(numbers):
-        for i in range(size):
-            rows[k, i] = number[0] if len(number) == 1 else number[first + i]
+        if len(number) == 1:
+            rows[k] = number[0]
     return rows
+
+
+@inlined
+def _turn(columns: Array, numbers: tuple[Array, ...], j: int, k: int) -> None:
+    """Fill in those of neurons j to k - 1."""
+    for row, number in enumerate(numbers):
+        if len(number) > 1:
+            columns[row, : k - j] = number[j:k]
 
 
 @inlined
@@ -145,10 +153,11 @@ def scan(
 ) -> None:
     """`Kernels.scan`, into the last two."""
     steps, samples, neurons = membranes.shape
+    columns = _columns(numbers)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         own = (columns[1], columns[2], columns[3], columns[4])
         for t in range(steps):
             current, to = currents[_at(t, currents), b, j:k], membranes[t, b, j:k]
@@ -185,10 +194,11 @@ def step_scan(
 ) -> None:
     """`Kernels.step_scan_within` a least and a most, where these have steps, into the last four."""
     steps, samples, neurons = u_low.shape
+    columns = _columns(numbers)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         initial, threshold, own = columns[0], columns[1], (columns[1], columns[2], columns[3], columns[4])
         for t in range(steps):
             currents = low[_at(t, low), b, j:k], high[_at(t, high), b, j:k]
@@ -246,10 +256,11 @@ def widened(
     """`Kernels.widened`, into the last three."""
     steps, samples, neurons = to_low.shape
     real = low.dtype.type
+    columns = _columns(numbers)
     for place in range(start, stop):
         b, j = place % samples, place // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         own = columns[0], np.abs(columns[2])
         # What is compared are magnitudes: the largest so far of none is 0.
         so_far = np.zeros(k - j, low.dtype), np.zeros(k - j, low.dtype)
@@ -282,10 +293,11 @@ def count_scan(
 ) -> None:
     """`Kernels.count_scan`, into the last two. (A product with 1 is exact.)"""
     steps, samples, neurons = membranes.shape
+    columns = _columns(numbers)
     for unit in range(start, stop):
         b, j = unit % samples, unit // samples * WIDTH
         k = min(neurons, j + WIDTH)
-        columns = _columns(numbers, j, k - j)
+        _turn(columns, numbers, j, k)
         own, n = (columns[0], columns[1], columns[2]), np.zeros(k - j, sums.dtype)
         for t in range(steps):
             charge, times = sums[_at(t, sums), b, j:k], sums.dtype.type(t + 1 if held else 1)

@@ -23,9 +23,14 @@ def check(compute: Callable[[Kernels], list[Tensor]]) -> None:
     check_same(compute(Fused()), compute(Reference()))
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(cases(), st.booleans())
 def test_scan(case: Case, wanted: bool) -> None:
+    for kind in case.kinds():
+        check_scan(kind, wanted)
+
+
+def check_scan(case: Case, wanted: bool) -> None:
     held, (steps, *_) = case.held, case.shape
     currents = case.currents(case.generator())[: 1 if held else steps]
     trace = Reference().scan(currents, steps, case.dynamics)
@@ -38,9 +43,14 @@ def test_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(cases(), st.booleans())
 def test_step_scan(case: Case, wanted: bool) -> None:
+    for kind in case.kinds():
+        check_step_scan(kind, wanted)
+
+
+def check_step_scan(case: Case, wanted: bool) -> None:
     ends = case.ends()
     bounds = Reference().step_scan(ends, case.dynamics)
     check(lambda kernels: [*chain(*kernels.step_scan(ends, case.dynamics))])
@@ -56,9 +66,14 @@ def test_step_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(cases(), st.booleans())
 def test_count_scan(case: Case, wanted: bool) -> None:
+    for kind in case.kinds():
+        check_count_scan(kind, wanted)
+
+
+def check_count_scan(case: Case, wanted: bool) -> None:
     steps, *_ = case.shape
     sums = case.currents(case.generator())[: 1 if case.held else steps]
     held = steps if case.held else None
@@ -74,9 +89,14 @@ def test_count_scan(case: Case, wanted: bool) -> None:
     check(pull)
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(cases())
 def test_widened(case: Case) -> None:
+    for kind in case.kinds():
+        check_widened(kind)
+
+
+def check_widened(case: Case) -> None:
     def widen(kernels: Kernels) -> list[Tensor]:
         ends, error = kernels.widened(case.ends(), case.dynamics, 2.0**-5, 2.0**-9)
         return [*ends, error]

@@ -83,9 +83,15 @@ def test_joint_scans_follow_neurons_to_their_places(case: Case, rows: int) -> No
 @settings(max_examples=50)
 @given(cases(), st.integers(0, 3))
 def test_gradients_of_joint_scans_are_those_of_autograd(case: Case, rows: int) -> None:
-    given_, generator = joint_case(case._replace(odd=False), rows), case.generator()
-    given_ = (*(x.double() for x in given_[:4]), given_[4].mapped(Tensor.double))
-    a, carried, low, _, dynamics = given_
+    *arrays, dynamics = joint_case(case._replace(odd=False), rows)
+    a, carried, low, high = (x.double() for x in arrays)
+    dynamics, generator = dynamics.mapped(Tensor.double), case.generator()
+    # Some intervals are so narrow around the threshold that they are widened, on either side.
+    for part, below, above in ((0.1, 1e-10, 3e-11), (0.2, 3e-11, 1e-10)):
+        narrow = torch.rand(low.shape, generator=generator) < part * (case.seed % 2)
+        low = torch.where(narrow, dynamics.threshold * (1 - below), low)
+        high = torch.where(narrow, dynamics.threshold * (1 + above), high)
+    given_ = a, carried, low, high, dynamics
     k, _ = Reference().joint_scan(*given_, None)
     to = Scanned(*(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (a, carried)))
     one, other = (kind().joint_gradient(*given_, None, k, to) for kind in KINDS)
@@ -93,9 +99,9 @@ def test_gradients_of_joint_scans_are_those_of_autograd(case: Case, rows: int) -
     for mine, theirs, shape in zip(one, other, shapes, strict=True):
         assert mine.shape == shape or mine.sum_to_size(shape).shape == shape
         size = 1 + float(torch.stack([x.abs().max() for x in other[2:] if x.numel()] or [low.sum()]).max())
-        torch.testing.assert_close(
-            mine.sum_to_size(shape), theirs.sum_to_size(shape), rtol=1e-9, atol=1e-9 * size
-        )
+        # Terms of narrow ones are squares of slopes of 1e8, which cancel.
+        atol = 1e-9 * size + 1e4 * (case.seed % 2)
+        torch.testing.assert_close(mine.sum_to_size(shape), theirs.sum_to_size(shape), rtol=1e-9, atol=atol)
 
 
 def held_case(

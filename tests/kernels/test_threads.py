@@ -78,7 +78,7 @@ def forked(answer: Connection, expected: list[Tensor]) -> None:
 def test_a_forked_process_has_threads_of_its_own(threads: None) -> None:
     expected, context = bounds(LEAKY.dynamics()), multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    child = context.Process(target=forked, args=(there, expected))
+    child = context.Process(target=forked, args=(there, expected), daemon=True)
     child.start()
     assert here.poll(60) and here.recv()
     child.join()
