@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,8 @@ def page(found: record.Row) -> str:
 def main() -> None:
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(Path(__file__).resolve().parent / "examples"))
-    from of_nir import NIR
-    from of_norse import NORSE
-    from of_snntorch import SNNTORCH
-    from of_spikingjelly import SPIKINGJELLY
-
     loads = (certsnn.from_snntorch, certsnn.from_spikingjelly, certsnn.from_norse, certsnn.from_nir)
-    lists = (SNNTORCH, SPIKINGJELLY, NORSE, NIR)
+    lists = [getattr(import_module(f"of_{library}"), library.upper()) for library in LIBRARIES]
     examples = zip(LIBRARIES, loads, lists, strict=True)
     rows = [row(library, load, example) for library, load, several in examples for example in several]
     versions = {name: version(name) for name in LIBRARIES}

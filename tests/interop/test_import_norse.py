@@ -64,6 +64,7 @@ NEURONS: dict[str, Maker] = {
             reset_method=norse.functional.reset.reset_subtract
         )
     ),
+    "IAF to zero": lambda norse: norse.IAFCell(),
     "IAF": lambda norse: norse.IAFCell(parameters("IAFParameters", v_reset=0.2)),
 }
 

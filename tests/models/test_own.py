@@ -114,13 +114,17 @@ def test_another_stride_is_another_architecture(tmp_path: Path) -> None:
     assert names[0] != names[1]
 
 
-def test_what_can_not_be_saved() -> None:
+def test_what_can_not_be_saved(tmp_path: Path) -> None:
     class Own(certsnn.Neuron):
         pass
 
     network, threat = graph(), certsnn.LinfBall(0.1)
     own = SpikingNetwork([nn.Flatten(), nn.Linear(64, 3), Own(1.0, 0.5, "zero", 0.0, None, False, False)], 2)
-    path = Path("never.safetensors")
+    path = tmp_path / "never.safetensors"
+    namesake = type("LIF", (certsnn.Neuron,), {})(1.0, 0.5, "zero", 0.0, None, False, False)
+    other = SpikingNetwork([nn.Flatten(), nn.Linear(64, 3), namesake], 2)
+    with pytest.raises(UserError, match="a LIF can't be saved"):
+        certsnn.save(other, path, X, data="digits", threat=threat)
     with pytest.raises(UserError, match="a Own can't be saved"):
         certsnn.save(own, path, X, data="digits", threat=threat)
     with pytest.raises(UserError, match="no data set is called 'digit'"):
