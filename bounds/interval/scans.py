@@ -61,8 +61,8 @@ def scan_steps(currents: Interval, dynamics: Dynamics, within: Interval | None =
         membranes, spikes = chosen.step_scan_within(currents, within, dynamics)
         return StepScan(Interval(*membranes), Interval(*spikes))
     u = Interval(*(integrate(dynamics.initial, end[0]) for end in currents))
-    # What follows the last step is left.
-    after = (torch.cat([end[1:], end[:1]]) for end in currents)
+    # What would follow the last step is left.
+    after = ([*end.unbind()[1:], end[-1]] for end in currents)
     rows = []
     for low, high, least, most in zip(*after, *within, strict=True):
         known = intersect(u, Interval(least, most))
