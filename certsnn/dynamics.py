@@ -243,15 +243,12 @@ def pull_back(u: Tensor, fired: Tensor, dynamics: Dynamics, to_spikes: Tensor | 
 
     With a and c the gradients towards the spike (None: zero) and towards the carried potential:
     ``du = (a + c (above - below)) surrogate'(u - threshold) + c (gain if fired else decay)``.
-    A product and a sum that both round are two operations: `torch.addcmul` contracts them on some processors.
     """
     slope = dynamics.surrogate.derivative(u - dynamics.threshold)
     rise = dynamics.gain - dynamics.decay
-    jump = (rise * u).add_(dynamics.offset)  # also where rise is 0: a NaN must not pass unseen
+    jump = torch.addcmul(dynamics.offset, rise, u)  # also where rise is 0: a NaN must not pass unseen
     kept = to_v if dynamics.lossless else torch.addcmul(dynamics.decay, rise, fired).mul_(to_v)
-    through = jump.mul_(to_v)
-    if to_spikes is not None:
-        through = through.add_(to_spikes)
+    through = jump.mul_(to_v) if to_spikes is None else torch.addcmul(to_spikes, to_v, jump)
     through = through.mul_(slope)
     return Pulled(through + kept, through)
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from certsnn.dynamics import NUMBERS, Dynamics
 from certsnn.kernels.choice import kernels
+from certsnn.kernels.gradients import pull_scan
 
 
 class Trace(NamedTuple):
@@ -35,8 +36,7 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         trace, dynamics, wanted = ctx.saved_tensors, ctx.dynamics, any(ctx.needs_input_grad[3:])
-        chosen = kernels(trace, dynamics.numbers())
-        to_currents, to_numbers = chosen.pull_scan(trace, dynamics, gradients, ctx.held, wanted)
+        to_currents, to_numbers = pull_scan(trace, dynamics, gradients, ctx.held, wanted)
         return to_currents, None, None, *(to_numbers[name] if wanted else None for name in NUMBERS)
 
 

@@ -56,7 +56,7 @@ def alike(one: Tensor | str, other: Tensor | str) -> bool:
 def main(*methods: str, networks: int = 10_000, seed: int = 0) -> None:
     """Compare, write the page and exit."""
     torch.set_num_threads(1)
-    rows = [
+    rows: list[record.Row] = [
         {"method": method, "rounding": rounding, "networks": 0, "margins": 0, "refused": 0, "different": 0}
         for method in methods or METHODS
         for rounding in (True, False)

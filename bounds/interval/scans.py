@@ -35,7 +35,7 @@ from certsnn.dynamics import (
     integrate,
 )
 from certsnn.kernels.choice import kernels, recorded
-from certsnn.kernels.gradients import Pull, counting
+from certsnn.kernels.gradients import Pull, counting, pull_count_scan, pull_step_scan
 
 
 class StepScan(NamedTuple):
@@ -139,8 +139,7 @@ class _Steps(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         u_low, u_high, s_low, s_high = ctx.saved_tensors
         bounds = (u_low, u_high), (s_low, s_high)
-        chosen = kernels(ctx.saved_tensors, ctx.dynamics.numbers())
-        to_currents, (to_least, to_most, *to_numbers) = chosen.pull_step_scan(
+        to_currents, (to_least, to_most, *to_numbers) = pull_step_scan(
             bounds, ctx.dynamics, (gradients[:2], gradients[2:]), any(ctx.needs_input_grad[2:])
         )
         return *to_currents, to_least, to_most, None, *to_numbers
@@ -168,8 +167,7 @@ class _Counts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         scanned, dynamics, wanted = ctx.saved_tensors, ctx.dynamics, any(ctx.needs_input_grad[3:])
-        chosen = kernels(scanned, counting(dynamics))
-        to_sums, to_numbers = chosen.pull_count_scan(scanned, ctx.held, dynamics, gradients[0], wanted)
+        to_sums, to_numbers = pull_count_scan(scanned, ctx.held, dynamics, gradients[0], wanted)
         return to_sums, None, None, *to_numbers
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 from torch import Tensor
 
 from certsnn.dynamics import Dynamics, Ends
 from certsnn.kernels.linear import LinearKernels
 
-Optional = Sequence[Tensor | None]
-"""Gradients; None is zero."""
 Bounds = tuple[Ends, Ends]
 """Of membranes and of spikes."""
 
@@ -22,16 +19,6 @@ class Kernels(LinearKernels, ABC):
     @abstractmethod
     def scan(self, currents: Tensor, steps: int, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
         """The membranes and spikes of neurons over ``steps`` steps, at which a single current is held."""
-
-    @abstractmethod
-    def pull_scan(
-        self, trace: Sequence[Tensor], dynamics: Dynamics, gradients: Optional, held: bool, wanted: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of `scan`, from those towards its membranes and spikes (``trace``).
-
-        Returns:
-            Those towards the currents (one where it is ``held``); the `NUMBERS`, where ``wanted``.
-        """
 
     @abstractmethod
     def step_scan(self, currents: Ends, dynamics: Dynamics) -> Bounds:
@@ -48,20 +35,6 @@ class Kernels(LinearKernels, ABC):
         """
 
     @abstractmethod
-    def pull_step_scan(
-        self,
-        bounds: Bounds,
-        dynamics: Dynamics,
-        gradients: tuple[Optional, Optional],
-        wanted: bool,
-    ) -> tuple[Ends, Sequence[Tensor | None]]:
-        """Gradients of `step_scan`, from those towards its results, ``bounds``.
-
-        Returns:
-            Those towards the currents; towards `edges_of` the neurons and the `NUMBERS`, where ``wanted``.
-        """
-
-    @abstractmethod
     def widened(self, sums: Ends, dynamics: Dynamics, unit: float, underflow: float) -> tuple[Ends, Tensor]:
         """Bounds of initial potential and cumulative current, wider by the membranes' rounding errors; these.
 
@@ -74,15 +47,4 @@ class Kernels(LinearKernels, ABC):
 
         With ``held`` steps the only current I, ``[1, B, ...]``, is that of each step, so ``C_t = t I``; else
         C_t is given.
-        """
-
-    @abstractmethod
-    def pull_count_scan(
-        self, scanned: Sequence[Tensor], held: bool, dynamics: Dynamics, to_counts: Tensor, wanted: bool
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Gradients of `count_scan`, from those towards its counts.
-
-        Returns:
-            Those towards the sums (or the held current); those towards the initial potential, the threshold
-            and the offset, where ``wanted``.
         """

@@ -1,4 +1,8 @@
-"""Gradients of one step of a scan, in torch."""
+"""Gradients of the scans, in torch.
+
+They are not compiled: half of their time is the surrogate's derivative, and loops around that gained nothing
+(0.7 to 1.1 times the speed on the CPU).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,93 @@ from certsnn.dynamics import (
     added,
     carry_above,
     carry_below,
+    edges_of,
     parameter_gradients,
     pull_back,
 )
+from certsnn.kernels.base import Bounds
+
+Optional = Sequence[Tensor | None]
+"""Gradients; None is zero."""
+
+
+def pull_scan(
+    trace: Sequence[Tensor], dynamics: Dynamics, gradients: Optional, held: bool, wanted: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of `Kernels.scan`, from those towards its membranes and spikes (``trace``).
+
+    Returns:
+        Those towards the currents (one where it is ``held``); the `NUMBERS`, where ``wanted``.
+    """
+    (membranes, spikes), (to_membranes, to_spikes) = trace, gradients
+    to_v = torch.zeros_like(membranes[0])
+    to_currents = torch.zeros_like(membranes[:1]) if held else torch.empty_like(membranes)
+    sums: dict[str, Tensor] = {}
+    for t in reversed(range(len(membranes))):
+        u, fired = membranes[t], spikes[t]
+        to_u, through = pull_back(u, fired, dynamics, at(to_spikes, t), to_v)
+        if wanted:
+            sums = added(sums, parameter_gradients(u, fired, dynamics, through, to_v))
+        to_v = to_u if to_membranes is None else to_u.add_(to_membranes[t])
+        if held:
+            to_currents[0] += to_v
+        else:
+            to_currents[t] = to_v
+    if wanted:
+        sums["initial"] = to_v.sum_to_size(dynamics.initial.shape)  # it enters step 1
+    return to_currents, sums
+
+
+def pull_step_scan(
+    bounds: Bounds,
+    dynamics: Dynamics,
+    gradients: tuple[Optional, Optional],
+    wanted: bool,
+) -> tuple[Ends, Sequence[Tensor | None]]:
+    """Gradients of `Kernels.step_scan`, from those towards its results, ``bounds``.
+
+    Returns:
+        Those towards the currents; towards `edges_of` the neurons and the `NUMBERS`, where ``wanted``.
+    """
+    (membranes, spikes), (to_membranes, to_spikes) = bounds, gradients
+    pull = Pull(dynamics, edges_of(dynamics), wanted)
+    low, high = membranes
+    to_currents = torch.empty_like(low), torch.empty_like(high)
+    carried = [torch.zeros_like(end[0]) for end in membranes]
+    for t in reversed(range(len(low))):
+        here = ([x[t] for x in membranes], [x[t] for x in spikes], [at(x, t) for x in to_spikes])
+        for end, to_u in enumerate(pull.step(*here, carried)):
+            direct = at(to_membranes[end], t)
+            carried[end] = to_u if direct is None else to_u.add_(direct)
+            to_currents[end][t] = carried[end]
+    pull.enter(carried)
+    return to_currents, pull.towards_parameters()
+
+
+def pull_count_scan(
+    scanned: Sequence[Tensor], held: bool, dynamics: Dynamics, to_counts: Tensor, wanted: bool
+) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """Gradients of `Kernels.count_scan`, from those towards its counts.
+
+    Returns:
+        Those towards the sums (or the held current); those towards the initial potential, the threshold
+        and the offset, where ``wanted``.
+    """
+    membranes, counts = scanned
+    to_sums = torch.zeros_like(membranes[:1]) if held else torch.empty_like(membranes)
+    to_n = torch.zeros_like(membranes[0])
+    sums = [torch.zeros_like(number) for number in counting(dynamics)]
+    for t in reversed(range(len(membranes))):
+        to_n += to_counts[t]
+        to_u = to_n * dynamics.surrogate.derivative(membranes[t] - dynamics.threshold)
+        to_n.addcmul_(to_u, dynamics.offset)
+        if held:
+            to_sums[0].add_(to_u, alpha=t + 1)
+        else:
+            to_sums[t] = to_u
+        if wanted:
+            add_counting(sums, to_u, counts[t - 1] if t else None)
+    return to_sums, sums if wanted else (None, None, None)
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -11,15 +11,11 @@ from torch import Tensor
 from certsnn.dynamics import (
     Dynamics,
     Ends,
-    added,
     edges_of,
     fires,
     integrate,
-    parameter_gradients,
-    pull_back,
 )
-from certsnn.kernels.base import Bounds, Kernels, Optional
-from certsnn.kernels.gradients import Pull, add_counting, at, counting
+from certsnn.kernels.base import Bounds, Kernels
 from certsnn.kernels.linear_reference import LinearReference
 from certsnn.kernels.rounding import accumulated_rounding
 
@@ -39,27 +35,6 @@ class Reference(LinearReference, Kernels):
             fires(membranes[t], dynamics, out=spikes[t])
         return membranes, spikes
 
-    def pull_scan(
-        self, trace: Sequence[Tensor], dynamics: Dynamics, gradients: Optional, held: bool, wanted: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        (membranes, spikes), (to_membranes, to_spikes) = trace, gradients
-        to_v = torch.zeros_like(membranes[0])
-        to_currents = torch.zeros_like(membranes[:1]) if held else torch.empty_like(membranes)
-        sums: dict[str, Tensor] = {}
-        for t in reversed(range(len(membranes))):
-            u, fired = membranes[t], spikes[t]
-            to_u, through = pull_back(u, fired, dynamics, at(to_spikes, t), to_v)
-            if wanted:
-                sums = added(sums, parameter_gradients(u, fired, dynamics, through, to_v))
-            to_v = to_u if to_membranes is None else to_u.add_(to_membranes[t])
-            if held:
-                to_currents[0] += to_v
-            else:
-                to_currents[t] = to_v
-        if wanted:
-            sums["initial"] = to_v.sum_to_size(dynamics.initial.shape)  # it enters step 1
-        return to_currents, sums
-
     def step_scan(self, currents: Ends, dynamics: Dynamics) -> Bounds:
         return _bounds(currents, dynamics, lambda t, u: None)
 
@@ -70,27 +45,6 @@ class Reference(LinearReference, Kernels):
             torch.maximum(low, high, out=u[1])
 
         return _bounds(currents, dynamics, narrow)
-
-    def pull_step_scan(
-        self,
-        bounds: Bounds,
-        dynamics: Dynamics,
-        gradients: tuple[Optional, Optional],
-        wanted: bool,
-    ) -> tuple[Ends, Sequence[Tensor | None]]:
-        (membranes, spikes), (to_membranes, to_spikes) = bounds, gradients
-        pull = Pull(dynamics, edges_of(dynamics), wanted)
-        low, high = membranes
-        to_currents = torch.empty_like(low), torch.empty_like(high)
-        carried = [torch.zeros_like(end[0]) for end in membranes]
-        for t in reversed(range(len(low))):
-            here = ([x[t] for x in membranes], [x[t] for x in spikes], [at(x, t) for x in to_spikes])
-            for end, to_u in enumerate(pull.step(*here, carried)):
-                direct = at(to_membranes[end], t)
-                carried[end] = to_u if direct is None else to_u.add_(direct)
-                to_currents[end][t] = carried[end]
-        pull.enter(carried)
-        return to_currents, pull.towards_parameters()
 
     def widened(self, sums: Ends, dynamics: Dynamics, unit: float, underflow: float) -> tuple[Ends, Tensor]:
         low, high = (dynamics.initial + end for end in sums)
@@ -104,29 +58,12 @@ class Reference(LinearReference, Kernels):
         for t, charge in enumerate(like):
             so_far = charge if held is None else charge * (t + 1)
             u = torch.add(dynamics.initial, so_far, out=membranes[t])
-            u += n * dynamics.offset  # two operations, and not `torch.addcmul`: see `pull_back`
+            u += (
+                n * dynamics.offset
+            )  # two operations, and not `torch.addcmul`: torch contracts these on some processors
             torch.ge(u, dynamics.threshold, out=counts[t])
             n = counts[t].add_(n)
         return membranes, counts
-
-    def pull_count_scan(
-        self, scanned: Sequence[Tensor], held: bool, dynamics: Dynamics, to_counts: Tensor, wanted: bool
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        membranes, counts = scanned
-        to_sums = torch.zeros_like(membranes[:1]) if held else torch.empty_like(membranes)
-        to_n = torch.zeros_like(membranes[0])
-        sums = [torch.zeros_like(number) for number in counting(dynamics)]
-        for t in reversed(range(len(membranes))):
-            to_n += to_counts[t]
-            to_u = to_n * dynamics.surrogate.derivative(membranes[t] - dynamics.threshold)
-            to_n += to_u * dynamics.offset
-            if held:
-                to_sums[0] += to_u * (t + 1)
-            else:
-                to_sums[t] = to_u
-            if wanted:
-                add_counting(sums, to_u, counts[t - 1] if t else None)
-        return to_sums, sums if wanted else (None, None, None)
 
 
 def _bounds(currents: Ends, dynamics: Dynamics, narrow: Callable[[int, Ends], None]) -> Bounds:

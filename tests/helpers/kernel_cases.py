@@ -57,16 +57,6 @@ class Case(NamedTuple):
             x = torch.where(torch.rand(shape, generator=generator) < 0.1, odd, x)
         return x.expand(self.shape)
 
-    def gradients(self, count: int) -> list[Tensor | None]:
-        """Towards so many results; every third one is zero, and one in strange strides."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        drawn = [torch.randn(self.shape, generator=generator, dtype=self.dtype) for _ in range(count)]
-        none = self.seed % 3
-        return [
-            None if i % 3 == none else x.transpose(0, 1).contiguous().transpose(0, 1)
-            for i, x in enumerate(drawn)
-        ]
-
     @property
     def dtype(self) -> torch.dtype:
         return self.dynamics.threshold.dtype

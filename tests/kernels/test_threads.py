@@ -15,7 +15,7 @@ from torch import Tensor
 pytest.importorskip("numba")
 
 from certsnn.dynamics import Dynamics
-from certsnn.kernels import fused
+from certsnn.kernels import scans
 from certsnn.kernels import threads as threads_of_loops
 from certsnn.kernels.fused import Fused
 from certsnn.neurons import LIF, Neuron
@@ -50,13 +50,13 @@ def test_threads_share_the_work_and_change_nothing(
     neuron: Neuron, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts: list[tuple[int, int]] = []
-    loop = fused.scans.step_scan
+    loop = scans.step_scan
 
     def watched(start: int, stop: int, *arguments: object) -> None:
         parts.append((start, stop))
         loop(start, stop, *arguments)
 
-    monkeypatch.setattr(fused.scans, "step_scan", watched)
+    monkeypatch.setattr(scans, "step_scan", watched)
     several = bounds(neuron.dynamics())
     assert len(parts) == 3
     torch.set_num_threads(1)
