@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-GRAIN = 2**16
-"""Elements that a thread of its own is worth."""
+GRAIN = 2**20
+"""Elements that a thread of its own is worth; with fewer, waking it takes longer than it saves."""
 
 
 def run(loop: Callable[..., None], units: int, elements: int, *arguments: Any) -> None:
