@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """No command gets to load anything."""
-    for name in ("cli.commands.common.load_model", "cli.commands.common.load", "results.shards.read"):
+    for name in ("cli.sources.load_model", "cli.commands.common.load", "results.shards.read"):
         monkeypatch.setattr(f"certsnn.{name}", None)
 
 

@@ -71,8 +71,7 @@ class Setting:
             return self.batch_size
         if any(method.limited for method in method_named(self.bounds.method).stages):
             most = min(most, 32)
-        (first,) = loader(data.head(1), 1)
-        bound = bind_batch(model.network, first, config.threat, config.data.encoding)
+        bound = bind_batch(model.network, data[[0]], config.threat, config.data.encoding)
         one = interval_bytes(model.network.freeze(), bound.x0, 8 if self.bounds.rounding else 4)
         return min(most, max(self.bounds.memory // one, 1))
 
