@@ -27,7 +27,18 @@ def modules() -> list[str]:
             parts = path.relative_to(ROOT / place).with_suffix("").parts
             if parts[-1] != "__main__":
                 found.append(".".join((package, *(part for part in parts if part != "__init__"))))
-    return found
+    return [module for module in found if importable(module)]
+
+
+def importable(module: str) -> bool:
+    """Not where numba, which is no requirement, is not installed and the module needs it."""
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        return False
+    return True
 
 
 def defined(module: str) -> Iterator[tuple[str, Any]]:
